@@ -1,0 +1,68 @@
+"""What a detector says about one image, and the names of what it looks for. Imports numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+BACKGROUND = "__background__"
+WEAPONS = ("pistol", "knife")
+LOOKALIKES = ("billete", "monedero", "smartphone", "tarjeta")
+CLASS_NAMES = (BACKGROUND, *WEAPONS, *LOOKALIKES)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detections:
+    """Detections in one image, best score first.
+
+    Attributes:
+        boxes: (N, 4) float32, xyxy pixels of the upright original image.
+        scores: (N,) float32 in [0, 1], descending.
+        labels: (N,) int64, indices into class_names; 0 is background and never occurs.
+        probabilities: (N, C) float32, the softmax over class_names for each box, background first;
+            None where nobody asked for them.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.scores)
+        if self.boxes.shape != (n, 4) or self.labels.shape != (n,):
+            raise ValueError(
+                f"want boxes ({n}, 4) and labels ({n},) for {n} scores, "
+                f"got {self.boxes.shape} and {self.labels.shape}"
+            )
+        if self.probabilities is not None and len(self.probabilities) != n:
+            raise ValueError(f"want {n} rows of probabilities, got {len(self.probabilities)}")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def empty(cls) -> Detections:
+        """Return the answer "nothing found"."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+    def take(self, index: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Detections:
+        """Return the detections that index selects, in its order."""
+        probabilities = None if self.probabilities is None else self.probabilities[index]
+        return Detections(self.boxes[index], self.scores[index], self.labels[index], probabilities)
+
+    def above(self, score_threshold: float) -> Detections:
+        """Return the detections whose score is at least score_threshold."""
+        return self.take(self.scores >= score_threshold)
+
+    def of(self, labels: Collection[int]) -> Detections:
+        """Return the detections whose label is one of labels."""
+        return self.take(np.isin(self.labels, list(labels)))
+
+    def best_per_class(self) -> Detections:
+        """Return the single best detection of each class, as detecto's predict_top does."""
+        _, first = np.unique(self.labels, return_index=True)  # scores descend, so first is best
+        return self.take(np.sort(first))

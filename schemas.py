@@ -1,0 +1,179 @@
+"""The JSON that crosses a border: model.json beside the weights, and what the API says to its clients."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Frozen(BaseModel):
+    """Immutable, and a misspelt or unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+# --- model.json -------------------------------------------------------------------------------------
+
+
+class NetworkConfig(_Frozen):
+    """Everything that decides the network's shape and arithmetic, the same in training and serving."""
+
+    architecture: str = Field(description="a key of detector.ARCHITECTURES")
+    min_size: int = Field(800, ge=32, description="shorter side of the network's input, pixels")
+    max_size: int = Field(1333, ge=32, description="longer side of the network's input at most, pixels")
+    rpn_post_nms_top_n: int = Field(1000, ge=1, description="proposals kept per image when detecting")
+    box_detections_per_img: int = Field(100, ge=1, description="detections kept per image")
+    box_score_thresh: Fraction = Field(0.05, description="detections below this score are never reported")
+    box_nms_thresh: Fraction = Field(0.5, description="IoU above which the lower of two boxes of a class goes")
+    roi_sampling_ratio: int = Field(2, ge=1, description="RoIAlign sampling points per bin side")
+    fpn_channels: int = Field(256, ge=16, description="width of the feature pyramid (light network only)")
+    box_head_width: int = Field(1024, ge=16, description="width of the box head (light network only)")
+    fpn_min_stride: Literal[4, 8] = Field(8, description="finest pyramid level, pixels (light network only)")
+
+
+class OperatingPoint(_Frozen):
+    """A score threshold, the rule and split that chose it, and what to expect there.
+
+    precision and recall count pistol and knife boxes at IoU 0.5. image_recall is the share of images
+    with a weapon in which at least one weapon detection reaches the threshold; false_alarms_per_1000
+    the number of weapon-free images in 1,000 in which one does.
+    """
+
+    score_threshold: Fraction
+    rule: str
+    split: str
+    precision: Fraction
+    recall: Fraction
+    image_recall: Fraction
+    false_alarms_per_1000: float = Field(ge=0, le=1000)
+    weapon_images: int = Field(ge=0)
+    weapon_free_images: int = Field(ge=0)
+
+
+class AlarmPoint(_Frozen):
+    """One point of the alarm curve: what an alarm at this score threshold would catch and cost."""
+
+    score_threshold: Fraction
+    image_recall: Fraction
+    false_alarms_per_1000: float = Field(ge=0, le=1000)
+
+
+class ClassThreshold(_Frozen):
+    """The score threshold of best F1 for one class, from raw counts at IoU 0.5."""
+
+    score_threshold: Fraction
+    precision: Fraction
+    recall: Fraction
+    f1: Fraction
+
+
+class ModelCard(_Frozen):
+    """model.json: with weights.safetensors beside it, all that is needed to rebuild and run a detector.
+
+    class_names has "__background__" first. metrics are fractions named split/word, as in MLflow.
+    data_fingerprint is the SHA-256 of the training and validation file names, boxes and bytes.
+    """
+
+    format: Literal[1] = 1
+    network: NetworkConfig
+    class_names: tuple[str, ...]
+    operating_point: OperatingPoint | None = None
+    class_thresholds: dict[str, ClassThreshold] = Field(default_factory=dict)
+    alarm_curve: tuple[AlarmPoint, ...] = ()
+    metrics: dict[str, float] = Field(default_factory=dict)
+    data_fingerprint: str = ""
+    data: dict[str, Any] = Field(default_factory=dict, description="roots, images and boxes per split")
+    library_versions: dict[str, str] = Field(default_factory=dict)
+    git_commit: str = ""
+    created_at: str = ""
+    run_id: str = ""
+
+
+# --- the API ----------------------------------------------------------------------------------------
+
+
+class Box(_Frozen):
+    """xyxy pixels of the upright image, x1 < x2 <= width and y1 < y2 <= height."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+class Detection(_Frozen):
+    """One object: label is the data set's class name, dangerous is true for pistol and knife."""
+
+    label: str
+    dangerous: bool
+    score: Fraction
+    box: Box
+    probabilities: dict[str, float] | None = Field(None, description="by class name; on request only")
+
+
+class ImageSize(_Frozen):
+    """Pixels of the upright image."""
+
+    width: int
+    height: int
+
+
+class TimeMs(_Frozen):
+    """Milliseconds this file spent in each step."""
+
+    decode: float
+    queue: float
+    inference: float
+
+
+class Problem(_Frozen):
+    """A problem document (RFC 9457). type is stable; title and detail are for people."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str | None = None
+    errors: list[dict[str, Any]] | None = Field(None, description="what was wrong with each parameter")
+
+
+class ImageResult(_Frozen):
+    """The answer for one file: detections, or error in their place."""
+
+    file: str
+    image_size: ImageSize | None = None
+    alarm: bool | None = Field(None, description="a pistol or knife reaches the model's operating point")
+    detections: list[Detection] | None = None
+    time_ms: TimeMs | None = None
+    error: Problem | None = None
+
+
+class ModelName(_Frozen):
+    """Which model answered. version and alias are null for a model folder served without a registry."""
+
+    name: str
+    version: str | None = None
+    alias: str | None = None
+
+
+class PredictResponse(_Frozen):
+    """POST /predict: one result per file, in the order of the files."""
+
+    model: ModelName
+    score_threshold: Fraction
+    results: list[ImageResult]
+
+
+class ModelInfo(_Frozen):
+    """GET /model: what is served and what was measured of it."""
+
+    model: ModelName
+    source: str = Field(description="where it was loaded from: a registry address or a folder")
+    loaded_at: str
+    card: ModelCard
+    dangerous: list[str]
+    run_url: str | None = None
+    watch_error: str | None = Field(None, description="why a newer version could not be loaded, if so")
