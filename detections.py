@@ -66,3 +66,20 @@ class Detections:
         """Return the single best detection of each class, as detecto's predict_top does."""
         _, first = np.unique(self.labels, return_index=True)  # scores descend, so first is best
         return self.take(np.sort(first))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroundTruth:
+    """What a person says is in one image, for scoring a detector.
+
+    Attributes:
+        boxes: (N, 4) float32, xyxy pixels of the upright original image, x1 < x2 and y1 < y2.
+        labels: (N,) int64, indices into class_names, never 0. N = 0 for a negative.
+    """
+
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.boxes.shape != (len(self.labels), 4):
+            raise ValueError(f"want boxes ({len(self.labels)}, 4), got {self.boxes.shape}")
