@@ -27,11 +27,17 @@ class NetworkConfig(_Frozen):
     rpn_post_nms_top_n: int = Field(1000, ge=1, description="proposals kept per image when detecting")
     box_detections_per_img: int = Field(100, ge=1, description="detections kept per image")
     box_score_thresh: Fraction = Field(0.05, description="detections below this score are never reported")
-    box_nms_thresh: Fraction = Field(0.5, description="IoU above which the lower of two boxes of a class goes")
+    box_nms_thresh: Fraction = Field(
+        0.5, description="IoU above which the lower of two boxes of a class goes"
+    )
     roi_sampling_ratio: int = Field(2, ge=1, description="RoIAlign sampling points per bin side")
     fpn_channels: int = Field(256, ge=16, description="width of the feature pyramid (light network only)")
     box_head_width: int = Field(1024, ge=16, description="width of the box head (light network only)")
     fpn_min_stride: Literal[4, 8] = Field(8, description="finest pyramid level, pixels (light network only)")
+    norm: Literal["frozen", "batch"] = Field("frozen", description="batch norm statistics fixed, or learnt")
+    norm_eps: float = Field(1e-5, ge=0, description="batch norm epsilon; COCO weights of version 1 want 0")
+    image_mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="RGB, in [0, 1]")
+    image_std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="RGB, in [0, 1]")
 
 
 class OperatingPoint(_Frozen):
@@ -75,11 +81,13 @@ class ModelCard(_Frozen):
 
     class_names has "__background__" first. metrics are fractions named split/word, as in MLflow.
     data_fingerprint is the SHA-256 of the training and validation file names, boxes and bytes.
+    weights_sha256 is that of weights.safetensors, so that a mixed-up pair is noticed.
     """
 
     format: Literal[1] = 1
     network: NetworkConfig
     class_names: tuple[str, ...]
+    weights_sha256: str = ""
     operating_point: OperatingPoint | None = None
     class_thresholds: dict[str, ClassThreshold] = Field(default_factory=dict)
     alarm_curve: tuple[AlarmPoint, ...] = ()
