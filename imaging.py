@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import io
 import warnings
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ExifTags, ImageOps, UnidentifiedImageError
 from PIL import Image as PillowImage
-from PIL import ImageOps, UnidentifiedImageError
 
 Image = NDArray[np.uint8]  # (H, W, 3) RGB, upright
 
@@ -39,6 +41,38 @@ class ImageTooLarge(ImageError):
     """The image has more pixels than allowed."""
 
     status = 413
+
+
+class ImageHeader(NamedTuple):
+    """What an image file says of itself before any pixel is decoded.
+
+    size_wh is that of the upright picture. orientation is the EXIF one, 1 (as stored) to 8; from 5 on the
+    stored picture lies on its side.
+    """
+
+    size_wh: tuple[int, int]
+    orientation: int
+
+
+def read_header(source: Path | bytes) -> ImageHeader:
+    """Read the upright size and the EXIF orientation of an image file without decoding it.
+
+    Raises:
+        NotAnImage: the file is no image of a known format; the pixels themselves are not looked at.
+        OSError: the file cannot be read.
+    """
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    with stream, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nothing is decoded, so no size is too large here
+        try:
+            picture = PillowImage.open(stream, formats=FORMATS)
+            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        except (UnidentifiedImageError, SyntaxError, ValueError) as error:
+            raise NotAnImage(f"expected a picture ({', '.join(FORMATS)}), got something else") from error
+    width, height = picture.size
+    if orientation not in range(1, 9):
+        orientation = 1
+    return ImageHeader((height, width) if orientation >= 5 else (width, height), orientation)
 
 
 def decode_image(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
