@@ -5,8 +5,67 @@ The only file that reads either. Importing it reads nothing: a program builds it
 
 from __future__ import annotations
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+Settings = TypeVar("Settings", bound=BaseSettings)
+PRESETS = Path(__file__).parent / "config"
+
+
+def parse_arguments(
+    config_class: type[Settings], arguments: Sequence[str] | None = None, *, list_flags: Sequence[str] = ()
+) -> Settings:
+    """Build config_class from flags, environment and defaults, or say in sentences what is wrong and exit 2.
+
+    Args:
+        config_class: the program's settings.
+        arguments: the command line without the program's name; sys.argv by default.
+        list_flags: flags that take several values at once, as in "--data A B C".
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return CliApp.run(config_class, cli_args=_repeat_flags(given, list_flags))
+    except (ValidationError, SettingsError) as error:
+        raise SystemExit(_in_sentences(error)) from error
+
+
+def _repeat_flags(arguments: list[str], list_flags: Sequence[str]) -> list[str]:
+    """Turn "--data A B" into "--data A --data B", which is what argparse's append wants."""
+    repeated: list[str] = []
+    flag = None
+    for argument in arguments:
+        if argument.startswith("-"):
+            flag = argument if argument in list_flags else None
+            first = True
+        if flag and not argument.startswith("-"):
+            repeated += [argument] if first else [flag, argument]
+            first = False
+        else:
+            repeated.append(argument)
+    return repeated
+
+
+def _in_sentences(error: ValidationError | SettingsError) -> str:
+    if isinstance(error, SettingsError):
+        return f"error: {error}"
+    return "\n".join(
+        f"error: {'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
+        + (f" (got {problem['input']!r})" if problem["type"] != "missing" else "")
+        for problem in error.errors()
+    )
 
 
 class TrackerSettings(BaseSettings):
@@ -18,3 +77,140 @@ class TrackerSettings(BaseSettings):
     model_name: str = Field("weapon-detector", description="registered model")
     model_version: str | None = Field(None, description="version to use; wins over MODEL_ALIAS")
     model_alias: str = Field("champion", description="alias to use when no version is given")
+
+
+class TorchrunSettings(BaseSettings):
+    """What torchrun tells each of its processes; the defaults are those of a single process."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    rank: int = Field(0, ge=0, description="this process among all")
+    local_rank: int = Field(0, ge=0, description="this process on this machine")
+    world_size: int = Field(1, ge=1, description="how many processes train together")
+
+
+class TrainConfig(BaseSettings):
+    """Fine-tune the weapon detector, log the run to MLflow and register the model.
+
+    Flags win over TRAIN_... environment variables, those over the preset, that over the defaults here.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="TRAIN_", frozen=True, extra="forbid", cli_kebab_case=True, cli_implicit_flags=True,
+        cli_prog_name="train.py", cli_avoid_json=True, protected_namespaces=(),
+    )  # fmt: skip
+
+    preset: str | None = Field(None, description="original, best, cpu or smoke: config/NAME.toml, or a path")
+
+    # data
+    data: list[Path] = Field(description="one or more dataset roots: folders with images/ and annotations/")
+    negatives: bool = Field(False, description="use images without an XML file as images without objects")
+    val_fraction: float = Field(0.12, gt=0, lt=0.5, description="share of train held out, by recording")
+    limit: int | None = Field(None, ge=2, description="use at most this many training images")
+    cache_size: int = Field(0, ge=0, description="keep images in memory, longer side cut to this; 0 = off")
+    workers: int = Field(1, ge=0, description="processes that read and augment images")
+
+    # network
+    architecture: str = Field("fasterrcnn_resnet50_fpn", description="a key of detector.ARCHITECTURES")
+    weights: str = Field("coco", description="coco, none, a weights file, or a model folder to go on from")
+    backbone_weights: Path | None = Field(None, description="state dict for the backbone alone")
+    trainable_layers: int = Field(3, ge=0, le=6, description="backbone stages that learn, from the last")
+    min_size: int | None = Field(None, ge=32, description="network input, shorter side, pixels")
+    max_size: int | None = Field(None, ge=32, description="network input, longer side at most, pixels")
+    fpn_channels: int | None = Field(None, ge=16, description="pyramid width (light network)")
+    fpn_min_stride: Literal[4, 8] | None = Field(None, description="finest pyramid level (light network)")
+    box_head_width: int | None = Field(None, ge=16, description="box head width (light network)")
+    rpn_post_nms_top_n: int | None = Field(None, ge=1, description="proposals per image when detecting")
+    roi_sampling_ratio: int | None = Field(None, ge=1, description="RoIAlign points per bin side")
+    norm: Literal["frozen", "batch"] | None = Field(None, description="batch norm: fixed or learning")
+    double_normalise: bool = Field(False, description="normalise twice, as the original project did")
+
+    # optimisation
+    epochs: int = Field(10, ge=1, description="passes over the training split")
+    minutes: float | None = Field(None, gt=0, description="time budget; the schedule ends with it")
+    batch_size: int = Field(4, ge=1, description="images per optimiser step, over all processes")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="update rule")
+    lr: float = Field(5e-3, gt=0, description="highest learning rate; scale it with batch_size")
+    backbone_lr_factor: float = Field(1.0, gt=0, le=1, description="backbone learning rate / lr")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(5e-4, ge=0, description="L2 for SGD, decoupled for AdamW")
+    schedule: Literal["step", "cosine", "constant"] = Field("step", description="how lr falls")
+    lr_step_epochs: int = Field(5, ge=1, description="epochs between falls (step)")
+    lr_gamma: float = Field(0.1, gt=0, le=1, description="factor of each fall (step)")
+    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
+    clip_norm: float = Field(0.0, ge=0, description="largest gradient norm; 0 = no clipping")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 = none")
+    rpn_batch: int = Field(256, ge=8, description="anchors sampled per image for the RPN loss")
+    roi_batch: int = Field(512, ge=8, description="proposals sampled per image for the box loss")
+    train_proposals: int = Field(2000, ge=16, description="proposals kept per image when training")
+
+    # augmentation and sampling
+    augmentation: Literal["none", "flip", "original", "large_scale_jitter"] = Field(
+        "flip", description="preset"
+    )
+    jitter_low: float = Field(0.5, gt=0, le=1, description="smallest zoom (large_scale_jitter)")
+    jitter_high: float = Field(1.6, ge=1, description="largest zoom (large_scale_jitter)")
+    repeat_threshold: float = Field(0.0, ge=0, le=1, description="repeat images of classes rarer than this")
+
+    # evaluation and stopping
+    eval_epochs: int = Field(1, ge=1, description="epochs between evaluations on the validation split")
+    patience: int = Field(0, ge=0, description="evaluations without a better mAP before stopping; 0 = never")
+    max_false_alarms: float = Field(
+        50.0, ge=0, description="per 1,000 weapon-free images, at the alarm point"
+    )
+
+    # machine
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda if there, else cpu")
+    threads: int = Field(0, ge=0, description="CPU threads of the network; 0 = all")
+    bf16: Literal["auto", "on", "off"] = Field("auto", description="auto: where the hardware multiplies it")
+    channels_last: bool = Field(False, description="memory layout that suits CPU convolutions")
+    seed: int = Field(0, ge=0, description="seeds split-free randomness: shuffling, sampling, new layers")
+
+    # output
+    output: Path = Field(Path("runs/latest"), description="folder of checkpoint, best model and report")
+    resume: bool = Field(False, description="go on from output/checkpoint.pt")
+    checkpoint_minutes: float = Field(5.0, gt=0, description="minutes between checkpoints")
+    half: bool = Field(False, description="store the model's weights as float16")
+    mlflow_tracking_uri: str = Field(
+        "http://127.0.0.1:5000", validation_alias="MLFLOW_TRACKING_URI", description="MLflow tracker"
+    )
+    experiment: str = Field("weapon-detector", description="MLflow experiment")
+    run_name: str | None = Field(None, description="MLflow run name")
+    model_name: str = Field("weapon-detector", description="registered model")
+    register_model: bool = Field(True, description="register the best model when done")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Rank the preset below the environment."""
+        preset = settings_cls.model_config.get("toml_file")
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, preset))
+
+
+def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
+    """Return the trainer's configuration: flags > environment > preset > defaults."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name = os.environ.get("TRAIN_PRESET")
+    for i, argument in enumerate(given):
+        if argument == "--preset":
+            name = given[i + 1] if i + 1 < len(given) else None
+        elif argument.startswith("--preset="):
+            name = argument.partition("=")[2]
+    config_class = TrainConfig
+    if name:
+        path = Path(name) if name.endswith(".toml") else PRESETS / f"{name}.toml"
+        if not path.is_file():
+            known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.toml")))
+            raise SystemExit(f"error: expected a preset file at {path}, found none; presets: {known}")
+        config_class = type(
+            "TrainConfig", (TrainConfig,),
+            {"model_config": SettingsConfigDict(**{**TrainConfig.model_config, "toml_file": path}),
+             "__doc__": TrainConfig.__doc__, "__module__": __name__},
+        )  # fmt: skip
+    return parse_arguments(config_class, given, list_flags=("--data",))
