@@ -1,0 +1,90 @@
+# The commands people and CI both use. Each sets up .venv by itself; `make` alone lists them.
+#
+# Variables: PYTHON (interpreter to build .venv with), PIP_ARGS (extra arguments of pip install, for
+# instance --extra-index-url with PyTorch's CPU wheels), ARGS (arguments of the program or of pytest).
+SHELL := /bin/sh
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP_ARGS ?=
+ARGS ?=
+RUN_DONE = $(VENV)/.requirements-installed
+DEV_DONE = $(VENV)/.requirements-dev-installed
+FAST = not slow and not browser and not compose
+
+.PHONY: help
+help: ## list these commands
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | while read -r name text; do \
+		printf '  make %-14s %s\n' "$$name" "$$text"; done
+
+# --- the two commands of the README -----------------------------------------------------------------
+
+.PHONY: demo test
+demo: $(RUN_DONE) ## tracker, API and page on this machine; prints the page's address
+	@$(BIN)/python demo.py
+
+test: $(DEV_DONE) ## the tests that need neither browser, containers nor minutes
+	$(BIN)/python -m pytest -m "$(FAST)" $(ARGS)
+
+# --- more tests -------------------------------------------------------------------------------------
+
+.PHONY: test-browser test-slow test-compose check
+test-browser: $(DEV_DONE) ## the page in a real headless Chromium (Debian: chromium chromium-driver)
+	$(BIN)/python -m pytest -m browser $(ARGS)
+
+test-slow: $(DEV_DONE) ## tests that train the real network: minutes
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-compose: $(DEV_DONE) ## builds and starts the containers; needs a Docker engine
+	$(BIN)/python -m pytest -m compose $(ARGS)
+
+check: lint types test ## what a change must pass
+
+# --- code -------------------------------------------------------------------------------------------
+
+.PHONY: format lint types
+format: $(DEV_DONE) ## rewrite the code in the project's layout
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: $(DEV_DONE) ## ruff, hadolint, and the schemas of compose and Kubernetes files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEV_DONE) ## mypy, strict
+	$(BIN)/mypy
+
+# --- model ------------------------------------------------------------------------------------------
+
+.PHONY: train train-smoke evaluate
+train: $(RUN_DONE) ## train.py with ARGS="--data FOLDER --preset best ..."; needs a tracker (make demo)
+	$(BIN)/python train.py $(ARGS)
+
+train-smoke: $(RUN_DONE) ## a few minutes on two cores, on pictures that the project draws itself
+	$(BIN)/python train.py --preset smoke $(ARGS)
+
+evaluate: $(RUN_DONE) ## evaluate.py with ARGS="--data FOLDER ..."
+	$(BIN)/python evaluate.py $(ARGS)
+
+# --- setting up -------------------------------------------------------------------------------------
+
+.PHONY: venv clean
+venv: $(DEV_DONE) ## .venv with everything, tests and checks included
+
+$(BIN)/python:
+	@sh deploy/make-venv.sh "$(VENV)" $(PYTHON)
+
+# A stamp file says that these very requirements are installed; pip runs again only when they change.
+$(RUN_DONE): requirements.txt requirements-web.txt requirements-api.txt requirements-detecto.txt | $(BIN)/python
+	@echo "Installing what the project runs on (PyTorch is large; only the first time)"
+	@$(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS) -r requirements.txt
+	@$(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS) --no-deps -r requirements-detecto.txt
+	@touch $@
+
+$(DEV_DONE): requirements-dev.txt $(RUN_DONE)
+	@echo "Installing what the tests and checks need"
+	@$(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS) -r requirements-dev.txt
+	@touch $@
+
+clean: ## remove .venv and caches; runs, models and the tracker's data stay
+	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
