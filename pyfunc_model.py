@@ -1,0 +1,101 @@
+"""The model as MLflow itself serves it: `mlflow models serve` and `mlflow.pyfunc.load_model`.
+
+MLflow keeps this file beside the model folder ("models from code") and runs it; nothing is pickled.
+Our own API does not use it: it downloads the model folder and runs no code from the store.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+from detections import WEAPONS, Detections
+from detector import Detector, load_folder
+from imaging import Image, ImageError, decode_image
+from schemas import Box, Detection, ModelCard
+
+ARTIFACT = "detector"  # the model folder's name inside the logged model
+
+
+class WeaponDetector(PythonModel):
+    """One row in, one record out: {"alarm", "detections", "image_size", "error"}."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Build the network from the model folder that was logged with this file."""
+        self.detector: Detector = load_folder(Path(context.artifacts[ARTIFACT]))
+
+    def predict(
+        self,
+        context: PythonModelContext,  # noqa: ARG002 # MLflow passes it
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Detect in each picture of the column `image`.
+
+        Args:
+            context: unused.
+            model_input: a table whose column `image` holds encoded picture files, as bytes or base64.
+            params: score_threshold, in [0, 1]: keep detections of at least this score. Below 0, or
+                absent: the model's operating point.
+
+        Returns:
+            One record per row, in order. A picture that cannot be read gets "error" and no detections.
+        """
+        threshold = float((params or {}).get("score_threshold", -1.0))
+        if threshold < 0:
+            threshold = alarm_threshold(self.detector.card)
+        return [self._record(content, threshold) for content in model_input["image"]]
+
+    def _record(self, content: bytes | str, score_threshold: float) -> dict[str, Any]:
+        try:
+            image = decode_image(_to_bytes(content))
+        except ImageError as error:
+            return {"alarm": None, "detections": None, "image_size": None, "error": str(error)}
+        found = self.detector.detect(image)
+        return to_record(image, found, self.detector.card, score_threshold)
+
+
+def alarm_threshold(card: ModelCard) -> float:
+    """Return the score from which a weapon is an alarm: the operating point, measured on validation."""
+    return card.operating_point.score_threshold if card.operating_point else card.network.box_score_thresh
+
+
+def to_record(image: Image, found: Detections, card: ModelCard, score_threshold: float) -> dict[str, Any]:
+    """Return the JSON record of what was found in image."""
+    height, width = image.shape[:2]
+    weapons = found.of([card.class_names.index(name) for name in WEAPONS])
+    kept = found.above(score_threshold)
+    return {
+        "alarm": len(weapons.above(alarm_threshold(card))) > 0,
+        "detections": [
+            _detection(card.class_names[label], float(score), box.tolist()).model_dump(exclude_none=True)
+            for label, score, box in zip(kept.labels, kept.scores, kept.boxes, strict=True)
+        ],
+        "image_size": {"width": width, "height": height},
+        "error": None,
+    }
+
+
+def _detection(label: str, score: float, xyxy: list[float]) -> Detection:
+    x1, y1, x2, y2 = xyxy
+    box = Box(x1=x1, y1=y1, x2=x2, y2=y2)
+    return Detection(label=label, dangerous=label in WEAPONS, score=score, box=box)
+
+
+def _to_bytes(content: bytes | str) -> bytes:
+    """Return the file's content; over HTTP it arrives as base64 text."""
+    if isinstance(content, bytes):
+        return content
+    try:
+        return base64.b64decode(content, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ImageError(f"expected a picture file as bytes or base64 text: {error}") from error
+
+
+mlflow.models.set_model(WeaponDetector())
