@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from dotenv import load_dotenv
 from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -214,3 +215,51 @@ def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
              "__doc__": TrainConfig.__doc__, "__module__": __name__},
         )  # fmt: skip
     return parse_arguments(config_class, given, list_flags=("--data",))
+
+
+class DemoSettings(BaseSettings):
+    """What the demo starts on this machine, and where."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    mlflow_port: int = Field(5000, ge=1, le=65535, description="port of the MLflow tracker")
+    api_port: int = Field(8000, ge=1, le=65535, description="port of the API")
+    web_port: int = Field(8501, ge=1, le=65535, description="port of the page")
+    mlflow_data_dir: Path = Field(Path("mlflow-data"), description="folder of the tracker's data")
+    starter_dir: Path = Field(Path("weights/starter"), description="model folder for an empty registry")
+
+
+def demo_settings(env_file: Path) -> DemoSettings:
+    """Build the demo's settings from the environment and env_file, or say what is wrong and exit 2.
+
+    The variables of env_file also reach the services, except where the environment has its own.
+    """
+    load_dotenv(env_file, override=False)
+    return parse_arguments(DemoSettings, [])
+
+
+def service_environment(settings: DemoSettings, *, python_folder: Path) -> dict[str, str]:
+    """Return the environment in which the demo starts its services.
+
+    Args:
+        settings: the demo's own.
+        python_folder: where the python is that the Procfile's commands shall find first.
+    """
+    no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    local = ",".join(filter(None, (no_proxy, "127.0.0.1", "localhost")))
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join((str(python_folder), os.environ.get("PATH", os.defpath))),
+        "NO_PROXY": local,
+        "no_proxy": local,
+        "PYTHONUNBUFFERED": "1",
+        "MLFLOW_PORT": str(settings.mlflow_port),
+        "API_PORT": str(settings.api_port),
+        "WEB_PORT": str(settings.web_port),
+        "MLFLOW_DATA_DIR": str(settings.mlflow_data_dir.resolve()),
+        "STARTER_DIR": str(settings.starter_dir.resolve()),
+        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{settings.mlflow_port}",
+        "API_URL": f"http://127.0.0.1:{settings.api_port}",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
