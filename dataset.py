@@ -1,0 +1,436 @@
+"""Photographs and Pascal VOC boxes on disk -> samples of fixed splits. Pictures go through imaging; no torch.
+
+A root is laid out as OD-WeaponDetection's Sohas_weapon-Detection: images/, annotations/xmls/, images_test/,
+annotations_test/xmls/. Picture and annotation belong together by file stem.
+
+DatasetError
+  WrongLayout       the folder is not a root
+  EmptySplit        nothing to train or score on
+  DuplicateStem     two pictures of one folder share a stem, so an annotation could mean either
+  UnknownClass      an annotation names a class that the model does not know
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import unicodedata
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+import imaging
+from detections import CLASS_NAMES, GroundTruth
+
+log = logging.getLogger(__name__)
+
+Split = Literal["train", "val", "test"]
+ProblemKind = Literal[
+    "missing image",
+    "unreadable image",
+    "broken annotation",
+    "image without annotation",
+    "dropped box",
+    "clipped box",
+    "swapped corners",
+    "turned boxes",
+    "size differs",
+]
+# The sample is lost, or its annotation cannot be trusted: a person should look. The others are repairs.
+ERRORS: frozenset[ProblemKind] = frozenset(("missing image", "unreadable image", "broken annotation"))
+
+FOLDER_NAME = "Sohas_weapon-Detection"
+FOLDERS = {  # side -> (pictures, annotations)
+    "train": ("images", "annotations/xmls"),
+    "test": ("images_test", "annotations_test/xmls"),
+}
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"))
+VAL_FRACTION = 0.12
+MIN_BOX_SIDE = 1.0  # pixels; a thinner box holds no pixel
+
+
+class DatasetError(ValueError):
+    """The data on disk cannot be used; the message says what to change."""
+
+
+class WrongLayout(DatasetError):
+    """The folder does not hold images/ and annotations/xmls/."""
+
+
+class EmptySplit(DatasetError):
+    """The split has no picture."""
+
+
+class DuplicateStem(DatasetError):
+    """Two pictures in one folder have the same stem."""
+
+
+class UnknownClass(DatasetError):
+    """An annotation names a class that is not one of class_names."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One picture and what a person says is in it.
+
+    Attributes:
+        image_path: the picture's file.
+        size_wh: pixels of the upright picture.
+        boxes: (N, 4) float32, xyxy pixels of the upright picture, inside it, sides of at least 1 pixel.
+        labels: (N,) int64, indices into class_names, never 0. N = 0 for a negative.
+        recording: the video or series the picture comes from; never on both sides of train and val.
+        root: the folder it was read from.
+    """
+
+    image_path: Path
+    size_wh: tuple[int, int]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    recording: str
+    root: Path
+
+    @property
+    def name(self) -> str:
+        """The file stem."""
+        return self.image_path.stem
+
+    @property
+    def truth(self) -> GroundTruth:
+        """What a detector should find."""
+        return GroundTruth(self.boxes, self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that was wrong with a file, and what was done about it."""
+
+    kind: ProblemKind
+    path: Path
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.path}: {self.detail}"
+
+
+@dataclass
+class DatasetReport:
+    """What reading a split found: how much there is, and every file that was repaired, dropped or lost."""
+
+    images: int = 0
+    negatives: int = 0
+    boxes: Counter[str] = field(default_factory=Counter)  # class name -> boxes
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, kind: ProblemKind, path: Path, detail: str) -> None:
+        """Note a problem."""
+        self.problems.append(Problem(kind, path, detail))
+
+    def count(self, kind: ProblemKind) -> int:
+        """Return how many problems of one kind there were."""
+        return sum(problem.kind == kind for problem in self.problems)
+
+    @property
+    def errors(self) -> list[Problem]:
+        """The problems that cost a picture."""
+        return [problem for problem in self.problems if problem.kind in ERRORS]
+
+    def summary(self) -> str:
+        """Return one line: pictures, boxes per class, problems per kind."""
+        boxes = ", ".join(f"{name} {count}" for name, count in sorted(self.boxes.items())) or "none"
+        kinds = Counter(problem.kind for problem in self.problems)
+        problems = "".join(f"; {kind}: {count}" for kind, count in sorted(kinds.items()))
+        return f"{self.images} images ({self.negatives} without objects), boxes: {boxes}{problems}"
+
+
+# --- reading ----------------------------------------------------------------------------------------
+
+
+def read_samples(
+    roots: Sequence[Path],
+    split: Split,
+    *,
+    class_names: Sequence[str] = CLASS_NAMES,
+    val_fraction: float = VAL_FRACTION,
+    negatives: bool = False,
+    report: DatasetReport | None = None,
+) -> list[Sample]:
+    """Return the samples of a split, sorted by file name.
+
+    train and val share the folder images/: whole recordings go to val, chosen by the recording's name alone,
+    so that adding pictures never moves another one. test is the folder images_test/.
+
+    Args:
+        roots: one or more folders; the same stem in two roots is two pictures.
+        split: which split.
+        class_names: background first; a box's label is its class's index here.
+        val_fraction: share of the recordings that go to val, 0 to less than 1.
+        negatives: take pictures without an annotation as pictures without objects; otherwise leave them out.
+        report: filled with what was found; without one the problems are logged.
+
+    Raises:
+        WrongLayout: a root does not exist or has another layout.
+        EmptySplit: there is no usable picture.
+        DuplicateStem: two pictures of one folder share a stem.
+        UnknownClass: an annotation names a class not in class_names.
+    """
+    if not 0 <= val_fraction < 1:
+        raise ValueError(f"expected val_fraction of at least 0 and less than 1, got {val_fraction}")
+    found = DatasetReport() if report is None else report
+    side = "test" if split == "test" else "train"
+    samples: list[Sample] = []
+    for root in map(find_root, dict.fromkeys(roots)):
+        for stem, image_path, xml_path in _pairs(root, side, negatives=negatives, report=found):
+            recording = recording_of(stem)
+            if side == "train" and in_val(recording, val_fraction) != (split == "val"):
+                continue
+            sample = _read_sample(root, image_path, xml_path, recording, tuple(class_names), found)
+            if sample is not None:
+                samples.append(sample)
+    if not samples:
+        raise EmptySplit(_empty_message(roots, split, found))
+    samples.sort(key=lambda sample: (sample.name, str(sample.image_path)))
+    _count(samples, class_names, found)
+    if report is None:
+        _log_problems(found, split)
+    return samples
+
+
+def find_root(folder: Path) -> Path:
+    """Return the folder that holds images/: folder itself, or Sohas_weapon-Detection/ in it.
+
+    Raises:
+        WrongLayout: neither does.
+    """
+    if not folder.is_dir():
+        raise WrongLayout(
+            f"there is no folder {folder}: check the path, or fetch the data with dataset.py download"
+        )
+    for root in (folder, folder / FOLDER_NAME):
+        if any((root / images).is_dir() for images, _ in FOLDERS.values()):
+            return root
+    names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+    raise WrongLayout(
+        f"expected images/ and annotations/xmls/ in {folder} or in a {FOLDER_NAME} in it; found {names}"
+    )
+
+
+def _pairs(
+    root: Path, side: str, *, negatives: bool, report: DatasetReport
+) -> Iterator[tuple[str, Path, Path | None]]:
+    """Yield (stem, picture, annotation), sorted by stem; note whatever lacks its other half."""
+    images_folder, xmls_folder = (root / name for name in FOLDERS[side])
+    if not images_folder.is_dir():
+        return
+    if not xmls_folder.is_dir() and not negatives:
+        raise WrongLayout(
+            f"expected the annotations of {images_folder} in {xmls_folder}, which does not exist; "
+            "if none of the pictures shows an object, say so with the option for negatives"
+        )
+    images = _by_stem(images_folder, IMAGE_SUFFIXES)
+    xmls = _by_stem(xmls_folder, frozenset((".xml",))) if xmls_folder.is_dir() else {}
+    for stem in sorted(images.keys() | xmls.keys()):
+        if stem not in images:
+            report.add("missing image", xmls[stem], f"no picture of that name in {images_folder}; left out")
+        elif stem in xmls or negatives:
+            yield stem, images[stem], xmls.get(stem)
+        else:
+            report.add("image without annotation", images[stem], f"no {stem}.xml in {xmls_folder}; left out")
+
+
+def _by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
+    """Map each file's stem to its path. Stems are NFC: macOS writes accents decomposed, XML tools do not."""
+    paths: dict[str, Path] = {}
+    with os.scandir(folder) as entries:
+        for name in sorted(entry.name for entry in entries):
+            stem, dot, suffix = name.rpartition(".")
+            if f"{dot}{suffix.lower()}" not in suffixes or name.startswith("."):
+                continue
+            stem = unicodedata.normalize("NFC", stem)
+            if stem in paths:
+                raise DuplicateStem(
+                    f"{paths[stem].name} and {name} in {folder} share the stem {stem!r}: "
+                    "an annotation could mean either; rename or remove one"
+                )
+            paths[stem] = folder / name
+    return paths
+
+
+def _read_sample(
+    root: Path,
+    image_path: Path,
+    xml_path: Path | None,
+    recording: str,
+    class_names: tuple[str, ...],
+    report: DatasetReport,
+) -> Sample | None:
+    try:
+        header = imaging.read_header(image_path)
+    except (imaging.ImageError, OSError) as error:
+        report.add("unreadable image", image_path, f"{error}; left out")
+        return None
+    boxes, labels = np.zeros((0, 4)), np.zeros(0, np.int64)
+    if xml_path is not None:
+        try:
+            boxes, labels, annotated_wh = _parse_xml(xml_path, class_names)
+        except (ElementTree.ParseError, ValueError, OSError) as error:
+            if isinstance(error, DatasetError):
+                raise
+            report.add("broken annotation", xml_path, f"{error}; left out")
+            return None
+        boxes = _turn(boxes, annotated_wh, header, xml_path, report)
+        boxes, labels = _repair(boxes, labels, header.size_wh, xml_path, report)
+    return Sample(image_path, header.size_wh, boxes.astype(np.float32), labels, recording, root)
+
+
+def _parse_xml(
+    path: Path, class_names: tuple[str, ...]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[int, int] | None]:
+    """Return boxes (N, 4), labels (N,) and the (width, height) the file states, None where it states none."""
+    tree = ElementTree.parse(path).getroot()
+    boxes, labels = [], []
+    for number, element in enumerate(tree.iter("object"), 1):
+        name = (element.findtext("name") or "").strip()
+        if name not in class_names[1:]:
+            known = ", ".join(class_names[1:])
+            raise UnknownClass(f"{path}: object {number} is called {name!r}; known classes are {known}")
+        corners = [element.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
+        if None in corners:
+            raise ValueError(f"object {number} ({name}) has no complete bndbox")
+        box = [float(corner or "") for corner in corners]
+        if not np.isfinite(box).all():
+            raise ValueError(f"object {number} ({name}) has a corner that is no finite number")
+        boxes.append(box)
+        labels.append(class_names.index(name))
+    width, height = (tree.findtext(f"size/{key}", "0").strip() for key in ("width", "height"))
+    stated = (int(width), int(height)) if width.isdecimal() and height.isdecimal() else (0, 0)
+    return (
+        np.reshape(boxes, (-1, 4)).astype(float),
+        np.array(labels, np.int64),
+        stated if all(stated) else None,
+    )
+
+
+def _turn(
+    boxes: NDArray[np.float64],
+    annotated_wh: tuple[int, int] | None,
+    header: imaging.ImageHeader,
+    path: Path,
+    report: DatasetReport,
+) -> NDArray[np.float64]:
+    """Turn boxes upright if they were drawn on the stored picture of a photograph taken on its side."""
+    if annotated_wh is None or annotated_wh == header.size_wh:
+        return boxes
+    if header.orientation < 5 or annotated_wh != header.size_wh[::-1]:
+        report.add(
+            "size differs",
+            path,
+            f"says {annotated_wh}, the picture is {header.size_wh}; boxes kept as they are",
+        )
+        return boxes
+    report.add("turned boxes", path, "were drawn before the EXIF orientation was applied; turned upright")
+    width, height = header.size_wh
+    x1, y1, x2, y2 = boxes.T
+    turned = {  # EXIF orientation -> the same corners in the upright picture
+        5: (y1, x1, y2, x2),
+        6: (width - y2, x1, width - y1, x2),
+        7: (width - y2, height - x2, width - y1, height - x1),
+        8: (y1, height - x2, y2, height - x1),
+    }
+    return np.stack(turned[header.orientation], axis=1)
+
+
+def _repair(
+    boxes: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    size_wh: tuple[int, int],
+    path: Path,
+    report: DatasetReport,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Put corners in order, clip to the picture, drop what is then thinner than a pixel; note each."""
+    ordered = np.concatenate(
+        [np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], 1
+    )
+    clipped = ordered.clip(0, [*size_wh, *size_wh])
+    keep = (clipped[:, 2:] - clipped[:, :2] >= MIN_BOX_SIDE).all(axis=1)
+    for was, in_order, now, kept in zip(boxes, ordered, clipped, keep, strict=True):
+        numbers = was.tolist()
+        if not kept:
+            report.add(
+                "dropped box", path, f"{numbers} covers no pixel of the {size_wh[0]} x {size_wh[1]} picture"
+            )
+            continue
+        if (in_order != was).any():
+            report.add("swapped corners", path, f"{numbers} has a minimum above its maximum; put in order")
+        if (now != in_order).any():
+            report.add(
+                "clipped box", path, f"{numbers} reaches outside the {size_wh[0]} x {size_wh[1]} picture"
+            )
+    return clipped[keep], labels[keep]
+
+
+def _count(samples: Sequence[Sample], class_names: Sequence[str], report: DatasetReport) -> None:
+    report.images += len(samples)
+    report.negatives += sum(len(sample.labels) == 0 for sample in samples)
+    for sample in samples:
+        report.boxes.update(class_names[label] for label in sample.labels)
+
+
+def _log_problems(report: DatasetReport, split: Split) -> None:
+    for problem in report.errors:
+        log.warning("%s: %s", split, problem)
+    log.info("%s: %s", split, report.summary())
+
+
+def _empty_message(roots: Sequence[Path], split: Split, report: DatasetReport) -> str:
+    folder = FOLDERS["test" if split == "test" else "train"][0]
+    where = ", ".join(str(root) for root in roots) or "no folder at all"
+    hint = f"; the first of {len(report.problems)} problems: {report.problems[0]}" if report.problems else ""
+    return (
+        f"expected pictures with annotations for the {split} split ({folder}/) in {where}, found none{hint}"
+    )
+
+
+# --- recordings and splits --------------------------------------------------------------------------
+
+BLOCK = 100
+_NUMBERED = re.compile(r"^(?P<prefix>.*?)(?P<separator>[ _(-]*)(?P<number>\d+)\)?$")
+_EXPORTED = re.compile(r"(_(jpe?g|png|bmp|webp))+$", re.IGNORECASE)  # Roboflow writes x.jpg as x_jpg
+
+
+def recording_of(stem: str) -> str:
+    """Return the video or series that a picture's name says it comes from."""
+    match = _NUMBERED.match(_EXPORTED.sub("", stem))
+    if match is None:
+        return stem
+    prefix, separator, number = match.group("prefix", "separator", "number")
+    if prefix and not separator:  # KravMagaTraining626, ABbframe00154: frames of one video
+        return prefix
+    return f"{prefix}#{int(number) // BLOCK}"
+
+
+def in_val(recording: str, val_fraction: float) -> bool:
+    """Say whether a recording belongs to val: by a hash of its name, the same on every machine."""
+    digest = hashlib.sha256(recording.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < val_fraction * 2**64
+
+
+# --- fingerprint ------------------------------------------------------------------------------------
+
+
+def fingerprint(samples: Sequence[Sample]) -> str:
+    """Return the SHA-256 of the samples' file names, bytes, boxes and labels, whatever their order."""
+    digests = []
+    for sample in samples:
+        digest = hashlib.sha256(sample.image_path.name.encode() + b"\0")
+        digest.update(hashlib.sha256(sample.image_path.read_bytes()).digest())
+        digest.update(sample.boxes.astype("<f4").tobytes() + sample.labels.astype("<i8").tobytes())
+        digests.append(digest.digest())
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
