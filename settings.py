@@ -9,13 +9,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from dotenv import load_dotenv
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliApp,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -64,7 +65,8 @@ def _in_sentences(error: ValidationError | SettingsError) -> str:
         return f"error: {error}"
     return "\n".join(
         f"error: {'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
-        + (f" (got {problem['input']!r})" if problem["type"] != "missing" else "")
+        # A problem of the settings as a whole has all of them as input, keys included.
+        + (f" (got {problem['input']!r})" if problem["type"] != "missing" and problem["loc"] else "")
         for problem in error.errors()
     )
 
@@ -78,6 +80,60 @@ class TrackerSettings(BaseSettings):
     model_name: str = Field("weapon-detector", description="registered model")
     model_version: str | None = Field(None, description="version to use; wins over MODEL_ALIAS")
     model_alias: str = Field("champion", description="alias to use when no version is given")
+
+
+class ApiSettings(TrackerSettings):
+    """Serve one registered model over HTTP."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", protected_namespaces=(), cli_kebab_case=True, cli_prog_name="mlapi.py"
+    )
+
+    api_host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 inside a container")
+    api_port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="comma-separated keys; when set, callers must send one"
+    )
+    model_dir: Path | None = Field(None, description="model folder to serve without any tracker")
+    api_watch_seconds: float = Field(15, gt=0, description="how often to ask whether the alias has moved")
+    api_max_body_mb: float = Field(20, gt=0, description="largest request body, megabytes")
+    api_max_files: int = Field(8, ge=1, description="files in one request at most")
+    api_max_pixels: int = Field(40_000_000, ge=1, description="width x height of one picture at most")
+    api_queue_size: int = Field(16, ge=0, description="pictures that may wait; beyond that the answer is 503")
+    api_max_uploads: int = Field(32, ge=1, description="requests whose bodies may be in memory at once")
+    api_deadline_seconds: float = Field(30, gt=0, description="time for one request, upload included")
+    api_workers: int = Field(0, ge=0, description="pictures looked at side by side; 0: by the cores granted")
+    api_device: Literal["cpu", "cuda"] = Field("cpu", description="where the network runs")
+    api_cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated origins of web pages that may call; none by default"
+    )
+    api_log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least to log")
+
+    @field_validator("api_keys", "api_cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return [part.strip() for part in value.split(",") if part.strip()]
+
+    @model_validator(mode="after")
+    def _queue_holds_a_request(self) -> Self:
+        if self.api_max_files > self.api_queue_size + 1:
+            raise ValueError(
+                f"API_MAX_FILES={self.api_max_files} can never fit API_QUEUE_SIZE={self.api_queue_size}: "
+                "allow at most one file more than may wait"
+            )
+        return self
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest request body, bytes."""
+        return int(self.api_max_body_mb * 1_000_000)
+
+
+def api_settings(arguments: Sequence[str] | None = None) -> ApiSettings:
+    """Return the API's settings: flags > environment > defaults."""
+    return parse_arguments(ApiSettings, arguments)
 
 
 class TorchrunSettings(BaseSettings):

@@ -1,0 +1,381 @@
+"""Runs one model for many callers: a bounded queue, a few threads, and a model that may change under them.
+
+No HTTP here: mlapi.py translates.
+
+ServingError
+  QueueFull      no place left; says when to come back
+  NoModel        nothing is loaded yet; says why
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from detections import WEAPONS, Detections
+from imaging import Image
+from schemas import ModelCard, ModelName
+
+log = logging.getLogger("mlapi.serving")
+T = TypeVar("T")
+
+RETRY_FIRST_SECONDS = 1.0
+RETRY_LONGEST_SECONDS = 60.0
+
+
+class ServingError(RuntimeError):
+    """The model cannot answer now."""
+
+
+class QueueFull(ServingError):
+    """No place is left in the queue.
+
+    Attributes:
+        retry_after_seconds: when a place should be free.
+    """
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        super().__init__(f"every place in the queue is taken; try again in {retry_after_seconds} s")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class NoModel(ServingError):
+    """No model is loaded yet; the message says why."""
+
+
+# --- cores ------------------------------------------------------------------------------------------
+
+
+def granted_cores(root: Path = Path("/")) -> int:
+    """Return how many cores this process may use, at least 1.
+
+    The smaller of the affinity mask and the cgroup quota (version 2 and 1), rounded down: a thread more
+    than the quota allows is stopped in mid-step and all others wait for it.
+
+    Args:
+        root: where proc and sys are; for tests.
+    """
+    mask = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(mask, math.floor(_cgroup_quota(root))))
+
+
+def _cgroup_quota(root: Path) -> float:
+    quotas = [math.inf]
+    for folder in _cgroup_folders(root):
+        limit, period = (_read(folder / "cpu.max").split() + ["", ""])[:2]
+        if not limit:
+            limit, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+        if limit.isdecimal() and period.isdecimal() and int(period) > 0:
+            quotas.append(int(limit) / int(period))
+    return min(quotas)
+
+
+def _cgroup_folders(root: Path) -> list[Path]:
+    """Return the folders whose quota binds this process: its own group and every one above."""
+    folders = []
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        group = top / path.strip("/")
+        folders += [folder for folder in (group, *group.parents) if folder.is_relative_to(top)]
+    return folders
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+# --- the queue --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ran(Generic[T]):
+    """What a piece of work returned, and how long it waited and took."""
+
+    value: T
+    queue_ms: float
+    run_ms: float
+
+
+class InferenceQueue:
+    """A bounded queue in front of a few threads. Used from one event loop only.
+
+    Args:
+        workers: threads, so pieces of work at the same time.
+        max_waiting: pieces of work that may wait beside those running.
+        set_up: called once in each thread.
+    """
+
+    def __init__(self, workers: int, max_waiting: int, set_up: Callable[[], None] = lambda: None) -> None:
+        self.workers = workers
+        self._places = workers + max_waiting
+        self._taken = 0
+        self._usual_seconds = 0.5  # a running mean; the start is a guess that the first answers correct
+        self._executor = ThreadPoolExecutor(workers, "inference", initializer=set_up)
+
+    @property
+    def waiting(self) -> int:
+        """Pieces of work that nobody has begun."""
+        return max(0, self._taken - self.workers)
+
+    def check_room(self, wanted: int = 1) -> None:
+        """Raise QueueFull unless that many places are free."""
+        missing = self._taken + wanted - self._places
+        if missing > 0:
+            seconds = math.ceil(missing * self._usual_seconds / self.workers)
+            raise QueueFull(min(max(seconds, 1), 60))
+
+    def submit(self, work: Sequence[Callable[[], T]]) -> list[asyncio.Future[Ran[T]]]:
+        """Queue all pieces of work, or none.
+
+        Cancelling a future drops its work if it has not begun; begun work keeps its place to the end.
+
+        Raises:
+            QueueFull: fewer places than pieces of work are free.
+        """
+        self.check_room(len(work))
+        return [self._submit(piece) for piece in work]
+
+    def _submit(self, piece: Callable[[], T]) -> asyncio.Future[Ran[T]]:
+        loop = asyncio.get_running_loop()
+        submitted = time.perf_counter()
+
+        def timed() -> Ran[T]:
+            began = time.perf_counter()
+            value = piece()
+            return Ran(value, (began - submitted) * 1000, (time.perf_counter() - began) * 1000)
+
+        self._taken += 1
+        future = self._executor.submit(timed)
+        future.add_done_callback(lambda done: loop.call_soon_threadsafe(self._release, done))
+        return asyncio.wrap_future(future)
+
+    def _release(self, done: Future[Ran[T]]) -> None:
+        self._taken -= 1
+        if not done.cancelled() and done.exception() is None:
+            self._usual_seconds += 0.2 * (done.result().run_ms / 1000 - self._usual_seconds)
+
+    def close(self) -> None:
+        """Finish what was accepted and end the threads."""
+        self._executor.shutdown(wait=True)
+
+
+# --- the model --------------------------------------------------------------------------------------
+
+
+class AnyDetector(Protocol):
+    """What serving needs of detector.Detector."""
+
+    @property
+    def card(self) -> ModelCard:
+        """What model.json holds."""
+
+    def detect(
+        self,
+        image: Image,
+        *,
+        nms_iou: float | None = None,
+        max_detections: int | None = None,
+        probabilities: bool = False,
+    ) -> Detections:
+        """Return every detection in image, best first."""
+
+
+LoadDetector = Callable[[Path], AnyDetector]
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A loaded model and where it came from. Replaced as a whole, never changed."""
+
+    detector: AnyDetector
+    name: ModelName
+    source: str
+    run_id: str = ""
+    loaded_at: str = ""
+
+
+class ModelSource(Protocol):
+    """Where models come from. Both methods block."""
+
+    def newest(self) -> str:
+        """Return the identity of the model that should be served now; it changes when another should."""
+
+    def load(self, identity: str) -> ServedModel:
+        """Load that model."""
+
+
+class FolderSource:
+    """One model folder, served as it is."""
+
+    def __init__(self, folder: Path, name: str, load_detector: LoadDetector) -> None:
+        self._folder, self._name, self._load_detector = folder, name, load_detector
+
+    def newest(self) -> str:
+        """Return the folder; another model in it is only seen after a restart."""
+        return str(self._folder)
+
+    def load(self, identity: str) -> ServedModel:
+        """Load the folder."""
+        detector = self._load_detector(self._folder)
+        return ServedModel(detector, ModelName(name=self._name), identity, detector.card.run_id)
+
+
+class RegisteredVersion(Protocol):
+    """What serving needs of registry.RegisteredVersion."""
+
+    @property
+    def version(self) -> str:
+        """The version's number."""
+
+    @property
+    def run_id(self) -> str:
+        """The run that made it."""
+
+
+class RegistrySource:
+    """A registered model: a pinned version, or whatever an alias points at.
+
+    Args:
+        name: registered model.
+        version: pinned version, or None to follow alias.
+        alias: movable name.
+        find_version: registry.find_version, bound to a tracker.
+        download_version: registry.download_version, likewise.
+        load_detector: folder -> detector.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        version: str | None,
+        alias: str | None,
+        *,
+        find_version: Callable[[str, str | None, str | None], RegisteredVersion],
+        download_version: Callable[[RegisteredVersion, Path], Path],
+        load_detector: LoadDetector,
+    ) -> None:
+        self._name, self._version = name, version
+        self._alias = None if version else alias
+        self._find_version, self._download_version = find_version, download_version
+        self._load_detector = load_detector
+
+    def newest(self) -> str:
+        """Return the version number that should be served now."""
+        return self._find_version(self._name, self._version, self._alias).version
+
+    def load(self, identity: str) -> ServedModel:
+        """Download that version into a temporary folder and load it."""
+        found = self._find_version(self._name, identity, None)
+        with tempfile.TemporaryDirectory(prefix="model-") as folder:
+            detector = self._load_detector(self._download_version(found, Path(folder)))
+        name = ModelName(name=self._name, version=found.version, alias=self._alias)
+        source = f"models:/{self._name}" + (f"@{self._alias}" if self._alias else f"/{found.version}")
+        return ServedModel(detector, name, source, found.run_id)
+
+
+class ModelHost:
+    """Keeps one model loaded and warm, and follows its source.
+
+    A new model is loaded and warmed beside the old one and takes its place in one step. If it cannot be,
+    the old one keeps serving and trouble says why.
+
+    Args:
+        source: where models come from.
+        run: runs blocking work where inference runs, for warming up.
+        every_seconds: how often to ask the source.
+    """
+
+    def __init__(
+        self, source: ModelSource, run: Callable[[Callable[[], None]], asyncio.Future[Ran[None]]], every_seconds: float
+    ) -> None:
+        self._source, self._run, self._every_seconds = source, run, every_seconds
+        self._served: ServedModel | None = None
+        self._identity: str | None = None
+        self._failed: str | None = None  # an identity that could not be loaded
+        self._retry_at = 0.0
+        self._failures = 0
+        self.trouble: str | None = "the model is being loaded"
+        self.on_swap: Callable[[ServedModel], None] = lambda _: None
+
+    @property
+    def served(self) -> ServedModel:
+        """The model to use for a whole request.
+
+        Raises:
+            NoModel: none is loaded yet.
+        """
+        if self._served is None:
+            raise NoModel(self.trouble)
+        return self._served
+
+    async def watch(self) -> None:
+        """Load the first model, then follow the source until cancelled."""
+        while True:
+            await self.refresh()
+            waiting_for_first = self._served is None
+            await asyncio.sleep(self._pause() if waiting_for_first else self._every_seconds)
+
+    async def refresh(self) -> None:
+        """Ask the source once and take over what it says, or note why that was not possible."""
+        identity = None
+        try:
+            identity = await asyncio.to_thread(self._source.newest)
+            if identity == self._identity:
+                self._settle()
+            elif identity != self._failed or time.monotonic() >= self._retry_at:
+                await self._take_over(identity)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a new model, the old one serves on
+            self._note(identity, error)
+
+    async def _take_over(self, identity: str) -> None:
+        loaded = await asyncio.to_thread(self._source.load, identity)
+        missing = set(WEAPONS) - set(loaded.detector.card.class_names)
+        if missing:
+            raise ServingError(f"the model has no class {' or '.join(sorted(missing))}, so it cannot warn")
+        await self._run(lambda: warm_up(loaded.detector))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._served = ServedModel(loaded.detector, loaded.name, loaded.source, loaded.run_id, now)
+        self._identity = identity
+        self._settle()
+        self.on_swap(self._served)
+        log.info("model loaded", extra={"model": loaded.name.model_dump(), "source": loaded.source})
+
+    def _settle(self) -> None:
+        self.trouble, self._failed, self._failures = None, None, 0
+
+    def _note(self, identity: str | None, error: Exception) -> None:
+        what = f"version {identity} cannot be served" if identity else "the model cannot be looked up"
+        trouble = f"{what}: {error}"
+        if trouble != self.trouble:  # said once, not at every poll
+            log.warning(trouble, extra={"error": type(error).__name__, "still_serving": self._identity})
+        self.trouble = trouble
+        self._failures += 1
+        if identity is not None:
+            self._failed, self._retry_at = identity, time.monotonic() + self._pause()
+
+    def _pause(self) -> float:
+        return float(min(RETRY_FIRST_SECONDS * 2.0 ** max(0, self._failures - 1), RETRY_LONGEST_SECONDS))
+
+
+def warm_up(detector: AnyDetector) -> None:
+    """Run once on grey, so that the first person does not wait for lazy set-up."""
+    network = detector.card.network
+    detector.detect(np.full((network.min_size, network.max_size, 3), 128, np.uint8))
