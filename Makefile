@@ -7,8 +7,13 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP_ARGS ?=
 ARGS ?=
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
+PIP_FAILED = { echo "pip could not install the requirements: see its message above. It needs the network and" \
+	"up to 8 GB of disk; the same command goes on where it stopped." >&2; exit 1; }
 RUN_DONE = $(VENV)/.requirements-installed
 DEV_DONE = $(VENV)/.requirements-dev-installed
+# A .venv whose interpreter is gone (moved, or Python was upgraded) is made anew, so its stamps go first.
+$(shell test -x $(BIN)/python || rm -f $(RUN_DONE) $(DEV_DONE))
 FAST = not slow and not browser and not compose
 
 .PHONY: help
@@ -76,13 +81,13 @@ $(BIN)/python:
 # A stamp file says that these very requirements are installed; pip runs again only when they change.
 $(RUN_DONE): requirements.txt requirements-web.txt requirements-api.txt requirements-detecto.txt | $(BIN)/python
 	@echo "Installing what the project runs on (PyTorch is large; only the first time)"
-	@$(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS) -r requirements.txt
-	@$(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS) --no-deps -r requirements-detecto.txt
+	@$(PIP_INSTALL) -r requirements.txt || $(PIP_FAILED)
+	@$(PIP_INSTALL) -q --no-deps -r requirements-detecto.txt || $(PIP_FAILED)
 	@touch $@
 
 $(DEV_DONE): requirements-dev.txt $(RUN_DONE)
 	@echo "Installing what the tests and checks need"
-	@$(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_ARGS) -r requirements-dev.txt
+	@$(PIP_INSTALL) -q -r requirements-dev.txt || $(PIP_FAILED)
 	@touch $@
 
 clean: ## remove .venv and caches; runs, models and the tracker's data stay

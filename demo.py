@@ -145,14 +145,14 @@ class _Services(Manager):  # type: ignore[misc]
                 os.killpg(process["pid"], signal.SIGKILL)
 
 
-def run_services(settings: DemoSettings) -> int:
-    """Run the Procfile until a signal or until one service ends; return the exit code."""
+def run_services(settings: DemoSettings, procfile: Path = ROOT / "Procfile") -> int:
+    """Run the services of procfile until a signal or until one service ends; return the exit code."""
     printer = _Recorder()
     stopped = threading.Event()
     announcer = threading.Thread(target=announce, args=(settings, stopped), daemon=True)
     services = _Services(printer, announcer)
     env = service_environment(settings, python_folder=Path(sys.executable).parent)
-    for name, command in environ.parse_procfile((ROOT / "Procfile").read_text()).processes.items():
+    for name, command in environ.parse_procfile(procfile.read_text()).processes.items():
         services.add_process(name, command, env=env, cwd=str(ROOT))
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup means to outlive the terminal
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
@@ -213,9 +213,9 @@ def ready_text(settings: DemoSettings) -> str:
     """Return what to open once all is ready."""
     return (
         "\nReady. Open the page and drop a photo on it:\n\n"
-        f"    http://localhost:{settings.web_port}\n\n"
-        f"  API documentation   http://localhost:{settings.api_port}/docs\n"
-        f"  MLflow tracker      http://localhost:{settings.mlflow_port}\n\n"
+        f"    http://127.0.0.1:{settings.web_port}\n\n"
+        f"  API documentation   http://127.0.0.1:{settings.api_port}/docs\n"
+        f"  MLflow tracker      http://127.0.0.1:{settings.mlflow_port}\n\n"
         "Ctrl-C stops all three.\n"
     )
 
