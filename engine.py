@@ -1,0 +1,297 @@
+"""Train one epoch, evaluate, and keep what an interrupted training needs to go on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+import transforms
+from dataset import Sample
+from detections import Detections
+from detector import Detector
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss became nan or infinite; the message names every loss and the images of the batch."""
+
+
+class WrongCheckpoint(ValueError):
+    """A checkpoint does not belong to the run that wants to go on from it."""
+
+
+@dataclass
+class Progress:
+    """How far a training has come. Counts from 0.
+
+    Attributes:
+        epoch: epochs completed.
+        batch: batches completed in the epoch under way.
+        step: optimiser updates in all.
+        images: images seen in all.
+        seconds: time spent training and evaluating, over all sittings.
+        best_map: best validation mAP so far; -1 before the first.
+        stale: evaluations since then.
+        sums: sum of each loss over the images of the epoch under way.
+        run_id: the MLflow run.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    images: int = 0
+    epoch_images: int = 0
+    seconds: float = 0.0
+    best_map: float = -1.0
+    best_epoch: int = -1
+    stale: int = 0
+    run_id: str = ""
+    sums: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Training:
+    """The parts of a training under way.
+
+    Attributes:
+        detector: what is trained.
+        network: its network, or the same wrapped for several processes.
+        optimizer: every group carries its own highest rate as "peak_lr".
+        schedule: Progress -> factor in (0, 1] on every peak_lr.
+        average: exponential moving average of the weights, if wanted.
+        clip_norm: largest gradient norm; 0 for none.
+        bf16: compute convolutions and matrix products in bfloat16.
+    """
+
+    detector: Detector
+    network: nn.Module
+    optimizer: Optimizer
+    schedule: Callable[[Progress], float]
+    average: AveragedModel | None = None
+    clip_norm: float = 0.0
+    bf16: bool = False
+    progress: Progress = field(default_factory=Progress)
+
+
+# --- the loop ---------------------------------------------------------------------------------------
+
+
+def train_one_epoch(
+    training: Training,
+    batches: Iterable[transforms.Batch],
+    *,
+    names: Sequence[str],
+    after_step: Callable[[dict[str, float]], bool] = lambda losses: False,
+) -> dict[str, float]:
+    """Update the network once per batch and return the mean of each loss over the images seen.
+
+    Args:
+        training: its progress is moved on after every step.
+        batches: what is left of the epoch.
+        names: name of each sample, for messages, by image_id.
+        after_step: told the losses of each step; a true answer stops in the middle of the epoch.
+
+    Raises:
+        NonFiniteLoss: a loss is nan or infinite.
+    """
+    progress, device = training.progress, training.detector.device
+    training.network.train()
+    stopped = False
+    for images, targets in batches:
+        losses = _losses(training, images, targets, device)
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        if not all(math.isfinite(value) for value in values.values()):
+            files = ", ".join(names[target["image_id"]] for target in targets)
+            raise NonFiniteLoss(
+                f"a loss is not finite: {values}. Images of the batch: {files}. "
+                "Lower --lr or set --clip-norm; check these images with dataset.py check."
+            )
+        _update(training, sum(losses.values()))
+        progress.batch, progress.step = progress.batch + 1, progress.step + 1
+        progress.images += len(images)
+        progress.epoch_images += len(images)
+        for name, value in values.items():
+            progress.sums[name] = progress.sums.get(name, 0.0) + value * len(images)
+        stopped = after_step(values)
+        if stopped:
+            break
+    means = {name: total / max(1, progress.epoch_images) for name, total in progress.sums.items()}
+    if not stopped:
+        progress.epoch, progress.batch, progress.epoch_images, progress.sums = progress.epoch + 1, 0, 0, {}
+    return means
+
+
+def _losses(
+    training: Training, images: list[Tensor], targets: list[transforms.Target], device: torch.device
+) -> dict[str, Tensor]:
+    images = [image.to(device, non_blocking=True) for image in images]
+    on_device = [{key: target[key].to(device) for key in ("boxes", "labels")} for target in targets]  # type: ignore[literal-required]
+    with torch.autocast(device.type, torch.bfloat16, enabled=training.bf16):
+        losses: dict[str, Tensor] = training.network(images, on_device)
+    return losses
+
+
+def _update(training: Training, loss: Any) -> None:
+    factor = training.schedule(training.progress)
+    for group in training.optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+    training.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if training.clip_norm:
+        nn.utils.clip_grad_norm_(training.network.parameters(), training.clip_norm)
+    training.optimizer.step()
+    if training.average is not None:
+        training.average.update_parameters(training.detector.network)
+
+
+def evaluate(
+    detector: Detector, samples: Sequence[Sample], *, description: str = "evaluate", progress: bool = True
+) -> list[Detections]:
+    """Run the serving path on every sample.
+
+    Args:
+        detector: its detect() sees each whole upright photograph.
+        samples: any split.
+        description: what the progress bar says.
+        progress: draw one.
+
+    Returns:
+        One Detections per sample, in order.
+    """
+    bar = tqdm(samples, desc=description, unit="image", disable=not progress, leave=False, mininterval=1.0)
+    return [detector.detect(transforms.load_image(sample)) for sample in bar]
+
+
+# --- optimiser and schedule -------------------------------------------------------------------------
+
+
+def build_optimizer(
+    network: nn.Module,
+    name: str,
+    *,
+    lr: float,
+    backbone_lr_factor: float = 1.0,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+) -> Optimizer:
+    """Return SGD or AdamW over the parameters that learn; the backbone's body may learn more slowly."""
+    body, rest = [], []
+    for parameter_name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            (body if parameter_name.startswith("backbone.body.") else rest).append(parameter)
+    groups = [
+        {"params": parameters, "lr": rate, "peak_lr": rate}
+        for parameters, rate in ((body, lr * backbone_lr_factor), (rest, lr))
+        if parameters
+    ]
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
+
+
+def learning_rate_factor(
+    schedule: str,
+    fraction: float,
+    *,
+    step: int,
+    warmup_steps: int = 0,
+    epoch: int = 0,
+    lr_step_epochs: int = 5,
+    lr_gamma: float = 0.1,
+) -> float:
+    """Return the factor on the highest learning rate.
+
+    Args:
+        schedule: "cosine" falls to a hundredth, "step" by lr_gamma every lr_step_epochs, "constant" stays.
+        fraction: share of the training that is done, in [0, 1].
+        step: optimiser updates done; below warmup_steps the factor rises linearly.
+        warmup_steps: length of that rise.
+        epoch: epochs done.
+        lr_step_epochs: see schedule.
+        lr_gamma: see schedule.
+    """
+    warmup = min(1.0, (step + 1) / (warmup_steps + 1))
+    if schedule == "cosine":
+        return warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, fraction))))
+    if schedule == "step":
+        return warmup * lr_gamma ** (epoch // lr_step_epochs)
+    return warmup
+
+
+def moving_average(network: nn.Module, decay: float) -> AveragedModel:
+    """Return an exponential moving average of network's weights that follows quickly at first.
+
+    Source:
+        The warm-up of the decay, min(decay, (1 + n) / (10 + n)), is TensorFlow's
+        ExponentialMovingAverage with num_updates.
+    """
+
+    def follow(average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+        n = int(updates)
+        return torch.lerp(current, average, min(decay, (1 + n) / (10 + n)))
+
+    return AveragedModel(network, avg_fn=follow, use_buffers=False)
+
+
+# --- checkpoints ------------------------------------------------------------------------------------
+
+
+def save_checkpoint(training: Training, path: Path, *, fingerprint: str) -> None:
+    """Write all that is needed to go on; path holds the old checkpoint or the whole new one.
+
+    Args:
+        training: what is under way.
+        path: a file; its folder exists.
+        fingerprint: of everything that must not change between sittings (data and configuration).
+    """
+    state = {
+        "fingerprint": fingerprint,
+        "progress": asdict(training.progress),
+        "network": training.detector.network.state_dict(),
+        "average": training.average.state_dict() if training.average is not None else {},
+        "optimizer": training.optimizer.state_dict(),
+        "rng": torch.get_rng_state(),
+    }
+    temporary = path.with_name(path.name + ".part")
+    torch.save(state, temporary)
+    temporary.replace(path)
+
+
+def load_checkpoint(training: Training, path: Path, *, fingerprint: str) -> None:
+    """Put training back to where save_checkpoint left it, random numbers included.
+
+    Raises:
+        WrongCheckpoint: there is none, it is damaged, or it is of other data or another configuration.
+    """
+    state = _read_checkpoint(path)
+    if state["fingerprint"] != fingerprint:
+        raise WrongCheckpoint(
+            f"{path} belongs to other data or another configuration. Give the flags of that run, "
+            "or leave --resume out and choose another --output."
+        )
+    training.detector.network.load_state_dict(state["network"])
+    if training.average is not None:
+        training.average.load_state_dict(state["average"])
+    training.optimizer.load_state_dict(state["optimizer"])
+    training.progress.__dict__.update(state["progress"])
+    torch.set_rng_state(state["rng"])
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise WrongCheckpoint(f"expected a checkpoint at {path}, found none; leave --resume out to start")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
+    except Exception as error:  # noqa: BLE001  torch raises many kinds for a damaged file
+        raise WrongCheckpoint(f"{path} is no readable checkpoint: {error}") from error
+    if not isinstance(state, dict) or "progress" not in state:
+        raise WrongCheckpoint(f"{path} is not a checkpoint of train.py but another torch file")
+    return state

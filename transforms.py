@@ -1,0 +1,258 @@
+"""From samples on disk to the batches the network trains on: reading, augmenting, sampling.
+
+Augmentation is torchvision's transforms v2 on tv_tensors, so boxes move with their pixels. Each
+draw is seeded by (seed, epoch, place in the epoch): the same whatever worker makes it, which is what
+lets an interrupted run go on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+import imaging
+from dataset import Sample
+
+
+class Target(TypedDict):
+    """Ground truth of one image, as torchvision's detection networks take it.
+
+    boxes: (N, 4) float32, xyxy pixels of the tensor it comes with, 0 <= x1 < x2 <= W and likewise y.
+    labels: (N,) int64, indices into class_names, never 0.
+    image_id: position in the list of samples.
+
+    A negative image has N = 0: boxes of shape (0, 4), labels of shape (0,).
+
+    Source:
+        torchvision.models.detection.fasterrcnn_resnet50_fpn, input contract.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    image_id: int
+
+
+Batch = tuple[list[Tensor], list[Target]]
+
+
+# --- augmentation -----------------------------------------------------------------------------------
+
+
+class LargeScaleJitter(v2.Transform):  # type: ignore[misc]
+    """Zoom, stretch a little, and cut or pad to a square; boxes that are mostly cut off go.
+
+    Part of the training images were stretched to a square by whoever published them, hence the
+    change of aspect.
+
+    Source:
+        Ghiasi et al., Simple Copy-Paste is a Strong Data Augmentation Method, CVPR 2021, section 3
+        (large scale jittering); the aspect change is ours.
+    """
+
+    def __init__(
+        self, size: int, low: float, high: float, *, aspect: float = 1.35, keep: float = 0.25
+    ) -> None:
+        """Set size (pixels), zoom range, largest stretch and least visible share of a kept box."""
+        super().__init__()
+        self.size, self.low, self.high, self.aspect, self.keep = size, low, high, aspect, keep
+
+    def forward(self, image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Return the new image (3, size, size) and its target."""
+        height, width = F.get_size(image)
+        zoom, stretch, down, right = torch.rand(4).tolist()
+        scale = self.low * (self.high / self.low) ** zoom * self.size / max(height, width)
+        aspect = math.sqrt(self.aspect ** (2 * stretch - 1))
+        new_hw = [max(16, round(height * scale * aspect)), max(16, round(width * scale / aspect))]
+        top, left = (round(u * (side - self.size)) for u, side in zip((down, right), new_hw, strict=True))
+        image = F.crop(F.resize(image, new_hw, antialias=True), top, left, self.size, self.size)
+        boxes = F.resize(target["boxes"], new_hw)
+        before = _areas(boxes)
+        boxes = F.crop(boxes, top, left, self.size, self.size)
+        boxes = F.clamp_bounding_boxes(boxes)
+        seen = _areas(boxes) >= self.keep * before
+        return image, {
+            **target,
+            "boxes": tv_tensors.wrap(boxes[seen], like=boxes),
+            "labels": target["labels"][seen],
+        }
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2] - boxes[:, 0]).clamp(min=0) * (boxes[:, 3] - boxes[:, 1]).clamp(min=0)
+
+
+class QuarterTurn(v2.Transform):  # type: ignore[misc]
+    """Turn by 90 degrees counter-clockwise, exactly."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ARG002
+        """Turn an image or boxes; pass everything else through."""
+        return F.rotate(inpt, 90.0, expand=True) if isinstance(inpt, Tensor | tv_tensors.TVTensor) else inpt
+
+    _transformed_types = (tv_tensors.Image, tv_tensors.BoundingBoxes)
+
+
+def augmentation(name: str, *, size: int, jitter_low: float = 0.5, jitter_high: float = 1.6) -> v2.Compose:
+    """Return the named augmentation of (image uint8, target), ending with clean boxes.
+
+    Args:
+        name: none, flip, original or large_scale_jitter.
+        size: side of the square that large_scale_jitter makes, pixels.
+        jitter_low: smallest zoom of large_scale_jitter.
+        jitter_high: largest.
+
+    Raises:
+        ValueError: no augmentation has this name.
+    """
+    steps: dict[str, list[v2.Transform]] = {
+        "none": [],
+        "flip": [v2.RandomHorizontalFlip(0.5)],
+        # Median blur does not exist in torchvision; a Gaussian of the same sizes stands in for it.
+        "original": [
+            v2.RandomApply(
+                [v2.RandomChoice([v2.RandomHorizontalFlip(1), QuarterTurn(), v2.RandomVerticalFlip(1)])], 0.5
+            ),
+            v2.RandomApply(
+                [
+                    v2.RandomChoice(
+                        [v2.ColorJitter(0.2, 0.2), v2.ColorJitter(0.2, 0.2, 0.2, 0.2), v2.Grayscale(3)]
+                    )
+                ],
+                0.3,
+            ),
+            v2.RandomApply([v2.RandomChoice([v2.GaussianBlur(7), v2.GaussianBlur(11)])], 0.2),
+        ],
+        "large_scale_jitter": [
+            LargeScaleJitter(size, jitter_low, jitter_high),
+            v2.RandomHorizontalFlip(0.5),
+            v2.RandomPhotometricDistort(p=0.5),
+            v2.RandomGrayscale(0.05),
+            v2.RandomApply([v2.GaussianBlur(5, (0.3, 1.5))], 0.1),
+            v2.RandomApply([v2.JPEG((30, 90))], 0.1),
+        ],
+    }
+    if name not in steps:
+        raise ValueError(f"unknown augmentation {name!r}; known: {', '.join(steps)}")
+    clean = [
+        v2.ClampBoundingBoxes(),
+        v2.SanitizeBoundingBoxes(min_size=2, labels_getter=lambda inputs: inputs[1]["labels"]),
+    ]
+    return v2.Compose([*steps[name], *clean])
+
+
+# --- samples to batches -----------------------------------------------------------------------------
+
+
+def load_image(sample: Sample, longest: int = 0) -> imaging.Image:
+    """Decode the sample's image, its longer side cut to at most longest pixels if that is not 0."""
+    image = imaging.decode_image(sample.image_path.read_bytes())
+    scale = longest / max(image.shape[:2]) if longest else 1.0
+    if scale >= 1:
+        return image
+    new_hw = [max(1, round(side * scale)) for side in image.shape[:2]]
+    small = F.resize(torch.from_numpy(image.copy()).permute(2, 0, 1), new_hw, antialias=True)
+    return np.ascontiguousarray(small.permute(1, 2, 0).numpy())
+
+
+class TrainingImages(Dataset[tuple[Tensor, Target]]):
+    """Augmented images by (epoch, place in the epoch, index of the sample)."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        augment: v2.Compose,
+        *,
+        seed: int,
+        cache: Sequence[imaging.Image] = (),
+    ) -> None:
+        """Keep what is needed; cache, if given, holds the decoded image of each sample."""
+        self.samples, self.augment, self.seed, self.cache = samples, augment, seed, cache
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, Target]:
+        """Return the image (3, H, W) float32 in [0, 1] and its target."""
+        epoch, place, index = key
+        sample = self.samples[index]
+        image = self.cache[index] if len(self.cache) else load_image(sample)
+        pixels = tv_tensors.Image(torch.from_numpy(image.copy()).permute(2, 0, 1))
+        target = {"boxes": _boxes(sample, image), "labels": torch.from_numpy(sample.labels.copy())}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(hash((self.seed, epoch, place)) % 2**63)
+            pixels, target = self.augment(pixels, target)
+        chw = imaging.to_chw(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
+        boxes = target["boxes"].as_subclass(Tensor).float()
+        return torch.from_numpy(chw), Target(boxes=boxes, labels=target["labels"], image_id=index)
+
+
+def _boxes(sample: Sample, image: imaging.Image) -> tv_tensors.BoundingBoxes:
+    height, width = image.shape[:2]
+    scale = np.array([width / sample.size_wh[0], height / sample.size_wh[1]] * 2, np.float32)
+    boxes = torch.from_numpy(sample.boxes * scale).reshape(-1, 4)
+    return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))  # type: ignore[call-arg]
+
+
+def collate(items: Sequence[tuple[Tensor, Target]]) -> Batch:
+    """Turn a list of pairs into a pair of lists: images differ in size."""
+    images, targets = zip(*items, strict=True)
+    return list(images), list(targets)
+
+
+def repeat_factors(samples: Sequence[Sample], threshold: float) -> NDArray[np.float64]:
+    """Return how often to show each image in an epoch so that rare classes are seen more.
+
+    Args:
+        samples: the training split.
+        threshold: a class in a smaller share of the images than this is repeated; 0 repeats none.
+
+    Returns:
+        (N,) factors, at least 1: the largest over an image's classes of sqrt(threshold / share).
+
+    Source:
+        Gupta et al., LVIS, CVPR 2019, appendix B.2 (repeat factor sampling).
+    """
+    present = [np.unique(sample.labels) for sample in samples]
+    counts = np.bincount(np.concatenate(present)) if samples else np.zeros(1)
+    shares = counts / max(1, len(samples))
+    factor = np.maximum(1.0, np.sqrt(threshold / np.maximum(shares, 1e-12)))
+    return np.array([factor[labels].max(initial=1.0) for labels in present])
+
+
+class EpochOrder(Sampler[list[tuple[int, int, int]]]):
+    """Batches of (epoch, place, index), shuffled anew each epoch, the same for the same seed.
+
+    Set epoch and first_batch before iterating: a resumed run starts its epoch in the middle.
+    """
+
+    def __init__(
+        self, factors: NDArray[np.float64], batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        """batch_size counts the images of all processes together; each takes its share."""
+        self.factors, self.batch_size, self.seed = factors, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = self.first_batch = 0
+
+    def __len__(self) -> int:
+        """Return the batches of an epoch, from its beginning."""
+        return max(1, int(self.factors.sum()) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        whole = np.floor(self.factors).astype(int)
+        times = whole + (random.random(len(whole)) < self.factors - whole)
+        order = random.permutation(np.repeat(np.arange(len(times)), times))
+        wanted = len(self) * self.batch_size  # rounding up by chance must not change the epoch's length
+        order = np.resize(order, wanted)
+        for batch in range(self.first_batch, len(self)):
+            places = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+            yield [(self.epoch, place, int(order[place])) for place in places][self.rank :: self.world_size]
