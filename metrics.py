@@ -6,14 +6,18 @@ matching is greedy, best score first, each truth box taken once. Fractions, neve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
-from detections import CLASS_NAMES, WEAPONS, Detections, GroundTruth
+from detections import CLASS_NAMES, LOOKALIKES, WEAPONS, Detections, GroundTruth
 from schemas import AlarmPoint, ClassThreshold, OperatingPoint
 
 Floats = NDArray[np.float64]
@@ -87,7 +91,8 @@ def _check_pairs(
 ) -> None:
     if len(truths) != len(detections):
         raise ValueError(f"want one Detections per image: {len(truths)} truths, {len(detections)} detections")
-    for one in (*truths, *detections):
+    everything: list[GroundTruth | Detections] = [*truths, *detections]
+    for one in everything:
         if len(one.labels) and not 0 < one.labels.min() <= one.labels.max() < len(class_names):
             raise ValueError(
                 f"want labels 1 to {len(class_names) - 1}, got {one.labels.min()} to {one.labels.max()}: "
@@ -436,3 +441,657 @@ def measure_operating_point(
         weapon_images=int(alarms.armed.sum()),
         weapon_free_images=int((~alarms.armed).sum()),
     )
+
+
+# --- what goes wrong --------------------------------------------------------------------------------
+
+ErrorKind = Literal["correct", "localisation", "class", "duplicate", "background"]
+TOUCHING_IOU = 0.1  # less overlap than this is another place in the picture
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """What each detection in one image is, and which truth boxes were found.
+
+    Attributes:
+        kinds: (D,) per detection: correct; localisation (its class, IoU 0.1 to 0.5); class (IoU at least 0.5
+            with a box of another class); duplicate (the box has a better detection); background (the rest).
+        iou: (D,) with the truth box that decided the kind; 0 for background.
+        truth_of: (D,) index of that truth box, -1 for background.
+        found: (G,) the truth box has a correct detection.
+        missed: (G,) no correct detection and none of the errors above accounts for it.
+    """
+
+    kinds: tuple[ErrorKind, ...]
+    iou: Floats
+    truth_of: Ints
+    found: Bools
+    missed: Bools
+
+
+def diagnose(truth: GroundTruth, found: Detections) -> Diagnosis:
+    """Say of each detection in one image what it is, and of each truth box whether it was found.
+
+    Args:
+        truth: the image's boxes.
+        found: its detections at or above the score threshold in question.
+    """
+    iou = box_iou(found.boxes, truth.boxes)
+    same = found.labels[:, None] == truth.labels[None]
+    taken = match_boxes(np.where(same, iou, 0.0), np.array([IOU]))[0]
+    kinds, best_iou, truth_of = [], np.zeros(len(found)), np.full(len(found), -1)
+    for d in range(len(found)):
+        kind, index = _kind(iou[d], same[d], int(taken[d]))
+        kinds.append(kind)
+        if index >= 0:
+            best_iou[d], truth_of[d] = iou[d, index], index
+    correct = np.zeros(len(truth.labels), bool)
+    correct[taken[taken >= 0]] = True
+    touched = correct.copy()
+    touched[truth_of[truth_of >= 0]] = True
+    return Diagnosis(tuple(kinds), best_iou, truth_of, correct, ~touched)
+
+
+def _kind(iou: Floats, same: Bools, taken: int) -> tuple[ErrorKind, int]:
+    """Return what one detection is and the truth box that says so; iou and same are (G,)."""
+    if taken >= 0:
+        return "correct", taken
+    if not len(iou):
+        return "background", -1
+    own, other = np.where(same, iou, -1.0), np.where(same, -1.0, iou)
+    if own.max() >= IOU:
+        return "duplicate", int(own.argmax())
+    if other.max() >= IOU:
+        return "class", int(other.argmax())
+    if own.max() >= TOUCHING_IOU:
+        return "localisation", int(own.argmax())
+    return "background", -1
+
+
+@dataclass(frozen=True)
+class ErrorCounts:
+    """Detections of one class by kind, and truth boxes of it that nothing accounts for."""
+
+    label: str
+    correct: int
+    localisation: int
+    wrong_class: int
+    duplicate: int
+    background: int
+    missed: int
+
+
+def error_counts(
+    truths: Sequence[GroundTruth], diagnoses: Sequence[Diagnosis], detections: Sequence[Detections],
+    class_names: Sequence[str] = CLASS_NAMES,
+) -> tuple[ErrorCounts, ...]:  # fmt: skip
+    """Count by class what diagnose found; detections are those it was given."""
+    counts: dict[tuple[int, str], int] = defaultdict(int)
+    for truth, one, found in zip(truths, diagnoses, detections, strict=True):
+        for label, kind in zip(found.labels.tolist(), one.kinds, strict=True):
+            counts[label, kind] += 1
+        for label in truth.labels[one.missed].tolist():
+            counts[label, "missed"] += 1
+    kinds = ("correct", "localisation", "class", "duplicate", "background", "missed")
+    return tuple(
+        ErrorCounts(name, *(counts[label, kind] for kind in kinds))
+        for label, name in enumerate(class_names)
+        if label
+    )
+
+
+def confusion_matrix(
+    truths: Sequence[GroundTruth], detections: Sequence[Detections], class_names: Sequence[str] = CLASS_NAMES
+) -> Ints:
+    """Count what each truth box was called, and each detection's truth.
+
+    Matching is greedy across classes: the best-scored detection takes the free truth box it overlaps most
+    at IoU 0.5, whatever either is called.
+
+    Args:
+        truths: one per image.
+        detections: one per image, at or above the score threshold in question.
+        class_names: index 0 is background.
+
+    Returns:
+        (C, C) counts, row = truth, column = detection. Column 0: truth boxes not found; row 0: detections
+        on no free box; [0, 0] is 0.
+    """
+    _check_pairs(truths, detections, class_names)
+    counts = np.zeros((len(class_names), len(class_names)), np.int64)
+    for truth, found in zip(truths, detections, strict=True):
+        taken = match_boxes(box_iou(found.boxes, truth.boxes), np.array([IOU]))[0]
+        hit = taken >= 0
+        np.add.at(counts, (truth.labels[taken[hit]], found.labels[hit]), 1)
+        np.add.at(counts, (np.zeros_like(found.labels[~hit]), found.labels[~hit]), 1)
+        lost = np.setdiff1d(np.arange(len(truth.labels)), taken[hit])
+        np.add.at(counts, (truth.labels[lost], np.zeros_like(lost)), 1)
+    return counts
+
+
+@dataclass(frozen=True)
+class LookalikeCell:
+    """One weapon against one look-alike, or against all; boxes of the truth, and how many were mixed up.
+
+    Attributes:
+        weapon: pistol, knife or "any".
+        lookalike: billete, monedero, smartphone, tarjeta or "any".
+        lookalike_boxes: truth boxes of the look-alike.
+        called_weapon: of those, carry a detection of the weapon (IoU at least 0.5): a false alarm.
+        weapon_boxes: truth boxes of the weapon.
+        called_lookalike: of those, carry a detection of the look-alike and none of any weapon: a missed one.
+    """
+
+    weapon: str
+    lookalike: str
+    lookalike_boxes: int
+    called_weapon: int
+    weapon_boxes: int
+    called_lookalike: int
+
+    @property
+    def called_weapon_share(self) -> float | None:
+        """Share of look-alike boxes taken for the weapon; None without such boxes."""
+        return self.called_weapon / self.lookalike_boxes if self.lookalike_boxes else None
+
+    @property
+    def called_lookalike_share(self) -> float | None:
+        """Share of weapon boxes taken for the look-alike alone; None without such boxes."""
+        return self.called_lookalike / self.weapon_boxes if self.weapon_boxes else None
+
+
+def lookalike_table(
+    truths: Sequence[GroundTruth], detections: Sequence[Detections], class_names: Sequence[str] = CLASS_NAMES
+) -> tuple[LookalikeCell, ...]:
+    """Return weapon x look-alike, both ways, "any" included on both sides; 15 cells for the six classes.
+
+    Args:
+        truths: one per image.
+        detections: one per image, at or above the score threshold in question.
+        class_names: weapons and look-alikes not among them are left out.
+    """
+    _check_pairs(truths, detections, class_names)
+    carried = [_carried_labels(truth, found) for truth, found in zip(truths, detections, strict=True)]
+    boxes = [(int(label), on) for pair in carried for label, on in pair]
+    weapons = {name: class_names.index(name) for name in WEAPONS if name in class_names}
+    lookalikes = {name: class_names.index(name) for name in LOOKALIKES if name in class_names}
+    if not weapons or not lookalikes:
+        return ()
+    all_weapons = frozenset(weapons.values())
+    cells = []
+    for weapon, weapon_ids in _with_any(weapons):
+        for lookalike, lookalike_ids in _with_any(lookalikes):
+            on_lookalikes = [on for label, on in boxes if label in lookalike_ids]
+            on_weapons = [on for label, on in boxes if label in weapon_ids]
+            called_weapon = sum(bool(on & weapon_ids) for on in on_lookalikes)
+            called_lookalike = sum(bool(on & lookalike_ids) and not on & all_weapons for on in on_weapons)
+            cells.append(
+                LookalikeCell(
+                    weapon, lookalike, len(on_lookalikes), called_weapon, len(on_weapons), called_lookalike
+                )
+            )
+    return tuple(cells)
+
+
+def _carried_labels(truth: GroundTruth, found: Detections) -> list[tuple[int, frozenset[int]]]:
+    """Return each truth box's label and the labels of the detections on it."""
+    on = box_iou(truth.boxes, found.boxes) >= IOU
+    return [
+        (label, frozenset(found.labels[row].tolist()))
+        for label, row in zip(truth.labels.tolist(), on, strict=True)
+    ]
+
+
+def _with_any(labels: dict[str, int]) -> list[tuple[str, frozenset[int]]]:
+    return [
+        *((name, frozenset((label,))) for name, label in labels.items()),
+        ("any", frozenset(labels.values())),
+    ]
+
+
+# --- intervals --------------------------------------------------------------------------------------
+
+RECALL_POINTS: Floats = np.linspace(0, 1, 101)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+
+def average_precision(matches: ClassMatches, weights: Ints) -> Floats:
+    """Return COCO's AP (area over 101 recall points) for weighted images; all weights 1 is COCO's own.
+
+    Args:
+        matches: of one class at T IoU thresholds.
+        weights: (B, I) how often each image counts, in each of B draws.
+
+    Returns:
+        (B, T); nan in draws without a truth box.
+    """
+    boxes = (weights @ matches.boxes).astype(np.float64)
+    seen = np.cumsum(weights[:, matches.images], axis=1, dtype=np.int64)
+    result = np.full((len(weights), len(matches.hits)), np.nan)
+    for t, hits in enumerate(matches.hits):
+        where = np.flatnonzero(hits)
+        right = np.cumsum(weights[:, matches.images[where]], axis=1, dtype=np.int64)
+        precision = right / np.maximum(seen[:, where], 1)
+        envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        envelope = np.hstack([envelope, np.zeros((len(weights), 1))])  # beyond the last recall
+        for b in np.flatnonzero(boxes):
+            result[b, t] = envelope[b, np.searchsorted(right[b] / boxes[b], RECALL_POINTS)].mean()
+    return result
+
+
+def bootstrap_intervals(
+    truths: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    class_names: Sequence[str] = CLASS_NAMES,
+    *,
+    score_threshold: float,
+    draws: int = 1000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Return 95 % intervals from drawing the images again, with replacement.
+
+    Matching happens once; only the weight of each image differs between draws. Frames of one recording are
+    drawn singly, so that on video the true intervals are wider.
+
+    Args:
+        truths: one per image.
+        detections: one per image.
+        class_names: index 0 is background.
+        score_threshold: of the alarm.
+        draws: how many times.
+        seed: of the drawing.
+
+    Returns:
+        map, map_50, ap/NAME, ap50/NAME as in coco_summary, image_recall and false_alarms_per_1000; without
+        what has no truth.
+    """
+    _check_pairs(truths, detections, class_names)
+    if not truths:
+        return {}
+    weights = np.random.default_rng(seed).multinomial(len(truths), [1 / len(truths)] * len(truths), draws)
+    values = _bootstrap_ap(truths, detections, class_names, weights)
+    alarms = image_alarms(truths, detections, class_names)
+    raised = alarms.scores >= score_threshold
+    for key, group, per in (
+        ("image_recall", alarms.armed, 1),
+        ("false_alarms_per_1000", ~alarms.armed, 1000),
+    ):
+        if group.any():
+            among = (weights @ group).astype(np.float64)
+            values[key] = per * np.divide(
+                weights @ (group & raised), among, where=among > 0, out=among * np.nan
+            )
+    return {key: _interval(value) for key, value in values.items()}
+
+
+def _bootstrap_ap(
+    truths: Sequence[GroundTruth], detections: Sequence[Detections], class_names: Sequence[str], weights: Ints
+) -> dict[str, Floats]:
+    every, values = [], {}
+    for label, name in enumerate(class_names[1:], start=1):
+        matches = match_class(truths, detections, label, COCO_IOUS)
+        if matches.boxes.any():
+            chunks = np.array_split(weights, max(1, weights.size // 250_000))  # keeps memory under 100 MB
+            ap = np.concatenate([average_precision(matches, chunk) for chunk in chunks])
+            every.append(ap)
+            values[f"ap/{name}"], values[f"ap50/{name}"] = ap.mean(axis=1), ap[:, 0]
+    if every:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a draw without any truth box has no mean
+            values["map"] = np.nanmean(np.stack(every).mean(axis=2), axis=0)
+            values["map_50"] = np.nanmean(np.stack(every)[:, :, 0], axis=0)
+    return values
+
+
+def _interval(values: Floats) -> Interval:
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return Interval(float(low), float(high))
+
+
+# --- the report -------------------------------------------------------------------------------------
+
+OFFICIAL_TEST_IMAGES = 857
+# Cell 30 of the original project's notebook: best box per class, 829 to 832 of the 857 test images.
+ORIGINAL_PUBLISHED = {
+    "map": 0.6765, "map_50": 0.9004, "map_75": 0.7826, "map_medium": 0.4914, "map_large": 0.7083,
+    "mar_1": 0.7361, "mar_10": 0.7361, "mar_100": 0.7361,
+}  # fmt: skip
+CURVE_POINTS = 150
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Precision, recall and F1 of one class at one score threshold, from raw counts."""
+
+    score_threshold: float
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """One class: how much of it there is, COCO's numbers, and raw counts at the report's threshold.
+
+    ap, ap50 and ar are None without truth boxes; precision without detections; recall without truth boxes.
+    best is the threshold of best F1 on this split; curve runs from low to high score.
+    """
+
+    name: str
+    boxes: int
+    images: int
+    ap: float | None
+    ap50: float | None
+    ar: float | None
+    right: int
+    detections: int
+    precision: float | None
+    recall: float | None
+    best: ClassThreshold | None
+    curve: tuple[CurvePoint, ...]
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """How well one image went at the report's threshold.
+
+    Attributes:
+        name: file stem.
+        index: place among the images of the report.
+        quality: panoptic quality, sum of IoU over right detections / (right + half of false and missed);
+            1 is perfect, and stands for a negative with nothing detected.
+        problems: sentences; empty when nothing is wrong.
+    """
+
+    name: str
+    index: int
+    quality: float
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per image on a warm detector: decode from file to pixels, detect from pixels to boxes."""
+
+    images: int
+    decode_median_ms: float
+    detect_median_ms: float
+    detect_p95_ms: float
+    machine: str
+
+
+@dataclass(frozen=True)
+class SliceResult:
+    """The same images, changed, at the same threshold."""
+
+    name: str
+    map: float | None
+    map_50: float | None
+    image_recall: float
+    false_alarms_per_1000: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything measured of one model on one split.
+
+    Attributes:
+        title: what the figures are to be called: "official test" or "local test", "local val".
+        split: train, val or test.
+        model: name and version, or folder.
+        images: how many; negatives: without any object.
+        class_names: background first.
+        coco: keys of coco_summary, 100 detections per image and class.
+        original: the same keys on the single best box of each class in each image.
+        original_subset: the same on the images that the original project's loader kept; empty if not asked.
+        published: the original's own figures, where they may be compared with; else empty.
+        intervals: 95 %, by key of coco, and image_recall, false_alarms_per_1000.
+        classes: one per class.
+        operating_point: as chosen, on the split it names; the threshold of all counts in this report.
+        measured: the same threshold on this split.
+        alarm_curve: thresholds 0.00 to 1.00 on this split.
+        confusion: (C, C) counts, row = truth, column = detection, background first.
+        lookalikes: weapon x look-alike.
+        errors: by class of the detection, missed by class of the truth.
+        worst: images that went worst, worst first; best: best first.
+        latency: None if not measured.
+        robustness: changed images, the unchanged first; empty if not measured.
+        data: roots, fingerprint, and whatever else says what was measured.
+        notes: sentences on what these figures cannot tell.
+    """
+
+    title: str
+    split: str
+    model: str
+    created_at: str
+    images: int
+    negatives: int
+    class_names: tuple[str, ...]
+    coco: dict[str, float]
+    original: dict[str, float]
+    original_subset: dict[str, float]
+    published: dict[str, float]
+    intervals: dict[str, Interval]
+    classes: tuple[ClassResult, ...]
+    operating_point: OperatingPoint
+    measured: OperatingPoint
+    alarm_curve: tuple[AlarmPoint, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    lookalikes: tuple[LookalikeCell, ...]
+    errors: tuple[ErrorCounts, ...]
+    worst: tuple[ImageResult, ...]
+    best: tuple[ImageResult, ...]
+    latency: Latency | None = None
+    robustness: tuple[SliceResult, ...] = ()
+    data: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def score_threshold(self) -> float:
+        """The threshold of all counts."""
+        return self.operating_point.score_threshold
+
+
+def build_report(
+    truths: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    class_names: Sequence[str] = CLASS_NAMES,
+    *,
+    names: Sequence[str] | None = None,
+    operating_point: OperatingPoint | None = None,
+    split: str = "val",
+    official: bool = False,
+    model: str = "",
+    data: Mapping[str, str] | None = None,
+    draws: int = 1000,
+    examples: int = 12,
+) -> Report:
+    """Measure everything that can be measured from truths and detections alone.
+
+    Args:
+        truths: one per image.
+        detections: one per image, down to a low score.
+        class_names: index 0 is background.
+        names: file stems, for the best and worst images.
+        operating_point: the model's; by default one is chosen on these very images, and a note says so.
+        split: train, val or test.
+        official: the images are the official test split, all of it; else the title says local.
+        model: name and version, or folder.
+        data: what says which data it was: roots, fingerprint.
+        draws: of the bootstrap.
+        examples: how many worst images, and half as many best.
+
+    Raises:
+        ValueError: no image, or lists of different length, or a label outside class_names.
+    """
+    _check_pairs(truths, detections, class_names)
+    if not truths:
+        raise ValueError(f"expected at least one image in the {split} split, got none")
+    point = operating_point or choose_operating_point(truths, detections, class_names, split=split)
+    found = [one.above(point.score_threshold) for one in detections]
+    diagnoses = [diagnose(truth, one) for truth, one in zip(truths, found, strict=True)]
+    stems = names or [f"image {i}" for i in range(len(truths))]
+    ranked = rank_images(stems, truths, found, diagnoses, class_names)
+    coco = coco_summary(truths, detections, class_names)
+    measured = measure_operating_point(
+        point.score_threshold, truths, detections, class_names, rule=f"chosen on {point.split}", split=split
+    )
+    return Report(
+        title=f"{'official' if official else 'local'} {split}",
+        split=split,
+        model=model,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        images=len(truths),
+        negatives=sum(not len(truth.labels) for truth in truths),
+        class_names=tuple(class_names),
+        coco=coco,
+        original=original_protocol(truths, detections, class_names),
+        original_subset={},
+        published=dict(ORIGINAL_PUBLISHED) if official else {},
+        intervals=bootstrap_intervals(
+            truths, detections, class_names, score_threshold=point.score_threshold, draws=draws
+        ),
+        classes=tuple(
+            _class_result(label, class_names, truths, detections, coco, point.score_threshold)
+            for label in range(1, len(class_names))
+        ),
+        operating_point=point,
+        measured=measured,
+        alarm_curve=alarm_curve(truths, detections, class_names),
+        confusion=tuple(tuple(row) for row in confusion_matrix(truths, found, class_names).tolist()),
+        lookalikes=lookalike_table(truths, found, class_names),
+        errors=error_counts(truths, diagnoses, found, class_names),
+        worst=tuple(one for one in ranked if one.problems)[:examples],
+        best=tuple(one for one in reversed(ranked) if len(truths[one.index].labels))[: examples // 2],
+        data=dict(data or {}),
+        notes=tuple(
+            _notes(coco, point, measured, chosen_here=operating_point is None or point.split == split)
+        ),
+    )
+
+
+def _class_result(
+    label: int, class_names: Sequence[str], truths: Sequence[GroundTruth], detections: Sequence[Detections],
+    coco: Mapping[str, float], score_threshold: float,
+) -> ClassResult:  # fmt: skip
+    name = class_names[label]
+    matches = match_class(truths, detections, label)
+    curve = score_curve([matches])
+    boxes, above = int(matches.boxes.sum()), matches.scores >= score_threshold
+    right, count = int(matches.hits[0][above].sum()), int(above.sum())
+    keep = np.unique(np.linspace(0, len(curve.scores) - 1, CURVE_POINTS).astype(int))[::-1]
+    points = [
+        (curve.scores[i], curve.precision[i], curve.recall[i], curve.f1[i]) for i in keep if len(curve.f1)
+    ]
+    return ClassResult(
+        name=name,
+        boxes=boxes,
+        images=int((matches.boxes > 0).sum()),
+        ap=coco.get(f"ap/{name}"),
+        ap50=coco.get(f"ap50/{name}"),
+        ar=coco.get(f"ar/{name}"),
+        right=right,
+        detections=count,
+        precision=right / count if count else None,
+        recall=right / boxes if boxes else None,
+        best=class_thresholds(truths, detections, class_names).get(name),
+        curve=tuple(CurvePoint(*map(float, point)) for point in points) if boxes else (),
+    )
+
+
+def _notes(
+    coco: Mapping[str, float], point: OperatingPoint, measured: OperatingPoint, *, chosen_here: bool
+) -> Iterator[str]:
+    if chosen_here:
+        yield (
+            "The operating point was chosen on these very images, so its recall and false alarms are "
+            "flattering; on new images expect worse."
+        )
+    if not measured.weapon_free_images:
+        yield "No image here is free of weapons, so false alarms could not be measured."
+    elif measured.weapon_free_images < 100:
+        yield (
+            f"Only {measured.weapon_free_images} images are free of weapons: one false alarm more or less "
+            f"moves the rate by {1000 / measured.weapon_free_images:.0f} per 1,000."
+        )
+    if not measured.weapon_images:
+        yield "No image here shows a weapon, so weapon recall could not be measured."
+    if "map_small" not in coco:
+        yield (
+            "No object here is smaller than 32 x 32 pixels: nothing can be said about small or distant "
+            "weapons."
+        )
+    if point.score_threshold >= 1:
+        yield "The model found nothing right at any score, so no threshold could be chosen."
+
+
+def rank_images(
+    names: Sequence[str],
+    truths: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    diagnoses: Sequence[Diagnosis],
+    class_names: Sequence[str] = CLASS_NAMES,
+) -> list[ImageResult]:
+    """Return the images, worst first: by quality, then by missed weapons and how sure a false weapon was."""
+    weapons = weapon_labels(class_names)
+    keyed = []
+    for i, (truth, found, one) in enumerate(zip(truths, detections, diagnoses, strict=True)):
+        right = np.array([kind == "correct" for kind in one.kinds], bool)
+        total = right.sum() + 0.5 * (~right).sum() + 0.5 * (~one.found).sum()
+        quality = float(one.iou[right].sum() / total) if total else 1.0
+        lost = int(np.isin(truth.labels[~one.found], weapons).sum())
+        false_score = found.take(~right).of(weapons).scores.max(initial=0.0)
+        problems = tuple(_problems(truth, found, one, class_names))
+        keyed.append(((quality, -lost, -float(false_score), i), ImageResult(names[i], i, quality, problems)))
+    return [result for _, result in sorted(keyed, key=lambda pair: pair[0])]
+
+
+def _problems(
+    truth: GroundTruth, found: Detections, one: Diagnosis, class_names: Sequence[str]
+) -> Iterator[str]:
+    for d, kind in enumerate(one.kinds):
+        said = f"{class_names[found.labels[d]]} {found.scores[d]:.2f}"
+        really = class_names[truth.labels[one.truth_of[d]]] if one.truth_of[d] >= 0 else ""
+        if kind == "class":
+            yield f"{said} is a {really}"
+        elif kind == "localisation":
+            yield f"{said} is badly placed (IoU {one.iou[d]:.2f})"
+        elif kind == "duplicate":
+            yield f"{said} is a second box on one {really}"
+        elif kind == "background":
+            yield f"{said} is nothing"
+    for label in truth.labels[one.missed]:
+        yield f"{class_names[label]} missed"
+
+
+def flat_metrics(report: Report) -> dict[str, float]:
+    """Return the report's main figures by MLflow name: split/word; what could not be measured is left out."""
+    point = report.measured
+    values: dict[str, float | None] = {
+        **report.coco,
+        **{
+            f"original_protocol/{key}": value
+            for key, value in report.original.items()
+            if key.startswith("ma")
+        },
+        "alarm/score_threshold": point.score_threshold,
+        "alarm/image_recall": point.image_recall if point.weapon_images else None,
+        "alarm/false_alarms_per_1000": point.false_alarms_per_1000 if point.weapon_free_images else None,
+        "alarm/precision": point.precision,
+        "alarm/recall": point.recall if point.weapon_images else None,
+    }
+    for cell in report.lookalikes:
+        if cell.weapon == cell.lookalike == "any":
+            values["lookalikes_called_weapon"] = cell.called_weapon_share
+            values["weapons_called_lookalike"] = cell.called_lookalike_share
+    if report.latency:
+        values["latency/detect_median_ms"] = report.latency.detect_median_ms
+        values["latency/detect_p95_ms"] = report.latency.detect_p95_ms
+    return {f"{report.split}/{key}": value for key, value in values.items() if value is not None}
