@@ -571,12 +571,10 @@ def _optimize(detector: Detector) -> None:
 def _fold_norms(module: nn.Module) -> None:
     """Fold every norm that directly follows a convolution among module's children into it."""
     children = list(module.named_children())
-    for (conv_name, conv), (norm_name, norm) in itertools.pairwise(children):
+    for (_, conv), (norm_name, norm) in itertools.pairwise(children):
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
-            conv.weight, conv.bias = fuse_conv_bn_weights(
-                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-            )
-            setattr(module, conv_name, conv)
+            statistics: Any = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+            conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
             setattr(module, norm_name, nn.Identity())
     for _, child in module.named_children():
         _fold_norms(child)

@@ -89,7 +89,7 @@ def train_one_epoch(
     batches: Iterable[transforms.Batch],
     *,
     names: Sequence[str],
-    after_step: Callable[[dict[str, float]], bool] = lambda losses: False,
+    after_step: Callable[[dict[str, float]], bool],
 ) -> dict[str, float]:
     """Update the network once per batch and return the mean of each loss over the images seen.
 
@@ -133,7 +133,7 @@ def _losses(
     training: Training, images: list[Tensor], targets: list[transforms.Target], device: torch.device
 ) -> dict[str, Tensor]:
     images = [image.to(device, non_blocking=True) for image in images]
-    on_device = [{key: target[key].to(device) for key in ("boxes", "labels")} for target in targets]  # type: ignore[literal-required]
+    on_device = [{key: target[key].to(device) for key in ("boxes", "labels")} for target in targets]
     with torch.autocast(device.type, torch.bfloat16, enabled=training.bf16):
         losses: dict[str, Tensor] = training.network(images, on_device)
     return losses
@@ -183,7 +183,8 @@ def build_optimizer(
     weight_decay: float = 0.0,
 ) -> Optimizer:
     """Return SGD or AdamW over the parameters that learn; the backbone's body may learn more slowly."""
-    body, rest = [], []
+    body: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for parameter_name, parameter in network.named_parameters():
         if parameter.requires_grad:
             (body if parameter_name.startswith("backbone.body.") else rest).append(parameter)
@@ -290,7 +291,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         raise WrongCheckpoint(f"expected a checkpoint at {path}, found none; leave --resume out to start")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
-    except Exception as error:  # noqa: BLE001  torch raises many kinds for a damaged file
+    except Exception as error:
         raise WrongCheckpoint(f"{path} is no readable checkpoint: {error}") from error
     if not isinstance(state, dict) or "progress" not in state:
         raise WrongCheckpoint(f"{path} is not a checkpoint of train.py but another torch file")

@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import (
     BaseSettings,
     CliApp,
+    CliPositionalArg,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -259,7 +260,7 @@ def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
             name = given[i + 1] if i + 1 < len(given) else None
         elif argument.startswith("--preset="):
             name = argument.partition("=")[2]
-    config_class = TrainConfig
+    config_class: type[TrainConfig] = TrainConfig
     if name:
         path = Path(name) if name.endswith(".toml") else PRESETS / f"{name}.toml"
         if not path.is_file():
@@ -271,6 +272,53 @@ def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
              "__doc__": TrainConfig.__doc__, "__module__": __name__},
         )  # fmt: skip
     return parse_arguments(config_class, given, list_flags=("--data",))
+
+
+class WebSettings(BaseSettings):
+    """What the page needs to know: where the API is, and what it may keep."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    api_url: str = Field("http://127.0.0.1:8000", description="address of the model API, as the page sees it")
+    api_key: str | None = Field(None, description="key for an API with API_KEYS")
+    api_timeout: float = Field(60.0, gt=0, description="longest wait for one photo's answer, seconds")
+    feedback_dir: Path | None = Field(None, description="folder for corrected photos; unset = no feedback")
+    video_max_seconds: float = Field(60.0, gt=0, description="longest video taken, seconds")
+    video_frames_per_second: float = Field(2.0, gt=0, le=10, description="frames looked at per second")
+
+
+class PredictConfig(BaseSettings):
+    """Run photos through the model API and write what it finds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PREDICT_", frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True,
+        cli_kebab_case=True, cli_prog_name="client.py predict", cli_avoid_json=True,
+    )  # fmt: skip
+
+    photos: CliPositionalArg[list[str]] = Field(description="photos, folders of photos, or globs")
+    format: Literal["jsonl", "csv", "coco", "pictures"] = Field("jsonl", description="what to write")
+    output: Path | None = Field(None, description="file, or folder for pictures; standard output if unset")
+    score_threshold: float | None = Field(
+        None, ge=0, le=1, description="lowest score wanted; unset = the model's operating point"
+    )
+    labels: list[str] = Field([], description="class names wanted; unset = all")
+    max_detections: int | None = Field(None, ge=1, description="at most so many per photo")
+    jobs: int = Field(2, ge=1, le=32, description="photos under way at once")
+    api_url: str = Field(
+        "http://127.0.0.1:8000", validation_alias="api_url", description="address of the model API"
+    )
+    api_key: str | None = Field(None, validation_alias="api_key", description="key for an API with API_KEYS")
+    timeout: float = Field(60.0, gt=0, description="longest wait for one photo's answer, seconds")
+
+
+def predict_config(arguments: Sequence[str] | None = None) -> PredictConfig:
+    """Build the predict command's settings, or say in sentences what is wrong and exit 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] != ["predict"] and given[:1] not in (["-h"], ["--help"]):
+        raise SystemExit("error: expected the command predict, as in: python client.py predict photos/")
+    return parse_arguments(
+        PredictConfig, given[1:] if given[:1] == ["predict"] else given, list_flags=("--labels",)
+    )
 
 
 class DemoSettings(BaseSettings):

@@ -13,13 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+import report
 import torch
 import torch.distributed
 from rich.console import Console
@@ -30,9 +31,9 @@ from tqdm import tqdm
 import dataset
 import detector as detectors
 import engine
+import imaging
 import metrics
 import registry
-import report
 import transforms
 from dataset import Sample
 from detections import CLASS_NAMES, Detections
@@ -86,22 +87,22 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
     train_samples, val_samples = read_data(config)
     training, order = build_training(config, process, train_samples, device)
     fingerprint = run_fingerprint(config, train_samples, val_samples)
-    checkpoint = config.output / "checkpoint.pt"
     if config.resume:
-        engine.load_checkpoint(training, checkpoint, fingerprint=fingerprint)
+        engine.load_checkpoint(training, checkpoint_of(config), fingerprint=fingerprint)
     with registry.training_run(
         config.mlflow_tracking_uri, config.experiment, config.run_name, config.model_dump(mode="json"),
         resume_run_id=training.progress.run_id or None, folder=config.output, active=process.rank == 0,
     ) as run:  # fmt: skip
         training.progress.run_id = run.run_id
         log_data(run, train_samples, val_samples)
+        keeper = Keeper(config, training, run, interruption, fingerprint=fingerprint)
         batches = loader(config, train_samples, order)
-        done = fit(config, training, order, batches, val_samples, run, interruption, checkpoint, fingerprint)
-        if process.rank == 0 and done:
-            finish(config, training, train_samples, val_samples, run)
-        elif process.rank == 0:
+        keeper.restart_clock()
+        if not fit(keeper, order, batches, val_samples, [sample.name for sample in train_samples]):
             run.interrupted()
             say(f"stopped after {training.progress.step} steps; go on with the same flags and --resume")
+        elif run.active:
+            finish(config, training, train_samples, val_samples, run)
 
 
 # --- before -----------------------------------------------------------------------------------------
@@ -120,7 +121,7 @@ def prepare_output(config: TrainConfig) -> None:
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise UnusableOutput(f"expected a folder to write to at --output {config.output}: {error}") from error
-    if (config.output / "checkpoint.pt").exists() and not config.resume:
+    if checkpoint_of(config).exists() and not config.resume:
         raise UnusableOutput(
             f"{config.output} holds an unfinished training. Go on with --resume, choose another "
             "--output, or delete the folder."
@@ -209,7 +210,7 @@ def build_training(
 def bf16_pays(device: torch.device) -> bool:
     """Return whether device multiplies bfloat16 faster than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return device.type == "cpu" and detectors.has_fast_bf16()
 
 
@@ -251,7 +252,7 @@ def network_overrides(config: TrainConfig) -> dict[str, object]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def set_training_budgets(network: torch.nn.Module, config: TrainConfig) -> None:
+def set_training_budgets(network: Any, config: TrainConfig) -> None:
     """Set how many anchors and proposals the losses look at; detection has budgets of its own."""
     network.rpn.fg_bg_sampler.batch_size_per_image = config.rpn_batch
     network.rpn._pre_nms_top_n["training"] = config.train_proposals
@@ -259,9 +260,9 @@ def set_training_budgets(network: torch.nn.Module, config: TrainConfig) -> None:
     network.roi_heads.fg_bg_sampler.batch_size_per_image = config.roi_batch
 
 
-def loader(config: TrainConfig, samples: Sequence[Sample], order: transforms.EpochOrder) -> DataLoader:
+def loader(config: TrainConfig, samples: Sequence[Sample], order: transforms.EpochOrder) -> DataLoader[Any]:
     """Return the batches of the training split, read and augmented by config.workers processes."""
-    cache: list[transforms.imaging.Image] = []
+    cache: list[imaging.Image] = []
     if config.cache_size:
         bar = tqdm(samples, desc="read images", unit="image", mininterval=2.0)
         cache = [transforms.load_image(sample, config.cache_size) for sample in bar]
@@ -314,31 +315,24 @@ def split_summary(samples: Sequence[Sample]) -> dict[str, object]:
 
 
 def fit(
-    config: TrainConfig, training: Training, order: transforms.EpochOrder, batches: DataLoader,
-    val_samples: Sequence[Sample], run: registry.TrainingRun, interruption: Interruption,
-    checkpoint: Path, fingerprint: str,
+    keeper: Keeper, order: transforms.EpochOrder, batches: DataLoader[Any], val_samples: Sequence[Sample],
+    names: Sequence[str],
 ) -> bool:  # fmt: skip
     """Train to the end; return False if somebody asked for a stop before it."""
-    progress, names = training.progress, [sample.name for sample in batches.dataset.samples]
-    keep = Keeper(config, training, run, checkpoint, fingerprint, len(order))
+    config, training = keeper.config, keeper.training
+    progress = training.progress
     while not over(config, progress):
         order.epoch, order.first_batch = progress.epoch, progress.batch
-        with keep.bar() as bar:
-            means = engine.train_one_epoch(
-                training, batches, names=names,
-                after_step=lambda losses, bar=bar: keep.after_step(losses, bar) or interruption.asked,
-            )  # fmt: skip
-        if interruption.asked:
-            keep.save()
+        with keeper.bar(len(order)):
+            means = engine.train_one_epoch(training, batches, names=names, after_step=keeper.after_step)
+        if keeper.interrupted:
+            keeper.save()
             return False
-        run.log_metrics({f"train/epoch_{name}": value for name, value in means.items()}, progress.step)
-        last = over(config, progress)
-        if progress.epoch % config.eval_epochs == 0 or last:
-            validate(config, training, val_samples, run)
-            keep.restart_clock()
-        keep.save()
-        if last:
-            break
+        keeper.run.log_metrics({f"train/epoch_{name}": value for name, value in means.items()}, progress.step)
+        if progress.epoch % config.eval_epochs == 0 or over(config, progress):
+            validate(config, training, val_samples, keeper.run)
+            keeper.restart_clock()
+        keeper.save()
     return True
 
 
@@ -350,56 +344,80 @@ def over(config: TrainConfig, progress: Progress) -> bool:
 
 
 class Keeper:
-    """What happens after every step: the clock, the bar, the live curves and the checkpoint."""
+    """What happens after every step: the clock, the bar, the live curves, the checkpoint, a wish to stop.
+
+    Attributes:
+        interrupted: somebody asked for a stop.
+    """
 
     def __init__(
-        self, config: TrainConfig, training: Training, run: registry.TrainingRun, checkpoint: Path,
-        fingerprint: str, steps_per_epoch: int,
+        self, config: TrainConfig, training: Training, run: registry.TrainingRun, interruption: Interruption,
+        *, fingerprint: str,
     ) -> None:  # fmt: skip
         """Start the clock."""
         self.config, self.training, self.run = config, training, run
-        self.checkpoint, self.fingerprint, self.steps = checkpoint, fingerprint, steps_per_epoch
-        self.rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        self.interruption, self.fingerprint = interruption, fingerprint
+        self.interrupted = False
         self.now = self.saved = time.monotonic()
 
-    def bar(self) -> tqdm:
-        """Return a progress bar over the epoch under way."""
+    def bar(self, steps: int) -> tqdm[Any]:
+        """Return a progress bar over the epoch under way, of that many steps."""
         progress = self.training.progress
-        return tqdm(
-            total=self.steps, initial=progress.batch, unit="step", disable=self.rank > 0, mininterval=2.0,
+        self._bar = tqdm(
+            total=steps, initial=progress.batch, unit="step", disable=not self.run.active, mininterval=2.0,
             desc=f"epoch {progress.epoch + 1}/{self.config.epochs}",
         )  # fmt: skip
+        return self._bar
 
-    def after_step(self, losses: dict[str, float], bar: tqdm) -> bool:
-        """Move clock and bar on, log now and then; return whether the time budget is used up."""
+    def after_step(self, losses: dict[str, float]) -> bool:
+        """Move clock and bar on, log now and then; return whether to stop in the middle of the epoch."""
         progress, config = self.training.progress, self.config
-        now = time.monotonic()
-        step_seconds, self.now = now - self.now, now
-        progress.seconds += step_seconds
-        total, rate = sum(losses.values()), config.batch_size / step_seconds
-        lr = self.training.optimizer.param_groups[-1]["lr"]
-        bar.set_postfix(loss=f"{total:.3f}", lr=f"{lr:.1e}", images_s=f"{rate:.1f}", refresh=False)
-        bar.update()
+        seconds = self.restart_clock()
+        self.interrupted, progress.seconds = agree(self.interruption.asked, progress.seconds)
+        live = {
+            "train/loss": sum(losses.values()),
+            "train/lr": self.training.optimizer.param_groups[-1]["lr"],
+            "train/images_per_s": config.batch_size / seconds,
+        }
+        self._bar.set_postfix(
+            loss=f"{live['train/loss']:.3f}", lr=f"{live['train/lr']:.1e}",
+            images_s=f"{live['train/images_per_s']:.1f}", refresh=False,
+        )  # fmt: skip
+        self._bar.update()
         if progress.step % 20 == 0:
-            live = {f"train/{name}": value for name, value in losses.items()}
-            self.run.log_metrics(
-                {**live, "train/loss": total, "train/lr": lr, "train/images_per_s": rate}, progress.step
-            )
-        if now - self.saved > 60 * config.checkpoint_minutes:
+            parts = {f"train/{name}": value for name, value in losses.items()}
+            self.run.log_metrics({**parts, **live}, progress.step)
+        if self.now - self.saved > 60 * config.checkpoint_minutes:
             self.save()
-        return config.minutes is not None and progress.seconds >= 60 * config.minutes
+        return self.interrupted or (config.minutes is not None and progress.seconds >= 60 * config.minutes)
 
-    def restart_clock(self) -> None:
-        """Count the time since the last step as spent (an evaluation)."""
-        now = time.monotonic()
-        self.training.progress.seconds += now - self.now
-        self.now = now
+    def restart_clock(self) -> float:
+        """Count the time since the last call as spent, and return it in seconds."""
+        last, self.now = self.now, time.monotonic()
+        self.training.progress.seconds += self.now - last
+        return self.now - last
 
     def save(self) -> None:
         """Write the checkpoint, from one process."""
-        if self.rank == 0:
-            engine.save_checkpoint(self.training, self.checkpoint, fingerprint=self.fingerprint)
+        if self.run.active:
+            engine.save_checkpoint(self.training, checkpoint_of(self.config), fingerprint=self.fingerprint)
         self.saved = time.monotonic()
+
+
+def checkpoint_of(config: TrainConfig) -> Path:
+    """Return where the checkpoint of this training is."""
+    return config.output / "checkpoint.pt"
+
+
+def agree(stop: bool, seconds: float) -> tuple[bool, float]:
+    """Return the largest of both over all processes: they must stop, and set the rate, alike."""
+    if not torch.distributed.is_initialized():
+        return stop, seconds
+    shared = torch.tensor([float(stop), seconds], dtype=torch.float64)
+    if torch.distributed.get_backend() == "nccl":
+        shared = shared.cuda()
+    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+    return bool(shared[0]), float(shared[1])
 
 
 def validate(
@@ -453,7 +471,7 @@ def finish(
             tracking_uri=config.mlflow_tracking_uri,
             run_id=run.run_id,
         )
-    (config.output / "checkpoint.pt").unlink(missing_ok=True)
+    checkpoint_of(config).unlink(missing_ok=True)
     where = f"version {version.version} of {version.name}" if version else str(config.output / "best")
     point = card.operating_point
     print(

@@ -199,7 +199,7 @@ def _boxes(sample: Sample, image: imaging.Image) -> tv_tensors.BoundingBoxes:
     height, width = image.shape[:2]
     scale = np.array([width / sample.size_wh[0], height / sample.size_wh[1]] * 2, np.float32)
     boxes = torch.from_numpy(sample.boxes * scale).reshape(-1, 4)
-    return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))  # type: ignore[call-arg]
+    return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
 
 
 def collate(items: Sequence[tuple[Tensor, Target]]) -> Batch:
