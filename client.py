@@ -1,0 +1,427 @@
+"""Typed client of the model API, and a command that runs photos through it.
+
+    python client.py predict photos/                                  # JSON lines, one per photo
+    python client.py predict 'shop/*.jpg' --format csv --output found.csv
+    python client.py predict photos/ --format coco --output found.json
+    python client.py predict photos/ --format pictures --output drawn/
+    python client.py predict --help
+
+ServiceError                the API did not answer as hoped; str() says what to do
+  ServiceUnreachable        nothing listens there, or the connection broke
+  ServiceTooSlow            no answer within the time allowed
+  ServiceNotReady     503   the model is still loading, or could not be loaded
+  ServiceBusy         503   the queue is full, also after retries
+  PhotoTooLarge       413
+  RequestRefused      4xx   anything else the API will not do
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import numpy as np
+import requests
+from pydantic import BaseModel, ValidationError
+from requests.adapters import HTTPAdapter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from urllib3.util.retry import Retry
+
+import imaging
+from schemas import Detection, ImageResult, ModelInfo, PredictResponse, Problem
+from settings import PredictConfig, predict_config
+from texts import class_name
+
+CONNECT_TIMEOUT_S = 3.0
+RETRY_STATUS = 503
+PHOTO_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".heic",
+    ".heif",
+    ".avif",
+)
+CSV_COLUMNS = ("file", "alarm", "label", "dangerous", "score", "x1", "y1", "x2", "y2", "error")
+
+Answer = TypeVar("Answer", bound=BaseModel)
+Found = tuple[Path, ImageResult]
+
+
+class ServiceError(Exception):
+    """The API did not answer as hoped. problem is what it said, where it said something."""
+
+    def __init__(self, message: str, problem: Problem | None = None):
+        super().__init__(message)
+        self.problem = problem
+
+
+class ServiceUnreachable(ServiceError):
+    """Nothing listens at the address, or the connection broke."""
+
+
+class ServiceTooSlow(ServiceError):
+    """No answer came within the time allowed."""
+
+
+class ServiceNotReady(ServiceError):
+    """The model is still loading, or could not be loaded."""
+
+
+class ServiceBusy(ServiceError):
+    """The queue was full at every attempt."""
+
+
+class PhotoTooLarge(ServiceError):
+    """The file or the picture in it is larger than the API accepts."""
+
+
+class RequestRefused(ServiceError):
+    """The API understood the request and will not do it."""
+
+
+class Client:
+    """Asks the model API; safe to share between threads.
+
+    Args:
+        api_url: address of the API, such as http://127.0.0.1:8000.
+        api_key: sent as X-API-Key where the API wants one.
+        read_timeout_s: longest wait for one answer, seconds.
+        retries: further attempts at a busy API; each waits as long as the API asks, or 0.5, 1, 2 ... s.
+    """
+
+    def __init__(
+        self, api_url: str, *, api_key: str | None = None, read_timeout_s: float = 60.0, retries: int = 4
+    ) -> None:
+        self.api_url = api_url.rstrip("/")
+        self._timeout = (CONNECT_TIMEOUT_S, read_timeout_s)
+        retry = Retry(
+            total=retries, connect=0, read=0, redirect=0, status=retries, status_forcelist=[RETRY_STATUS],
+            allowed_methods=None, backoff_factor=0.5, backoff_max=8, retry_after_max=30,
+            raise_on_status=False,
+        )  # fmt: skip
+        self._session = requests.Session()
+        self._session.trust_env = False  # a proxy for the internet must not see, or break, a call next door
+        self._session.headers["User-Agent"] = "weapon-detector-client"
+        if api_key:
+            self._session.headers["X-API-Key"] = api_key
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=16))
+        self._impatient = requests.Session()
+        self._impatient.trust_env = False
+        self._impatient.headers.update(self._session.headers)
+
+    def predict(
+        self,
+        photos: Sequence[tuple[str, bytes]],
+        *,
+        score_threshold: float | None = None,
+        labels: Sequence[str] = (),
+        nms_iou: float | None = None,
+        max_detections: int | None = None,
+        probabilities: bool = False,
+    ) -> PredictResponse:
+        """Return what is found in photos, one result per photo in their order.
+
+        Args:
+            photos: (file name, encoded picture) pairs.
+            score_threshold: lowest score wanted, in [0, 1]; None is the model's operating point.
+            labels: class names wanted; none means all.
+            nms_iou: IoU above which the lower of two boxes of a class goes, in (0, 1].
+            max_detections: at most so many per photo.
+            probabilities: ask for each box's probability of every class.
+
+        Raises:
+            ServiceError: one of its kinds; a single bad photo is no error but that photo's result.
+        """
+        query: dict[str, Any] = {
+            "score_threshold": score_threshold,
+            "labels": list(labels) or None,
+            "nms_iou": nms_iou,
+            "max_detections": max_detections,
+            "probabilities": "true" if probabilities else None,
+        }
+        files = [("file", (name, photo, "application/octet-stream")) for name, photo in photos]
+        return self._ask("POST", "/predict", PredictResponse, params=query, files=files)
+
+    def model(self) -> ModelInfo:
+        """Return which model is served and what was measured of it; does not wait for a busy API."""
+        return self._ask("GET", "/model", ModelInfo, patient=False)
+
+    def _ask(
+        self, method: str, path: str, answer: type[Answer], *, patient: bool = True, **kwargs: Any
+    ) -> Answer:
+        session = self._session if patient else self._impatient
+        url = self.api_url + path
+        try:
+            response = session.request(method, url, timeout=self._timeout, allow_redirects=False, **kwargs)
+        except requests.exceptions.ReadTimeout as error:
+            raise ServiceTooSlow(
+                f"the API at {self.api_url} did not answer within {self._timeout[1]:g} seconds; "
+                "try again, or with a smaller photo"
+            ) from error
+        except requests.exceptions.RequestException as error:
+            raise ServiceUnreachable(
+                f"expected the model API at {self.api_url}, could not talk to it; is it running there?"
+            ) from error
+        if response.status_code != requests.codes.ok:
+            raise _refusal(response, self.api_url)
+        try:
+            return answer.model_validate_json(response.content)
+        except ValidationError as error:
+            raise ServiceError(
+                f"the answer of {url} is not one of this version's model API; check the address, and that "
+                "page and API are of one version"
+            ) from error
+
+
+def _refusal(response: requests.Response, api_url: str) -> ServiceError:
+    """Turn an answer other than 200 into the error that says it."""
+    try:
+        problem = Problem.model_validate_json(response.content)
+    except ValidationError:
+        return ServiceError(
+            f"expected the model API at {api_url}, got an answer {response.status_code} without an "
+            "explanation; check the address"
+        )
+    if response.status_code == RETRY_STATUS:
+        kind: type[ServiceError] = ServiceNotReady if "ready" in problem.type else ServiceBusy
+    elif response.status_code == requests.codes.request_entity_too_large:
+        kind = PhotoTooLarge
+    else:
+        kind = RequestRefused if response.status_code < requests.codes.server_error else ServiceError
+    return kind(f"{problem.title}: {problem.detail}", problem)
+
+
+# --- the predict command ----------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the predict command; return 0, or 1 if a photo failed, or 2 if nothing could be done."""
+    config = predict_config(arguments)
+    console = Console(stderr=True)
+    try:
+        photos = find_photos(config.photos)
+        client = Client(config.api_url, api_key=config.api_key, read_timeout_s=config.timeout)
+        info = client.model()
+        results = _with_progress(_predict_each(client, photos, config), len(photos), console)
+        with _open_output(config.output, config.format) as output:
+            failed = WRITERS[config.format](results, info, output)
+    except (ServiceError, FileNotFoundError, OutputError) as error:
+        console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        return 2
+    for result in failed:
+        detail = result.error.detail if result.error else ""
+        console.print(f"failed: {result.file}: {detail}", highlight=False, markup=False, soft_wrap=True)
+    return 1 if failed else 0
+
+
+class OutputError(ValueError):
+    """The results cannot be written where they were asked for."""
+
+
+def find_photos(patterns: Sequence[str]) -> list[Path]:
+    """Return the photos that patterns name: files, folders (searched throughout) and globs; each once.
+
+    Raises:
+        FileNotFoundError: a pattern names nothing.
+    """
+    photos: dict[Path, None] = {}
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file())
+        elif path.is_file():
+            found = [path]
+        else:
+            names = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+            found = sorted(Path(name) for name in names if Path(name).is_file())
+        if not found:
+            raise FileNotFoundError(
+                f"expected a photo, a folder with photos or a glob, {pattern!r} names no photo"
+            )
+        photos |= dict.fromkeys(found)
+    return list(photos)
+
+
+def _predict_each(
+    client: Client, photos: Sequence[Path], config: PredictConfig
+) -> Iterator[tuple[Path, ImageResult]]:
+    """Yield each photo's result in order, keeping config.jobs requests under way."""
+
+    def predict(path: Path) -> ImageResult:
+        try:
+            photo = path.read_bytes()
+        except OSError as error:
+            return _failure(path, ServiceError(f"cannot be read: {error.strerror or error}"))
+        try:
+            answer = client.predict(
+                [(path.name, photo)],
+                score_threshold=config.score_threshold,
+                labels=config.labels,
+                max_detections=config.max_detections,
+            )
+        except (PhotoTooLarge, ServiceTooSlow, ServiceBusy, RequestRefused) as error:
+            return _failure(path, error)
+        return answer.results[0].model_copy(update={"file": str(path)})
+
+    with ThreadPoolExecutor(config.jobs) as pool:
+        try:
+            yield from zip(photos, pool.map(predict, photos), strict=True)
+        except ServiceError:
+            pool.shutdown(wait=True, cancel_futures=True)  # the API is gone: the rest would fail alike
+            raise
+
+
+def _failure(path: Path, error: ServiceError) -> ImageResult:
+    problem = error.problem or Problem(type="about:blank", title="No answer", status=0, detail=str(error))
+    return ImageResult(file=str(path), error=problem)
+
+
+def _with_progress(results: Iterator[Found], count: int, console: Console) -> Iterator[Found]:
+    columns = (TextColumn("photos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield from progress.track(results, total=count)
+
+
+@contextmanager
+def _open_output(output: Path | None, output_format: str) -> Iterator[IO[str] | Path]:
+    """Open where the results go: a folder for pictures, else a file, or standard output without a name."""
+    try:
+        if output_format == "pictures":
+            if output is None:
+                raise OutputError("annotated pictures need a folder: add --output FOLDER")
+            output.mkdir(parents=True, exist_ok=True)
+            yield output
+        elif output is None:
+            yield sys.stdout
+        else:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            with output.open("w", encoding="utf-8", newline="") as stream:
+                yield stream
+    except OSError as error:
+        raise OutputError(f"cannot write to {output}: {error.strerror or error}") from error
+
+
+# Each writer writes every result as it comes and returns those that failed.
+
+
+def write_jsonl(results: Iterable[Found], info: ModelInfo, output: IO[str]) -> list[ImageResult]:
+    """Write one JSON object per line, shaped as the API's result for one file, plus the model's name."""
+    failed = []
+    for _, result in results:
+        line = {"model": info.model.model_dump(), **result.model_dump(exclude_none=True)}
+        output.write(json.dumps(line, ensure_ascii=False) + "\n")
+        failed += [result] if result.error else []
+    return failed
+
+
+def write_csv(results: Iterable[Found], _: ModelInfo, output: IO[str]) -> list[ImageResult]:
+    """Write one row per detection, and one row without a label for a photo without any."""
+    failed = []
+    table = csv.DictWriter(output, CSV_COLUMNS)
+    table.writeheader()
+    for _path, result in results:
+        table.writerows(csv_rows(result))
+        failed += [result] if result.error else []
+    return failed
+
+
+def csv_rows(result: ImageResult) -> list[dict[str, Any]]:
+    """Return one row of CSV_COLUMNS per detection; a photo without any has one row all the same."""
+    if result.error:
+        return [{"file": result.file, "error": result.error.detail}]
+    photo = {"file": result.file, "alarm": result.alarm}
+    return [
+        {**photo, "label": d.label, "dangerous": d.dangerous, "score": d.score, **d.box.model_dump()}
+        for d in result.detections or ()
+    ] or [photo]
+
+
+def write_coco(results: Iterable[Found], info: ModelInfo, output: IO[str]) -> list[ImageResult]:
+    """Write one COCO object: images, categories, and annotations with a score; failed photos are left out."""
+    names = info.card.class_names[1:]
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    failed = []
+    for _, result in results:
+        if result.error or result.image_size is None:
+            failed.append(result)
+            continue
+        image_id = len(images) + 1
+        images.append({"id": image_id, "file_name": result.file, **result.image_size.model_dump()})
+        for detection in result.detections or ():
+            annotation = {"id": len(annotations) + 1, "image_id": image_id, **_coco_box(detection, names)}
+            annotations.append(annotation)
+    categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
+    json.dump(
+        {"info": info.model.model_dump(), "images": images, "categories": categories,
+         "annotations": annotations},
+        output, ensure_ascii=False, indent=1,
+    )  # fmt: skip
+    output.write("\n")
+    return failed
+
+
+def _coco_box(detection: Detection, names: Sequence[str]) -> dict[str, Any]:
+    box = detection.box
+    width, height = box.x2 - box.x1, box.y2 - box.y1
+    return {
+        "category_id": names.index(detection.label) + 1,
+        "bbox": [box.x1, box.y1, width, height],
+        "area": width * height,
+        "iscrowd": 0,
+        "score": detection.score,
+    }
+
+
+def write_pictures(results: Iterable[Found], _: ModelInfo, output: Path) -> list[ImageResult]:
+    """Write each photo with its boxes as a JPEG file into the folder output."""
+    failed = []
+    for path, result in results:
+        if result.error:
+            failed.append(result)
+            continue
+        drawn = draw_detections(imaging.decode_image(path.read_bytes()), result.detections or ())
+        _free_name(output, path.stem).write_bytes(imaging.encode_image(drawn))
+    return failed
+
+
+def _free_name(folder: Path, stem: str) -> Path:
+    """Return a path that is not there yet: photos of several folders may share a name."""
+    candidates = (folder / f"{stem}{suffix}.jpg" for suffix in ("", *(f"-{i}" for i in range(2, 100_000))))
+    return next(path for path in candidates if not path.exists())
+
+
+def draw_detections(
+    image: imaging.Image, detections: Sequence[Detection], language: str = "en"
+) -> imaging.Image:
+    """Draw detections on a copy of image, each captioned with its name and how sure the model is."""
+    boxes = np.array([list(d.box.model_dump().values()) for d in detections], np.float32).reshape(-1, 4)
+    captions = [f"{class_name(d.label, language)} {d.score:.0%}" for d in detections]
+    return imaging.draw_boxes(image, boxes, captions, [d.dangerous for d in detections])
+
+
+WRITERS: dict[str, Callable[[Iterable[Found], ModelInfo, Any], list[ImageResult]]] = {
+    "jsonl": write_jsonl,
+    "csv": write_csv,
+    "coco": write_coco,
+    "pictures": write_pictures,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
