@@ -26,6 +26,7 @@ import numpy as np
 
 from detections import WEAPONS, Detections
 from imaging import Image
+from registry import RegisteredVersion
 from schemas import ModelCard, ModelName
 
 log = logging.getLogger("mlapi.serving")
@@ -68,13 +69,13 @@ def granted_cores(root: Path = Path("/")) -> int:
         root: where proc and sys are; for tests.
     """
     mask = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(mask, math.floor(_cgroup_quota(root))))
+    return max(1, math.floor(min(mask, _cgroup_quota(root))))
 
 
 def _cgroup_quota(root: Path) -> float:
     quotas = [math.inf]
     for folder in _cgroup_folders(root):
-        limit, period = (_read(folder / "cpu.max").split() + ["", ""])[:2]
+        limit, period = [*_read(folder / "cpu.max").split(), "", ""][:2]
         if not limit:
             limit, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
         if limit.isdecimal() and period.isdecimal() and int(period) > 0:
@@ -199,6 +200,8 @@ class AnyDetector(Protocol):
 
 
 LoadDetector = Callable[[Path], AnyDetector]
+FindVersion = Callable[[str, str | None, str | None], RegisteredVersion]
+DownloadVersion = Callable[[RegisteredVersion, Path], Path]
 
 
 @dataclass(frozen=True)
@@ -235,19 +238,8 @@ class FolderSource:
     def load(self, identity: str) -> ServedModel:
         """Load the folder."""
         detector = self._load_detector(self._folder)
-        return ServedModel(detector, ModelName(name=self._name), identity, detector.card.run_id)
-
-
-class RegisteredVersion(Protocol):
-    """What serving needs of registry.RegisteredVersion."""
-
-    @property
-    def version(self) -> str:
-        """The version's number."""
-
-    @property
-    def run_id(self) -> str:
-        """The run that made it."""
+        name = ModelName(name=self._name, version=None, alias=None)
+        return ServedModel(detector, name, identity, detector.card.run_id)
 
 
 class RegistrySource:
@@ -268,8 +260,8 @@ class RegistrySource:
         version: str | None,
         alias: str | None,
         *,
-        find_version: Callable[[str, str | None, str | None], RegisteredVersion],
-        download_version: Callable[[RegisteredVersion, Path], Path],
+        find_version: FindVersion,
+        download_version: DownloadVersion,
         load_detector: LoadDetector,
     ) -> None:
         self._name, self._version = name, version
@@ -304,7 +296,10 @@ class ModelHost:
     """
 
     def __init__(
-        self, source: ModelSource, run: Callable[[Callable[[], None]], asyncio.Future[Ran[None]]], every_seconds: float
+        self,
+        source: ModelSource,
+        run: Callable[[Callable[[], None]], asyncio.Future[Ran[None]]],
+        every_seconds: float,
     ) -> None:
         self._source, self._run, self._every_seconds = source, run, every_seconds
         self._served: ServedModel | None = None
