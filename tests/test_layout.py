@@ -1,0 +1,88 @@
+"""The import graph in README.md is the real one."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# module -> project modules it may import
+ALLOWED = {
+    # leaves
+    "detections": set(),
+    "schemas": set(),
+    "settings": set(),
+    "texts": set(),
+    "gate": {"schemas"},
+    "imaging": {"detections"},
+    "metrics": {"detections", "schemas"},
+    "report": {"dataset", "detections", "imaging", "metrics", "schemas"},
+    "dataset": {"detections", "imaging", "settings"},
+    "transforms": {"dataset", "imaging"},
+    # middle
+    "detector": {"detections", "imaging", "schemas"},
+    "registry": {"detections", "schemas", "settings", "tracker"},
+    "pyfunc_model": {"detector", "imaging"},
+    "engine": {"dataset", "detections", "detector", "transforms"},
+    "serving": {"detections", "detector", "imaging", "registry", "schemas", "settings"},
+    "client": {"imaging", "schemas", "settings"},
+    "tracker": set(),
+    # programs
+    "train": {
+        "dataset", "detections", "detector", "engine", "imaging", "metrics", "registry", "report",
+        "schemas", "settings", "transforms",
+    },
+    "evaluate": {
+        "dataset", "detections", "detector", "engine", "imaging", "metrics", "registry", "report",
+        "schemas", "settings", "transforms",
+    },
+    "mlapi": {"detections", "gate", "imaging", "registry", "schemas", "serving", "settings"},
+    "web": {"client", "detections", "imaging", "schemas", "settings", "texts", "video"},
+    "demo": {"settings"},
+}  # fmt: skip
+PROGRAMS = {"train", "evaluate", "mlapi", "web", "demo", "pyfunc_model"}
+HEAVY = {"torch", "torchvision", "detecto", "mlflow"}
+ONLY_IMPORTERS = {
+    "detecto": {"detector"},
+    "mlflow": {"registry", "tracker", "pyfunc_model"},
+    "streamlit": {"web"},
+    "fastapi": {"mlapi"},
+}
+
+
+def imports(module: str) -> set[str]:
+    tree = ast.parse((ROOT / f"{module}.py").read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    return {name.split(".")[0] for name in names}
+
+
+def reachable(module: str) -> set[str]:
+    direct = imports(module)
+    return direct.union(*(reachable(name) for name in direct & ALLOWED.keys()))
+
+
+def test_every_module_is_listed():
+    assert {path.stem for path in ROOT.glob("*.py")} == ALLOWED.keys()
+
+
+@pytest.mark.parametrize("module", sorted(ALLOWED))
+def test_imports_only_what_it_may(module):
+    assert imports(module) & ALLOWED.keys() <= ALLOWED[module]
+
+
+@pytest.mark.parametrize("module", sorted(ALLOWED))
+def test_programs_are_never_imported(module):
+    assert not imports(module) & PROGRAMS
+
+
+@pytest.mark.parametrize("module", ["web", "client"])
+def test_page_and_client_need_no_deep_learning_library(module):
+    assert not reachable(module) & HEAVY
+
+
+@pytest.mark.parametrize("library", sorted(ONLY_IMPORTERS))
+def test_each_library_has_one_door(library):
+    importers = {module for module in ALLOWED if library in imports(module)}
+    assert importers <= ONLY_IMPORTERS[library]
