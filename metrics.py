@@ -799,6 +799,23 @@ class ClassResult:
 
 
 @dataclass(frozen=True)
+class ExampleBox:
+    """One box to draw.
+
+    Attributes:
+        label: class name.
+        box: xyxy pixels of the upright image.
+        score: of a detection; None for a truth box.
+        kind: of a detection; for a truth box "correct" if it was found, else None.
+    """
+
+    label: str
+    box: tuple[float, float, float, float]
+    score: float | None = None
+    kind: ErrorKind | None = None
+
+
+@dataclass(frozen=True)
 class ImageResult:
     """How well one image went at the report's threshold.
 
@@ -808,12 +825,16 @@ class ImageResult:
         quality: panoptic quality, sum of IoU over right detections / (right + half of false and missed);
             1 is perfect, and stands for a negative with nothing detected.
         problems: sentences; empty when nothing is wrong.
+        truth: the boxes of the truth.
+        found: the detections, best score first.
     """
 
     name: str
     index: int
     quality: float
     problems: tuple[str, ...]
+    truth: tuple[ExampleBox, ...]
+    found: tuple[ExampleBox, ...]
 
 
 @dataclass(frozen=True)
@@ -1044,13 +1065,38 @@ def rank_images(
     keyed = []
     for i, (truth, found, one) in enumerate(zip(truths, detections, diagnoses, strict=True)):
         right = np.array([kind == "correct" for kind in one.kinds], bool)
-        total = right.sum() + 0.5 * (~right).sum() + 0.5 * (~one.found).sum()
-        quality = float(one.iou[right].sum() / total) if total else 1.0
         lost = int(np.isin(truth.labels[~one.found], weapons).sum())
-        false_score = found.take(~right).of(weapons).scores.max(initial=0.0)
-        problems = tuple(_problems(truth, found, one, class_names))
-        keyed.append(((quality, -lost, -float(false_score), i), ImageResult(names[i], i, quality, problems)))
+        false_score = float(found.take(~right).of(weapons).scores.max(initial=0.0))
+        result = _image_result(names[i], i, truth, found, one, class_names)
+        keyed.append(((result.quality, -lost, -false_score, i), result))
     return [result for _, result in sorted(keyed, key=lambda pair: pair[0])]
+
+
+def _image_result(
+    name: str, index: int, truth: GroundTruth, found: Detections, one: Diagnosis, class_names: Sequence[str]
+) -> ImageResult:
+    right = np.array([kind == "correct" for kind in one.kinds], bool)
+    total = right.sum() + 0.5 * (~right).sum() + 0.5 * (~one.found).sum()
+    called = [class_names[label] for label in found.labels]
+    return ImageResult(
+        name=name,
+        index=index,
+        quality=float(one.iou[right].sum() / total) if total else 1.0,
+        problems=tuple(_problems(truth, found, one, class_names)),
+        truth=tuple(
+            ExampleBox(class_names[label], _corners(box), kind="correct" if right else None)
+            for box, label, right in zip(truth.boxes, truth.labels, one.found, strict=True)
+        ),
+        found=tuple(
+            ExampleBox(label, _corners(box), float(score), kind)
+            for label, box, score, kind in zip(called, found.boxes, found.scores, one.kinds, strict=True)
+        ),
+    )
+
+
+def _corners(box: NDArray[np.float32]) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = (round(float(value), 1) for value in box)
+    return x1, y1, x2, y2
 
 
 def _problems(
