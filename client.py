@@ -13,6 +13,7 @@ ServiceError                the API did not answer as hoped; str() says what to 
   ServiceBusy         503   the queue is full, also after retries
   PhotoTooLarge       413
   RequestRefused      4xx   anything else the API will not do
+  UnexpectedAnswer          what answered is not this version's model API
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ Found = tuple[Path, ImageResult]
 class ServiceError(Exception):
     """The API did not answer as hoped. problem is what it said, where it said something."""
 
-    def __init__(self, message: str, problem: Problem | None = None):
+    def __init__(self, message: str = "", problem: Problem | None = None):
         super().__init__(message)
         self.problem = problem
 
@@ -91,6 +92,10 @@ class PhotoTooLarge(ServiceError):
 
 class RequestRefused(ServiceError):
     """The API understood the request and will not do it."""
+
+
+class UnexpectedAnswer(ServiceError):
+    """What answered is not this version's model API."""
 
 
 class Client:
@@ -182,7 +187,7 @@ class Client:
         try:
             return answer.model_validate_json(response.content)
         except ValidationError as error:
-            raise ServiceError(
+            raise UnexpectedAnswer(
                 f"the answer of {url} is not one of this version's model API; check the address, and that "
                 "page and API are of one version"
             ) from error
@@ -193,7 +198,7 @@ def _refusal(response: requests.Response, api_url: str) -> ServiceError:
     try:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
-        return ServiceError(
+        return UnexpectedAnswer(
             f"expected the model API at {api_url}, got an answer {response.status_code} without an "
             "explanation; check the address"
         )

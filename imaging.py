@@ -10,20 +10,43 @@ ImageError          400
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, ImageDraw, ImageFont, UnidentifiedImageError, features
 from PIL import Image as PillowImage
+
+try:  # iPhones write HEIC; the library for it is optional
+    import pillow_heif
+except ImportError:
+    HAS_HEIF = False
+else:
+    pillow_heif.register_heif_opener()
+    HAS_HEIF = True
 
 Image = NDArray[np.uint8]  # (H, W, 3) RGB, upright
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"),
+    *(("AVIF",) if features.check("avif") else ()),
+    *(("HEIF",) if HAS_HEIF else ()),
+)
 MAX_PIXELS = 40_000_000  # a 40-megapixel photo decodes to 120 MB; phones make 12 to 50
+MAX_JPEG_SCANS = 100  # a progressive JPEG has about 10; thousands make a small file take minutes
+
+# What Pillow's readers let through when a file is damaged, or made to do harm.
+PILLOW_ERRORS = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
+    *(AssertionError, EOFError, MemoryError, RuntimeError, struct.error, zlib.error),
+)
+# Ours is the limit on sizes. Pillow's own, a warning first and an error at twice that, only comes on top.
+warnings.filterwarnings("ignore", category=PillowImage.DecompressionBombWarning)
 
 
 class ImageError(ValueError):
@@ -60,30 +83,23 @@ def read_header(source: Path | bytes) -> ImageHeader:
 
     Raises:
         NotAnImage: the file is no image of a known format; the pixels themselves are not looked at.
+        ImageTooLarge: the picture is too large for Pillow.
         OSError: the file cannot be read.
     """
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
-    with stream, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nothing is decoded, so no size is too large here
-        try:
-            picture = PillowImage.open(stream, formats=FORMATS)
-            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-        except (UnidentifiedImageError, SyntaxError, ValueError) as error:
-            raise NotAnImage(f"expected a picture ({', '.join(FORMATS)}), got something else") from error
-    width, height = picture.size
-    if orientation not in range(1, 9):
-        orientation = 1
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    picture = _open(content)
+    orientation, (width, height) = _orientation(picture), picture.size
     return ImageHeader((height, width) if orientation >= 5 else (width, height), orientation)
 
 
 def decode_image(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
     """Decode an image file into an upright RGB image.
 
-    The EXIF orientation is applied; alpha is composited on white; grey and palette images become RGB;
-    of an animation the first frame is taken.
+    The EXIF orientation is applied; alpha is composited on white; grey, palette and CMYK images become
+    RGB; more than 8 bits are scaled to 8; of an animation the first frame is taken.
 
     Args:
-        image_bytes: the file's content: JPEG, PNG, WebP, BMP, TIFF or GIF.
+        image_bytes: the file's content, in one of FORMATS.
         max_pixels: width x height allowed, checked before any pixel is decoded.
 
     Returns:
@@ -93,28 +109,83 @@ def decode_image(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
         NotAnImage: the bytes are none of these formats, or are cut short.
         ImageTooLarge: the picture has more than max_pixels pixels.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own size warning: ours is the limit below
-            picture = PillowImage.open(io.BytesIO(image_bytes), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise NotAnImage(f"expected a picture ({', '.join(FORMATS)}), got something else") from error
+    picture = _open(image_bytes)
     width, height = picture.size
     if width * height > max_pixels:
-        raise ImageTooLarge(f"expected at most {max_pixels} pixels, got {width} x {height}")
+        raise ImageTooLarge(f"expected at most {max_pixels:,} pixels, got {width} x {height}")
+    # A marker cannot occur inside JPEG's own data, and each scan goes over the whole picture.
+    if picture.format == "JPEG" and image_bytes.count(b"\xff\xda") > MAX_JPEG_SCANS:
+        raise NotAnImage(f"expected a JPEG of at most {MAX_JPEG_SCANS} scans, got more")
     try:
         picture.load()
-    except (OSError, SyntaxError, ValueError) as error:
+        upright = _transpose(_to_rgb(picture), _orientation(picture))
+    except PillowImage.DecompressionBombError as error:
+        raise ImageTooLarge(f"the picture unpacks to too many pixels: {error}") from error
+    except PILLOW_ERRORS as error:
         raise NotAnImage(f"the picture is damaged or cut short: {error}") from error
-    return np.asarray(_to_rgb(ImageOps.exif_transpose(picture)))
+    return np.asarray(upright)
+
+
+def _open(image_bytes: bytes) -> PillowImage.Image:
+    """Read a picture's header."""
+    if not image_bytes:
+        raise NotAnImage("expected a picture, got an empty file")
+    try:
+        return PillowImage.open(io.BytesIO(image_bytes), formats=FORMATS)
+    except PillowImage.DecompressionBombError as error:
+        raise ImageTooLarge(f"the picture has far too many pixels: {error}") from error
+    except UnidentifiedImageError as error:
+        if image_bytes[4:8] == b"ftyp" and image_bytes[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"avif"):
+            raise NotAnImage("HEIC and AVIF pictures cannot be read here; save it as JPEG") from error
+        raise NotAnImage(f"expected a picture ({', '.join(FORMATS)}), got something else") from error
+    except PILLOW_ERRORS as error:
+        raise NotAnImage(f"the picture's header is damaged: {error}") from error
+
+
+def _orientation(picture: PillowImage.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 where it is absent, unreadable or nonsense."""
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except PILLOW_ERRORS:  # odd EXIF or XMP is common, and no reason to refuse the picture
+        return 1
+    return int(orientation) if orientation in TRANSPOSES else 1
+
+
+TRANSPOSES = {  # EXIF 2.32, 4.6.4.A: what makes a picture of that orientation upright
+    1: None,
+    2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
+    3: PillowImage.Transpose.ROTATE_180,
+    4: PillowImage.Transpose.FLIP_TOP_BOTTOM,
+    5: PillowImage.Transpose.TRANSPOSE,
+    6: PillowImage.Transpose.ROTATE_270,
+    7: PillowImage.Transpose.TRANSVERSE,
+    8: PillowImage.Transpose.ROTATE_90,
+}
+
+
+def _transpose(picture: PillowImage.Image, orientation: int) -> PillowImage.Image:
+    method = TRANSPOSES[orientation]
+    return picture if method is None else picture.transpose(method)
 
 
 def _to_rgb(picture: PillowImage.Image) -> PillowImage.Image:
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
+        return PillowImage.fromarray(_to_8_bits(np.asarray(picture))).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         white = PillowImage.new("RGBA", picture.size, (255, 255, 255, 255))
         return PillowImage.alpha_composite(white, picture).convert("RGB")
     return picture.convert("RGB")
+
+
+def _to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Scale grey values of more than 8 bits: Pillow's own conversion would cut everything above 255.
+
+    Whole numbers are taken as 16 bits, floats as [0, 1]; values beyond that are scaled by the largest.
+    """
+    full = 65535.0 if np.issubdtype(values.dtype, np.integer) else 1.0
+    finite = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=full, neginf=0.0).clip(min=0)
+    return (finite / max(full, float(finite.max(initial=0))) * 255).round().astype(np.uint8)
 
 
 def to_chw(image: Image) -> NDArray[np.float32]:
@@ -124,7 +195,8 @@ def to_chw(image: Image) -> NDArray[np.float32]:
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"want an (H, W, 3) uint8 RGB image, got {image.shape} {image.dtype}")
-    return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
+    # One pass and one array: a 40-megapixel picture is 480 MB as float32.
+    return np.divide(image.transpose(2, 0, 1), np.float32(255), dtype=np.float32, order="C")
 
 
 # --- boxes -> picture -------------------------------------------------------------------------------
@@ -280,3 +352,15 @@ def crop_boxes(image: Image, boxes: NDArray[np.float32]) -> list[Image]:
         left, top = min(left, width - 1), min(top, height - 1)
         crops.append(image[top : max(bottom, top + 1), left : max(right, left + 1)])
     return crops
+
+
+def shrink(image: Image, longer_side: int) -> Image:
+    """Return image made smaller so that its longer side has at most longer_side pixels."""
+    height, width = image.shape[:2]
+    if max(height, width) <= longer_side:
+        return image
+    factor = longer_side / max(height, width)
+    size_wh = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return np.asarray(
+        PillowImage.fromarray(image).resize(size_wh, PillowImage.Resampling.LANCZOS, reducing_gap=3)
+    )

@@ -1,0 +1,230 @@
+"""What the parts of the page share: the language, the model behind it, and this person's own answers.
+
+Everything a person puts in stays in that person's Streamlit session, in memory. Nothing of it goes into
+st.cache_data or st.cache_resource: those are shared between people.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Generic, TypeVar
+
+import streamlit as st
+
+import imaging
+from client import (
+    Client,
+    PhotoTooLarge,
+    RequestRefused,
+    ServiceBusy,
+    ServiceError,
+    ServiceNotReady,
+    ServiceTooSlow,
+    ServiceUnreachable,
+    UnexpectedAnswer,
+)
+from schemas import Detection, ImageResult, ModelInfo, Problem
+from settings import WebSettings
+from texts import class_name, text
+
+MODEL_REFRESH_S = 10.0  # a newly promoted model is noticed within this time
+ANSWERS_KEPT = 500
+PICTURES_KEPT = 24  # decoded, at most SHOWN_SIDE pixels: some 5 MB each
+SHOWN_SIDE = 1600
+DEFAULT_THRESHOLD = 0.5  # only for a model without a measured operating point
+OUTAGES = (ServiceUnreachable, ServiceNotReady)
+
+# The API's problem types (their last part) and the sentence that says each to a person.
+PROBLEM_TEXTS = {
+    "not-an-image": "error_not_an_image",
+    "bad-image": "error_not_an_image",
+    "image-too-large": "error_too_many_pixels",
+    "queue-full": "error_busy",
+    "not-ready": "error_not_ready",
+    "deadline-exceeded": "error_slow",
+    "upload-timeout": "error_slow",
+    "unauthorized": "error_key",
+}
+ERROR_TEXTS: dict[type[ServiceError], str] = {
+    ServiceUnreachable: "error_unreachable",
+    ServiceNotReady: "error_not_ready",
+    ServiceBusy: "error_busy",
+    ServiceTooSlow: "error_slow",
+    UnexpectedAnswer: "error_version",
+}
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+class Recent(OrderedDict[Key, Value], Generic[Key, Value]):
+    """A dict that forgets what was used longest ago once it holds more than capacity."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+
+    def __getitem__(self, key: Key) -> Value:
+        self.move_to_end(key)
+        return super().__getitem__(key)
+
+    def __setitem__(self, key: Key, value: Value) -> None:
+        super().__setitem__(key, value)
+        while len(self) > self.capacity:
+            self.popitem(last=False)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A file a person put in, as its bytes."""
+
+    name: str
+    content: bytes = field(repr=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """Return what tells this photo from others."""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a photo has no answer, as a sentence for its card. waiting: it is tried again by itself."""
+
+    sentence: str
+    waiting: bool = False
+
+
+@dataclass
+class Page:
+    """One run of the page for one person.
+
+    Attributes:
+        info: the model served, as last heard; None until the API has answered once.
+        outage: why the API cannot be asked at the moment, if so.
+    """
+
+    language: str
+    settings: WebSettings
+    client: Client
+    info: ModelInfo | None = None
+    outage: ServiceError | None = None
+
+    def text(self, key: str, **values: object) -> str:
+        """Return one of the page's texts in this person's language."""
+        return text(self.language, key, **values)
+
+    def class_name(self, label: str) -> str:
+        """Return a class's name in this person's language."""
+        return class_name(label, self.language)
+
+    @property
+    def lowest_threshold(self) -> float:
+        """Return the score below which the model says nothing: what the API is asked for, once."""
+        return self.info.card.network.box_score_thresh if self.info else 0.05
+
+    @property
+    def default_threshold(self) -> float:
+        """Return the operating point's threshold, in whole hundredths as the slider has them."""
+        point = self.info.card.operating_point if self.info else None
+        return round(point.score_threshold, 2) if point else DEFAULT_THRESHOLD
+
+    def hear_of_model(self) -> None:
+        """Ask which model is served, at most every MODEL_REFRESH_S, and note an outage."""
+        state = st.session_state
+        self.info = state.get("info")
+        if self.info and time.monotonic() - state["info_at"] < MODEL_REFRESH_S:
+            return
+        try:
+            self.info = state["info"] = self.client.model()
+            state["info_at"] = time.monotonic()
+        except ServiceError as error:
+            self.note(error)
+
+    def note(self, error: ServiceError) -> None:
+        """Remember that the API cannot be asked, for the rest of this run, and to ask it again next time."""
+        self.outage = error
+        st.session_state["info_at"] = -MODEL_REFRESH_S
+
+    def answer(self, photo: Photo) -> ImageResult | Failure:
+        """Return every detection in photo: as asked before of this model, else by asking the API now."""
+        answers: Recent[tuple[str, str], ImageResult] = st.session_state.setdefault(
+            "answers", Recent(ANSWERS_KEPT)
+        )
+        key = (photo.digest, self._model_key())
+        if key in answers:
+            return answers[key].model_copy(update={"file": photo.name})
+        if self.outage or self.info is None:
+            return Failure(self.sentence(self.outage or ServiceUnreachable()), waiting=True)
+        try:
+            response = self.client.predict(
+                [(photo.name, photo.content)], score_threshold=self.lowest_threshold
+            )
+        except OUTAGES as error:
+            self.note(error)
+            return Failure(self.sentence(error), waiting=True)
+        except ServiceError as error:
+            return Failure(self.sentence(error, photo))
+        result = response.results[0]
+        if result.error:
+            return Failure(self._problem_sentence(result.error))
+        answers[key] = result
+        return result.model_copy(update={"file": photo.name})
+
+    def _model_key(self) -> str:
+        """Return what changes when another model is served: answers of the old one no longer hold."""
+        return f"{self.info.model.model_dump_json()} {self.info.loaded_at}" if self.info else ""
+
+    def sentence(self, error: ServiceError, photo: Photo | None = None) -> str:
+        """Return what to tell a person about an error, in plain words."""
+        if error.problem and error.problem.type.rsplit("/", 1)[-1].rsplit(":", 1)[-1] in PROBLEM_TEXTS:
+            return self._problem_sentence(error.problem)
+        if isinstance(error, PhotoTooLarge) and photo:
+            return self.text("error_file_too_large", size=f"{len(photo.content) / 1e6:.0f}")
+        if isinstance(error, RequestRefused) and error.problem and error.problem.status in (401, 403):
+            return self.text("error_key")
+        if type(error) in ERROR_TEXTS:
+            return self.text(ERROR_TEXTS[type(error)])
+        return self.text("error_other", detail=str(error))
+
+    def _problem_sentence(self, problem: Problem) -> str:
+        name = problem.type.rsplit("/", 1)[-1].rsplit(":", 1)[-1]
+        return self.text(PROBLEM_TEXTS.get(name, "error_other"), detail=problem.detail)
+
+    def shown(self, photo: Photo) -> imaging.Image:
+        """Return photo decoded, its longer side at most SHOWN_SIDE pixels.
+
+        Raises:
+            imaging.ImageError: the page's image library cannot read it.
+        """
+        pictures: Recent[str, imaging.Image] = st.session_state.setdefault("pictures", Recent(PICTURES_KEPT))
+        if photo.digest not in pictures:
+            pictures[photo.digest] = imaging.shrink(imaging.decode_image(photo.content), SHOWN_SIDE)
+        return pictures[photo.digest]
+
+    def named(self, detection: Detection) -> str:
+        """Return a detection in words: "pistol (91 % sure)"."""
+        name = self.class_name(detection.label)
+        return self.text("answer_sure", name=name, score=self.percent(detection.score))
+
+    def percent(self, fraction: float) -> str:
+        """Return a fraction in whole percent, never rounded up to certainty."""
+        return f"{min(99, round(fraction * 100)) if fraction < 1 else 100}\N{NO-BREAK SPACE}%"
+
+
+def weapons(detections: Sequence[Detection], score_threshold: float) -> list[Detection]:
+    """Return the dangerous ones at or above the threshold."""
+    return [d for d in detections if d.dangerous and d.score >= score_threshold]
+
+
+def strongest(detections: Sequence[Detection]) -> list[Detection]:
+    """Return the best detection of each label, best first."""
+    best: dict[str, Detection] = {}
+    for detection in sorted(detections, key=lambda d: -d.score):
+        best.setdefault(detection.label, detection)
+    return list(best.values())
