@@ -961,6 +961,7 @@ def build_report(
     stems = names or [f"image {i}" for i in range(len(truths))]
     ranked = rank_images(stems, truths, found, diagnoses, class_names)
     coco = coco_summary(truths, detections, class_names)
+    thresholds = class_thresholds(truths, detections, class_names)
     measured = measure_operating_point(
         point.score_threshold, truths, detections, class_names, rule=f"chosen on {point.split}", split=split
     )
@@ -980,7 +981,7 @@ def build_report(
             truths, detections, class_names, score_threshold=point.score_threshold, draws=draws
         ),
         classes=tuple(
-            _class_result(label, class_names, truths, detections, coco, point.score_threshold)
+            _class_result(label, class_names, truths, detections, coco, thresholds, point.score_threshold)
             for label in range(1, len(class_names))
         ),
         operating_point=point,
@@ -1000,7 +1001,7 @@ def build_report(
 
 def _class_result(
     label: int, class_names: Sequence[str], truths: Sequence[GroundTruth], detections: Sequence[Detections],
-    coco: Mapping[str, float], score_threshold: float,
+    coco: Mapping[str, float], thresholds: Mapping[str, ClassThreshold], score_threshold: float,
 ) -> ClassResult:  # fmt: skip
     name = class_names[label]
     matches = match_class(truths, detections, label)
@@ -1022,7 +1023,7 @@ def _class_result(
         detections=count,
         precision=right / count if count else None,
         recall=right / boxes if boxes else None,
-        best=class_thresholds(truths, detections, class_names).get(name),
+        best=thresholds.get(name),
         curve=tuple(CurvePoint(*map(float, point)) for point in points) if boxes else (),
     )
 

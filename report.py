@@ -27,7 +27,7 @@ COLORS = {
     "billete": "#009E73", "monedero": "#0072B2", "smartphone": "#56B4E9", "tarjeta": "#E69F00",
 }  # fmt: skip
 GREY = "#5b6470"
-EXAMPLE_PX = 640  # longer side of an example picture, before captions are drawn
+EXAMPLE_PX = 480  # longer side of an example picture, before captions are drawn
 TEMPLATE = Path(__file__).with_name("report_template.html")
 _ADAPTER = TypeAdapter(Report)
 
@@ -144,8 +144,7 @@ def _alarm_figure(report: Report) -> Figure:
     if point.weapon_free_images:
         left.plot(thresholds, false, "--", color=COLORS["monedero"], label="weapon-free images that do")
     left.axvline(chosen, color=GREY, linewidth=1)
-    left.annotate(f" {chosen:.2f}", (chosen, 1.02), color=GREY, fontsize=9, ha="left", va="bottom")
-    left.set(xlabel="score threshold", xlim=(0, 1.02), ylim=(-0.02, 1.09))
+    left.set(xlabel=f"score threshold (line: {chosen:.3f})", xlim=(0, 1.02), ylim=(-0.02, 1.05))
     left.legend(frameon=False, fontsize=9)
     _percent(left, "y")
     right = _axes(figure, 1, 2, 2, "Recall against false alarms")
@@ -292,13 +291,13 @@ COCO_ROWS = (
     ("map_50", "mAP at IoU 0.50"),
     ("map_75", "mAP at IoU 0.75"),
     ("map_small", "mAP, boxes under 32 x 32 px"),
-    ("map_medium", "mAP, up to 96 x 96 px"),
+    ("map_medium", "mAP, boxes up to 96 x 96 px"),
     ("map_large", "mAP, larger boxes"),
     ("mar_1", "mean recall, 1 box per class and image"),
     ("mar_10", "mean recall, 10 boxes"),
     ("mar_100", "mean recall, 100 boxes"),
     ("mar_small", "mean recall, boxes under 32 x 32 px"),
-    ("mar_medium", "mean recall, up to 96 x 96 px"),
+    ("mar_medium", "mean recall, boxes up to 96 x 96 px"),
     ("mar_large", "mean recall, larger boxes"),
 )
 
@@ -312,7 +311,12 @@ def render_page(report: Report, plots: dict[str, bytes], examples: dict[str, byt
         examples: of draw_examples; empty for none.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": percent, "figure": figure, "english": title_of}
+    environment.filters |= {
+        "percent": percent,
+        "figure": figure,
+        "english": title_of,
+        "in_english": in_english,
+    }
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
         plots={Path(name).stem: _data_url(content, "png") for name, content in plots.items()},
@@ -343,6 +347,11 @@ def lookalike_rows(cells: Sequence[LookalikeCell]) -> list[tuple[str, list[Looka
     """Return the cells by look-alike, "any" last, each row in the order of the weapons."""
     names = [name for name in (*LOOKALIKES, "any") if any(cell.lookalike == name for cell in cells)]
     return [(name, [cell for cell in cells if cell.lookalike == name]) for name in names]
+
+
+def in_english(sentence: str) -> str:
+    """Return a sentence with the English names of the classes in it."""
+    return " ".join(title_of(word) for word in sentence.split(" "))
 
 
 def percent(value: float | None, digits: int = 1) -> str:
