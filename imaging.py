@@ -45,8 +45,8 @@ PILLOW_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
     *(AssertionError, EOFError, MemoryError, RuntimeError, struct.error, zlib.error),
 )
-# Ours is the limit on sizes. Pillow's own, a warning first and an error at twice that, only comes on top.
-warnings.filterwarnings("ignore", category=PillowImage.DecompressionBombWarning)
+# Pillow warns of odd metadata and of sizes below its own limit; whoever sent the picture never sees that.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageError(ValueError):
@@ -114,7 +114,7 @@ def decode_image(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
     if width * height > max_pixels:
         raise ImageTooLarge(f"expected at most {max_pixels:,} pixels, got {width} x {height}")
     # A marker cannot occur inside JPEG's own data, and each scan goes over the whole picture.
-    if picture.format == "JPEG" and image_bytes.count(b"\xff\xda") > MAX_JPEG_SCANS:
+    if picture.format in ("JPEG", "MPO") and image_bytes.count(b"\xff\xda") > MAX_JPEG_SCANS:
         raise NotAnImage(f"expected a JPEG of at most {MAX_JPEG_SCANS} scans, got more")
     try:
         picture.load()
