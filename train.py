@@ -20,7 +20,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import report
 import torch
 import torch.distributed
 from rich.console import Console
@@ -34,9 +33,11 @@ import engine
 import imaging
 import metrics
 import registry
+import report
+import tracker
 import transforms
 from dataset import Sample
-from detections import CLASS_NAMES, Detections
+from detections import CLASS_NAMES
 from detector import Detector
 from engine import Progress, Training
 from schemas import ModelCard, NetworkConfig
@@ -65,7 +66,7 @@ def main() -> None:
     config = train_config()
     process = TorchrunSettings()
     known = (
-        dataset.DatasetError, detectors.DetectorError, registry.RegistryError,
+        dataset.DatasetError, detectors.DetectorError, tracker.RegistryError,
         engine.WrongCheckpoint, engine.NonFiniteLoss, UnusableOutput,
     )  # fmt: skip
     try:
@@ -83,13 +84,13 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
     device = set_up_machine(config, process)
     prepare_output(config)
     if process.rank == 0:
-        registry.check_tracker(config.mlflow_tracking_uri)  # now, not after the last epoch
+        tracker.check_tracker(config.mlflow_tracking_uri)  # now, not after the last epoch
     train_samples, val_samples = read_data(config)
     training, order = build_training(config, process, train_samples, device)
     fingerprint = run_fingerprint(config, train_samples, val_samples)
     if config.resume:
         engine.load_checkpoint(training, checkpoint_of(config), fingerprint=fingerprint)
-    with registry.training_run(
+    with tracker.training_run(
         config.mlflow_tracking_uri, config.experiment, config.run_name, config.model_dump(mode="json"),
         resume_run_id=training.progress.run_id or None, folder=config.output, active=process.rank == 0,
     ) as run:  # fmt: skip
@@ -100,7 +101,8 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
         keeper.restart_clock()
         if not fit(keeper, order, batches, val_samples, [sample.name for sample in train_samples]):
             run.interrupted()
-            say(f"stopped after {training.progress.step} steps; go on with the same flags and --resume")
+            if run.active:
+                say(f"stopped after {training.progress.step} steps; go on with the same flags and --resume")
         elif run.active:
             finish(config, training, train_samples, val_samples, run)
 
@@ -292,7 +294,7 @@ def run_fingerprint(config: TrainConfig, *splits: Sequence[Sample]) -> str:
 
 
 def log_data(
-    run: registry.TrainingRun, train_samples: Sequence[Sample], val_samples: Sequence[Sample]
+    run: tracker.TrainingRun, train_samples: Sequence[Sample], val_samples: Sequence[Sample]
 ) -> None:
     """Log which images were trained and validated on, and how many boxes of what."""
     for split, samples in (("train", train_samples), ("val", val_samples)):
@@ -351,7 +353,7 @@ class Keeper:
     """
 
     def __init__(
-        self, config: TrainConfig, training: Training, run: registry.TrainingRun, interruption: Interruption,
+        self, config: TrainConfig, training: Training, run: tracker.TrainingRun, interruption: Interruption,
         *, fingerprint: str,
     ) -> None:  # fmt: skip
         """Start the clock."""
@@ -421,7 +423,7 @@ def agree(stop: bool, seconds: float) -> tuple[bool, float]:
 
 
 def validate(
-    config: TrainConfig, training: Training, samples: Sequence[Sample], run: registry.TrainingRun
+    config: TrainConfig, training: Training, samples: Sequence[Sample], run: tracker.TrainingRun
 ) -> None:
     """Score the averaged weights on the validation split and keep them if they are the best so far."""
     progress = training.progress
@@ -449,70 +451,67 @@ def validate(
 
 def finish(
     config: TrainConfig, training: Training, train_samples: Sequence[Sample], val_samples: Sequence[Sample],
-    run: registry.TrainingRun,
+    run: tracker.TrainingRun,
 ) -> None:  # fmt: skip
     """Choose the operating point on the validation split, write report and model, register it."""
-    best = detectors.load_folder(config.output / "best", device=training.detector.device.type, optimize=False)
+    folder = config.output / "best"
+    best = detectors.load_folder(folder, device=training.detector.device.type, optimize=False)
     found = engine.evaluate(best, val_samples, description="choose the operating point")
-    card = describe(config, best.card, found, train_samples, val_samples, run.run_id)
-    best.card = card
-    best.save_folder(config.output / "best", half=config.half)
-    results = metrics.build_report(
-        [sample.truth for sample in val_samples], found, CLASS_NAMES,
-        names=[sample.name for sample in val_samples], operating_point=card.operating_point, split="val",
-    )  # fmt: skip
-    report.write_report(results, config.output / "report", samples=val_samples)
-    run.log_artifacts(config.output / "report", "report")
-    version = None
-    if config.register_model:
-        version = registry.log_and_register(
-            config.output / "best",
-            name=config.model_name,
-            tracking_uri=config.mlflow_tracking_uri,
-            run_id=run.run_id,
-        )
-    checkpoint_of(config).unlink(missing_ok=True)
-    where = f"version {version.version} of {version.name}" if version else str(config.output / "best")
-    point = card.operating_point
-    print(
-        f"{where}: val map {card.metrics['val/map']:.4f}, map_50 {card.metrics['val/map_50']:.4f}; at score "
-        f"{point.score_threshold:.2f} weapon recall {point.image_recall:.3f} with "
-        f"{point.false_alarms_per_1000:.0f} false alarms per 1,000 weapon-free images (validation split)"
-    )
-
-
-def describe(
-    config: TrainConfig, card: ModelCard, found: Sequence[Detections], train_samples: Sequence[Sample],
-    val_samples: Sequence[Sample], run_id: str,
-) -> ModelCard:  # fmt: skip
-    """Return card with what was measured on the validation split and where the model comes from."""
     truths = [sample.truth for sample in val_samples]
-    scores = metrics.coco_summary(truths, found, CLASS_NAMES)
     point = metrics.choose_operating_point(
         truths, found, CLASS_NAMES, split="val", max_false_alarms_per_1000=config.max_false_alarms
     )
-    original = metrics.original_protocol(truths, found, CLASS_NAMES)
-    return card.model_copy(
+    results = metrics.build_report(
+        truths, found, CLASS_NAMES, names=[sample.name for sample in val_samples], operating_point=point,
+        split="val", model=config.run_name or config.output.name,
+    )  # fmt: skip
+    report.write_report(results, config.output / "report", samples=val_samples)
+    run.log_artifacts(config.output / "report", "report")
+    numbers = metrics.flat_metrics(results)
+    run.log_metrics(
+        {name.replace("val/", "best/val/"): value for name, value in numbers.items()}, training.progress.step
+    )
+    best.card = best.card.model_copy(
         update={
             "operating_point": point,
             "class_thresholds": metrics.class_thresholds(truths, found, CLASS_NAMES),
             "alarm_curve": metrics.alarm_curve(truths, found, CLASS_NAMES),
-            "metrics": {
-                **{f"val/{name}": value for name, value in scores.items()},
-                **{f"val/original_protocol/{name}": original[name] for name in ("map", "map_50")},
-            },
-            "data_fingerprint": dataset.fingerprint([*train_samples, *val_samples]),
-            "data": {
-                "roots": [str(root) for root in config.data],
-                "train": split_summary(train_samples),
-                "val": split_summary(val_samples),
-            },
-            "library_versions": registry.library_versions(),
-            "git_commit": registry.git_commit(),
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "run_id": run_id,
+            "metrics": numbers,
+            **provenance(config, train_samples, val_samples, run.run_id),
         }
     )
+    best.save_folder(folder, half=config.half)
+    where = str(folder)
+    if config.register_model:
+        where = str(
+            registry.log_and_register(
+                folder, name=config.model_name, tracking_uri=config.mlflow_tracking_uri, run_id=run.run_id
+            )
+        )
+    checkpoint_of(config).unlink(missing_ok=True)
+    print(
+        f"{where}: val map {numbers['val/map']:.4f}, map_50 {numbers['val/map_50']:.4f}; at score "
+        f"{point.score_threshold:.2f} weapon image recall {point.image_recall:.3f} with "
+        f"{point.false_alarms_per_1000:.0f} false alarms per 1,000 weapon-free images (validation split)"
+    )
+
+
+def provenance(
+    config: TrainConfig, train_samples: Sequence[Sample], val_samples: Sequence[Sample], run_id: str
+) -> dict[str, object]:
+    """Return the fields of the model card that say where a model comes from."""
+    return {
+        "data_fingerprint": dataset.fingerprint([*train_samples, *val_samples]),
+        "data": {
+            "roots": [dataset.find_root(root).parent.name for root in config.data],
+            "train": split_summary(train_samples),
+            "val": split_summary(val_samples),
+        },
+        "library_versions": tracker.library_versions(),
+        "git_commit": tracker.git_commit(),
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "run_id": run_id,
+    }
 
 
 def say(sentence: str) -> None:

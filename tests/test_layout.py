@@ -31,11 +31,11 @@ ALLOWED = {
     # programs
     "train": {
         "dataset", "detections", "detector", "engine", "imaging", "metrics", "registry", "report",
-        "schemas", "settings", "transforms",
+        "schemas", "settings", "tracker", "transforms",
     },
     "evaluate": {
         "dataset", "detections", "detector", "engine", "imaging", "metrics", "registry", "report",
-        "schemas", "settings", "transforms",
+        "schemas", "settings", "tracker", "transforms",
     },
     "mlapi": {"detections", "gate", "imaging", "registry", "schemas", "serving", "settings"},
     "web": {"client", "detections", "imaging", "schemas", "settings", "texts", "video"},
