@@ -54,6 +54,10 @@ format: $(DEV_DONE) ## rewrite the code in the project's layout
 lint: $(DEV_DONE) ## ruff, hadolint, and the schemas of compose and Kubernetes files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile.api Dockerfile.tracker Dockerfile.web
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec *.compose.yaml deploy/gpu.*.compose.yaml
+	sed 's/!reset//' deploy/scale.compose.yaml | $(BIN)/check-jsonschema --builtin-schema vendor.compose-spec -
+	$(BIN)/kubernetes-validate --strict --quiet --no-warn deploy/kubernetes/*.yaml
 
 types: $(DEV_DONE) ## mypy, strict
 	$(BIN)/mypy
