@@ -1,0 +1,155 @@
+"""Augmentation, sampling and batches."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+import transforms
+from dataset import Sample
+from transforms import EpochOrder, LargeScaleJitter, QuarterTurn, TrainingImages, augmentation, repeat_factors
+
+RED = np.array([255, 0, 0], np.uint8)
+
+
+def sample(boxes=((40, 30, 80, 60),), labels=(1,), size_wh=(120, 90)) -> Sample:
+    return Sample(
+        image_path=Path("a.png"), size_wh=size_wh,
+        boxes=np.array(boxes, np.float32).reshape(-1, 4), labels=np.array(labels, np.int64),
+        recording="a", root=Path(),
+    )  # fmt: skip
+
+
+def red_box_image(box=(40, 30, 80, 60), size_wh=(120, 90)) -> np.ndarray:
+    image = np.full((size_wh[1], size_wh[0], 3), 40, np.uint8)
+    image[box[1] : box[3], box[0] : box[2]] = RED
+    return image
+
+
+def pair(image: np.ndarray, one: Sample):
+    pixels = tv_tensors.Image(torch.from_numpy(image.copy()).permute(2, 0, 1))
+    return pixels, {"boxes": transforms._boxes(one, image), "labels": torch.from_numpy(one.labels)}
+
+
+@pytest.mark.parametrize(
+    "twice",
+    [v2.RandomHorizontalFlip(1), v2.RandomVerticalFlip(1), v2.Compose([QuarterTurn(), QuarterTurn()])],
+)
+def test_flipping_or_half_turning_twice_is_the_identity(twice):
+    image, target = pair(red_box_image(), sample())
+    again, moved = twice(*twice(image, target))
+    assert torch.equal(again, image)
+    torch.testing.assert_close(
+        moved["boxes"].as_subclass(torch.Tensor), target["boxes"].as_subclass(torch.Tensor)
+    )
+
+
+@pytest.mark.parametrize("name", ["flip", "original", "large_scale_jitter"])
+@pytest.mark.parametrize("seed", range(12))
+def test_boxes_stay_on_their_object(name, seed):
+    """The red rectangle's own extent after augmentation is its box, within blur and rounding."""
+    torch.manual_seed(seed)
+    image, target = augmentation(name, size=96)(*pair(red_box_image(), sample()))
+    # grey-scale and colour changes keep the object apart from its dull surroundings by brightness
+    brightness = image.float().amax(0)
+    bright = brightness > (brightness.max() + brightness.median()) / 2
+    if len(target["boxes"]) == 0:  # jittered out of the picture
+        assert name == "large_scale_jitter"
+        return
+    ys, xs = torch.where(bright)
+    seen = torch.tensor([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).float()
+    assert (seen - target["boxes"][0].as_subclass(torch.Tensor)).abs().max() <= 6
+
+
+def test_an_object_cut_off_by_the_crop_loses_its_box():
+    jitter = LargeScaleJitter(32, 1.6, 1.6, aspect=1.0, keep=0.25)
+    kept = []
+    for seed in range(60):
+        torch.manual_seed(seed)
+        image, target = jitter(
+            *pair(red_box_image((0, 0, 10, 10), (120, 120)), sample([(0, 0, 10, 10)], size_wh=(120, 120)))
+        )
+        assert image.shape == (3, 32, 32)
+        share = (image[0] > 200).float().sum() / (10 * 10 * (1.6 * 32 / 120) ** 2)
+        kept.append(len(target["boxes"]))
+        if share < 0.1:
+            assert len(target["boxes"]) == 0
+    assert 0 < sum(kept) < 60
+
+
+def test_a_negative_gives_an_empty_target():
+    images = TrainingImages(
+        [sample((), ())], augmentation("large_scale_jitter", size=64), seed=0, cache=[red_box_image()]
+    )
+    image, target = images[(0, 0, 0)]
+    assert image.shape == (3, 64, 64)
+    assert target["boxes"].shape == (0, 4)
+    assert target["boxes"].dtype == torch.float32
+    assert target["labels"].shape == (0,)
+    assert target["labels"].dtype == torch.int64
+
+
+def test_an_image_is_the_same_whatever_was_drawn_before():
+    images = TrainingImages(
+        [sample()], augmentation("large_scale_jitter", size=64), seed=5, cache=[red_box_image()]
+    )
+    first, _ = images[(3, 17, 0)]
+    state = torch.get_rng_state()
+    torch.rand(100)
+    again, _ = images[(3, 17, 0)]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, images[(4, 17, 0)][0]), "another epoch, another draw"
+    torch.set_rng_state(state)
+
+
+def test_boxes_follow_a_cached_image_that_was_made_smaller():
+    small = red_box_image()[::2, ::2]
+    images = TrainingImages([sample()], augmentation("none", size=0), seed=0, cache=[small])
+    _, target = images[(0, 0, 0)]
+    torch.testing.assert_close(target["boxes"], torch.tensor([[20.0, 15.0, 40.0, 30.0]]))
+
+
+def test_an_unknown_augmentation_lists_the_known():
+    with pytest.raises(ValueError, match="known: none, flip, original, large_scale_jitter"):
+        augmentation("mosaic", size=64)
+
+
+def test_repeat_factors_by_hand():
+    samples = [sample(labels=(1,))] * 15 + [sample(labels=(6,))] + [sample((), ())] * 84
+    # class 6 is in 1 of 100 images: sqrt(0.04 / 0.01) = 2; class 1 in 15 of 100: no repetition
+    factors = repeat_factors(samples, 0.04)
+    assert factors[15] == pytest.approx(2)
+    assert set(np.delete(factors, 15)) == {1.0}
+
+
+def test_an_epoch_shows_every_image_and_the_rare_ones_more_often():
+    order = EpochOrder(np.array([1.0] * 7 + [3.0]), 5, seed=0)
+    shown = [index for batch in order for *_, index in batch]
+    assert len(order) == 2
+    assert sorted(shown) == [0, 1, 2, 3, 4, 5, 6, 7, 7, 7]
+
+
+def test_an_epoch_resumed_in_the_middle_shows_the_rest():
+    order = EpochOrder(np.ones(40), 4, seed=1)
+    order.epoch = 2
+    whole = list(order)
+    order.first_batch = 6
+    assert list(order) == whole[6:]
+
+
+def test_processes_share_a_batch_without_overlap():
+    whole = list(EpochOrder(np.ones(24), 4, seed=1))
+    ranks = [list(EpochOrder(np.ones(24), 4, seed=1, rank=rank, world_size=2)) for rank in (0, 1)]
+    for batch, left, right in zip(whole, *ranks, strict=True):
+        assert sorted(batch) == sorted(left + right)
+        assert len(left) == len(right) == 2
+
+
+def test_epochs_differ():
+    order = EpochOrder(np.ones(40), 4, seed=1)
+    first = list(order)
+    order.epoch = 1
+    assert [i for b in order for *_, i in b] != [i for b in first for *_, i in b]
