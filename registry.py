@@ -1,64 +1,123 @@
-"""The MLflow tracker: runs, registered versions and their aliases.
+"""Registered models in MLflow: find, download, register, promote, roll back.
 
-With pyfunc_model.py, which MLflow runs, the only file that imports mlflow.
+Also a command:
+
+    python registry.py list                       # all versions with their measured numbers
+    python registry.py show [VERSION]             # one version, and who made which version champion
+    python registry.py promote [VERSION] --why "better on phones"
+    python registry.py rollback --why "too many false alarms"
+    python registry.py import FOLDER              # a model folder becomes a new version
+    python registry.py export FOLDER              # the champion, or --version N, becomes a model folder
+    python registry.py compare                    # the last runs side by side
+    python registry.py sync FOLDER                # send what a training run could not send
 
 RegistryError             the tracker or the registry cannot do what was asked; the message says why
   TrackerUnreachable      nobody answers at the tracker's address, or not to us
   VersionNotFound         no such model, version or alias
+  PromotionRefused        the challenger is worse than the champion
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import io
 import json
-import logging
+import math
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import mlflow
 import pydantic
-import requests
 from mlflow import MlflowClient
+from mlflow.entities import Metric, Run
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from schemas import ModelCard
+from settings import (
+    CompareCommand,
+    ExportCommand,
+    ImportCommand,
+    ListCommand,
+    PromoteCommand,
+    RegistryCommand,
+    RollbackCommand,
+    ShowCommand,
+    SyncCommand,
+    registry_command,
+)
+from tracker import (
+    RegistryError,
+    TrackerUnreachable,
+    TrainingRun,
+    ask_version,
+    check_tracker,
+    connection,
+    git_commit,
+    is_server,
+    library_versions,
+    open_experiment,
+    quiet_mlflow,
+    sync,
+    training_run,
+    wait_for_tracker,
+    who,
+)
+
+if TYPE_CHECKING:  # rich is no requirement of the API
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = [
+    "PromotionRefused",
+    "RegisteredVersion",
+    "RegistryError",
+    "TrackerUnreachable",
+    "TrainingRun",
+    "VersionNotFound",
+    "check_tracker",
+    "download_version",
+    "find_version",
+    "git_commit",
+    "library_versions",
+    "log_and_register",
+    "training_run",
+]
 
 WEIGHTS_FILE = "weights.safetensors"  # the model folder's two files, as detector.py writes them
 CARD_FILE = "model.json"
 MODEL_FILES = (WEIGHTS_FILE, CARD_FILE)
 ARTIFACT = "detector"  # the model folder's name inside a logged model, as pyfunc_model.py reads it
 CHAMPION, CHALLENGER = "champion", "challenger"
-MAP, LOOKALIKES = "val/map", "val/lookalike_alarm_rate"
-ANSWER_SECONDS = 4  # how long a tracker that is up may take to answer a trivial question
+OURS = {"model_format": "detector-folder"}  # tells our registered models from other people's
+HISTORY = "champion_history."  # tags of the registered model: one per change of the champion
+REGISTER_TRIES = 3
+PATIENCE_SECONDS = 120.0  # how long registering waits for a tracker that restarts
+
+# What a challenger must not be worse in, and whether more is better.
+GATE = {"val/map": True, "val/lookalike_alarm_rate": False, "val/weapon_as_lookalike_rate": False}
 
 ROOT = Path(__file__).parent
-# What the logged model needs to run by itself: pyfunc_model.py and every project file it reaches.
+# What the logged model needs to run by itself: every project file that pyfunc_model.py reaches.
 SERVING_CODE = ("detections.py", "detector.py", "imaging.py", "schemas.py")
 SERVING_PACKAGES = ("mlflow", "torch", "torchvision", "detecto", "safetensors", "pillow", "numpy", "pydantic")
-
-log = logging.getLogger("weapon-detector.registry")
-
-
-class RegistryError(RuntimeError):
-    """The tracker or the registry cannot do what was asked; the message says why and what to do."""
-
-
-class TrackerUnreachable(RegistryError):
-    """Nobody answers at the tracker's address, or not to us."""
 
 
 class VersionNotFound(RegistryError):
     """There is no such registered model, version or alias."""
+
+
+class PromotionRefused(RegistryError):
+    """The challenger is worse than the champion, or was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +132,7 @@ class RegisteredVersion:
         tags: what was recorded of it: metrics, operating point, data fingerprint, git commit...
         tracking_uri: the tracker it was found at.
         created_at: milliseconds since 1970.
+        aliases: all its aliases.
     """
 
     name: str
@@ -82,76 +142,18 @@ class RegisteredVersion:
     tags: Mapping[str, str]
     tracking_uri: str
     created_at: int = 0
-    aliases: tuple[str, ...] = field(default=())
+    aliases: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"version {self.version} of {self.name}"
 
-
-# --- the tracker ------------------------------------------------------------------------------------
-
-
-def check_tracker(tracking_uri: str) -> None:
-    """Make sure that the tracker answers, within a few seconds.
-
-    Raises:
-        TrackerUnreachable: it does not, or not to us; the message says what to do.
-    """
-    if not tracking_uri.startswith(("http://", "https://")):
-        return
-    try:
-        answer = requests.get(f"{tracking_uri.rstrip('/')}/version", timeout=ANSWER_SECONDS)
-    except requests.RequestException as error:
-        raise TrackerUnreachable(
-            f"No MLflow tracker answers at {tracking_uri} ({_reason(error)}). "
-            "Start it, or set MLFLOW_TRACKING_URI to its address."
-        ) from error
-    if answer.status_code != 200 or answer.text != answer.text.strip() or len(answer.text) > 40:
-        raise TrackerUnreachable(
-            f"Something answers at {tracking_uri}, but it is no MLflow tracker (HTTP {answer.status_code} "
-            "for /version). Set MLFLOW_TRACKING_URI to the tracker's address."
-        )
-    with _tracker(tracking_uri) as client:
-        client.search_experiments(max_results=1)
-
-
-def _reason(error: requests.RequestException) -> str:
-    if isinstance(error, requests.Timeout):
-        return f"no answer in {ANSWER_SECONDS} seconds"
-    if isinstance(error, requests.ConnectionError):
-        return "connection refused or host unknown"
-    return str(error)
-
-
-@contextlib.contextmanager
-def _tracker(tracking_uri: str) -> Iterator[MlflowClient]:
-    """Give MLflow's client and turn its errors into sentences."""
-    try:
-        yield MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-    except MlflowException as error:
-        if "Invalid Host header" in str(error):
-            raise TrackerUnreachable(
-                f"The tracker at {tracking_uri} refuses to be called by that name. Add the name and port to "
-                "MLFLOW_SERVER_ALLOWED_HOSTS where the tracker runs."
-            ) from error
-        if error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
-            raise TrackerUnreachable(
-                f"The tracker at {tracking_uri} refuses us: {error.message}. "
-                "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
-            ) from error
-        raise RegistryError(f"The tracker at {tracking_uri} says: {error.message}") from error
-    except requests.RequestException as error:
-        raise TrackerUnreachable(f"The tracker at {tracking_uri} failed: {error}") from error
-
-
-@contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Keep MLflow from drawing a bar for every file it moves."""
-    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.unset()  # type: ignore[no-untyped-call]
+    def measured(self, key: str) -> float | None:
+        """Return a metric from the tags, or None where it was not measured."""
+        try:
+            value = float(self.tags[key])
+        except (KeyError, ValueError):
+            return None
+        return value if math.isfinite(value) else None
 
 
 # --- reading the registry ---------------------------------------------------------------------------
@@ -172,43 +174,78 @@ def find_version(
         VersionNotFound: the model, version or alias does not exist.
         TrackerUnreachable: the tracker does not answer within a few seconds.
     """
-    check_tracker(tracking_uri)
-    try:
-        with _tracker(tracking_uri) as client:
+    ask_version(tracking_uri)
+    alias = alias or CHAMPION
+    with quiet_mlflow(), connection(tracking_uri) as client:
+        try:
             if version is not None:
                 return _registered(client.get_model_version(name, str(version)), tracking_uri)
-            found = client.get_model_version_by_alias(name, alias or CHAMPION)
-            return _registered(found, tracking_uri, alias or CHAMPION)
-    except RegistryError as error:
-        if not _is_absent(error):
+            return _registered(client.get_model_version_by_alias(name, alias), tracking_uri, alias)
+        except MlflowException as error:
+            if not _is_absent(error):
+                raise
+            wanted = f"version {version}" if version is not None else f"version with the alias {alias!r}"
+            raise VersionNotFound(
+                f"There is no {wanted} of {name!r} at {tracking_uri}. `python registry.py list` shows what "
+                "there is; `python registry.py import FOLDER` registers a model folder."
+            ) from error
+
+
+def list_versions(name: str, *, tracking_uri: str) -> list[RegisteredVersion]:
+    """Return every version of a registered model, newest first; none if there is no such model."""
+    ask_version(tracking_uri)
+    with quiet_mlflow(), connection(tracking_uri) as client:
+        try:
+            aliases = client.get_registered_model(name).aliases
+        except MlflowException as error:
+            if _is_absent(error):
+                return []
             raise
-        wanted = f"version {version}" if version is not None else f"alias {alias or CHAMPION!r}"
-        raise VersionNotFound(
-            f"There is no {wanted} of {name!r} at {tracking_uri}. `python registry.py list` shows what there "
-            "is; `python registry.py import FOLDER` registers a model folder."
-        ) from error
+        found = _every_version(client, name)
+    by_version: dict[str, list[str]] = {}
+    for alias, number in aliases.items():
+        by_version.setdefault(str(number), []).append(alias)
+    made = [_registered(each, tracking_uri, aliases=by_version.get(str(each.version), ())) for each in found]
+    return sorted(made, key=lambda each: -int(each.version))
 
 
-def _is_absent(error: RegistryError) -> bool:
+def _every_version(client: MlflowClient, name: str) -> list[ModelVersion]:
+    found: list[ModelVersion] = []
+    token = None
+    while token != "":
+        page = client.search_model_versions(f"name = '{_quoted(name)}'", max_results=200, page_token=token)
+        found += page
+        token = page.token or ""
+    return found
+
+
+def _quoted(name: str) -> str:
+    if "'" in name:
+        raise RegistryError(f"Expected a model name without quotation marks, got {name!r}.")
+    return name
+
+
+def _is_absent(error: MlflowException) -> bool:
     """Tell "no such thing" from every other answer of the tracker."""
-    cause = error.__cause__
-    return isinstance(cause, MlflowException) and (
-        cause.error_code == "RESOURCE_DOES_NOT_EXIST"
-        or (cause.error_code == "INVALID_PARAMETER_VALUE" and "alias" in str(cause).lower())
+    return error.error_code == "RESOURCE_DOES_NOT_EXIST" or (
+        error.error_code == "INVALID_PARAMETER_VALUE"
+        and ("alias" in str(error).lower() or "not a valid" in str(error).lower())
     )
 
 
-def _registered(found: ModelVersion, tracking_uri: str, alias: str | None = None) -> RegisteredVersion:
-    aliases = tuple(sorted(found.aliases or ()))
+def _registered(
+    found: ModelVersion, tracking_uri: str, alias: str | None = None, aliases: Sequence[str] = ()
+) -> RegisteredVersion:
+    names = tuple(sorted(aliases or found.aliases or ()))
     return RegisteredVersion(
         name=found.name,
         version=str(found.version),
-        alias=alias or (aliases[0] if aliases else None),
+        alias=alias or (names[0] if names else None),
         run_id=found.run_id or "",
         tags=dict(found.tags),
         tracking_uri=tracking_uri,
         created_at=int(found.creation_timestamp or 0),
-        aliases=aliases,
+        aliases=names,
     )
 
 
@@ -222,14 +259,17 @@ def download_version(found: RegisteredVersion, destination: Path) -> Path:
         RegistryError: the version holds no model folder, the download fails, or what came is not what
             was registered.
     """
-    check_tracker(found.tracking_uri)
-    destination.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination, prefix=".download-") as temporary, _no_progress_bars():
-        paths = {file: _download(found, file, Path(temporary)) for file in MODEL_FILES}
-        for file, path in paths.items():
-            _check_sha256(found, path)
-        for file, path in paths.items():  # the card last: a folder with a card is complete
-            path.replace(destination / file)
+    ask_version(found.tracking_uri)
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=destination, prefix=".download-") as temporary, quiet_mlflow():
+            paths = {file: _download(found, file, Path(temporary)) for file in MODEL_FILES}
+            for path in paths.values():
+                _check_sha256(found, path)
+            for file, path in paths.items():  # the card last: a folder with a card is complete
+                path.replace(destination / file)
+    except OSError as error:
+        raise RegistryError(f"{found} cannot be written to {destination}: {error}") from error
     return destination
 
 
@@ -237,18 +277,16 @@ def _download(found: RegisteredVersion, file: str, folder: Path) -> Path:
     """Download one file of the version's model folder into folder and return where it is."""
     address, uri = f"models:/{found.name}/{found.version}/artifacts/{ARTIFACT}/{file}", found.tracking_uri
     try:
-        with _tracker(uri):
+        with connection(uri):
             path = mlflow.artifacts.download_artifacts(
                 address, dst_path=str(folder), tracking_uri=uri, registry_uri=uri
             )
-    except OSError as error:
-        raise RegistryError(f"{file} of {found} cannot be downloaded: {error}") from error
-    except RegistryError as error:
-        if not _is_absent(error):
+    except (RegistryError, FileNotFoundError) as error:
+        if isinstance(error, TrackerUnreachable):
             raise
         raise RegistryError(
-            f"{found} holds no {ARTIFACT}/{file}: it was not registered by this project's train.py or "
-            "`python registry.py import`. Choose another version, or another name with MODEL_NAME."
+            f"{file} of {found} could not be downloaded: {error} If that version was not registered by this "
+            "project's train.py or `python registry.py import`, choose another version or name."
         ) from error
     return Path(path)
 
@@ -278,18 +316,15 @@ def read_card(folder: Path) -> ModelCard:
     Raises:
         RegistryError: folder is not a model folder.
     """
+    if not all((folder / file).is_file() for file in MODEL_FILES):
+        raise RegistryError(f"Expected a model folder with {WEIGHTS_FILE} and {CARD_FILE} at {folder}.")
     try:
-        card = ModelCard.model_validate_json((folder / CARD_FILE).read_bytes())
+        return ModelCard.model_validate_json((folder / CARD_FILE).read_bytes())
     except (OSError, pydantic.ValidationError) as error:
-        raise RegistryError(
-            f"Expected a model folder with {WEIGHTS_FILE} and {CARD_FILE} at {folder}: {error}"
-        ) from error
-    if not (folder / WEIGHTS_FILE).is_file():
-        raise RegistryError(f"Expected {WEIGHTS_FILE} beside {CARD_FILE} in {folder}, found none.")
-    return card
+        raise RegistryError(f"{folder / CARD_FILE} is no model card: {error}") from error
 
 
-# --- writing the registry ---------------------------------------------------------------------------
+# --- registering ------------------------------------------------------------------------------------
 
 
 def log_and_register(
@@ -302,7 +337,8 @@ def log_and_register(
 ) -> RegisteredVersion:
     """Log a model folder to a run as a pyfunc model and register it as a new version.
 
-    The new version becomes the champion if there is none, else the challenger.
+    The new version becomes the champion if there is none, else the challenger. A tracker that restarts
+    meanwhile is waited for.
 
     Args:
         folder: holds model.json and weights.safetensors.
@@ -312,53 +348,95 @@ def log_and_register(
         tags: further tags for the version.
 
     Raises:
-        RegistryError: the tracker cannot be reached, or the name belongs to something else.
+        RegistryError: the tracker stays away, or the name belongs to something else.
     """
     card = read_card(folder)
-    check_tracker(tracking_uri)
-    with _tracker(tracking_uri) as client:
+    for tries_left in reversed(range(REGISTER_TRIES)):
+        wait_for_tracker(tracking_uri, PATIENCE_SECONDS)
+        try:
+            with quiet_mlflow(), connection(tracking_uri) as client:
+                return _log_and_register(client, folder, card, name, tracking_uri, run_id, tags or {})
+        except RegistryError as error:
+            if tries_left and _is_outage(error):
+                continue
+            raise RegistryError(
+                f"{error} The model is safe in {folder}; register it later with "
+                f"`python registry.py import {folder}`."
+            ) from error
+    raise AssertionError("the last try returns or raises")
+
+
+def _is_outage(error: RegistryError) -> bool:
+    cause = error.__cause__
+    if isinstance(error, TrackerUnreachable):
+        return True
+    status = cause.get_http_status_code() if isinstance(cause, MlflowException) else 0  # type: ignore[no-untyped-call]
+    return bool(status >= 500)
+
+
+def _log_and_register(
+    client: MlflowClient,
+    folder: Path,
+    card: ModelCard,
+    name: str,
+    tracking_uri: str,
+    run_id: str,
+    tags: Mapping[str, str],
+) -> RegisteredVersion:
+    _make_name(client, name)
+    model_id = _log_model(client, folder, card, tracking_uri, run_id)
+    made = client.create_model_version(
+        name,
+        source=f"models:/{model_id}",
+        run_id=run_id,
+        tags={**version_tags(folder, card), **tags},
+        model_id=model_id,
+    )
+    if _alias_target(client, name, CHAMPION) is None:
+        _make_champion(client, name, made.version, action="first", why="the first version")
+    else:
+        client.set_registered_model_alias(name, CHALLENGER, made.version)
+    return _registered(client.get_model_version(name, made.version), tracking_uri)
+
+
+def check_name(name: str, *, tracking_uri: str) -> None:
+    """Make sure that a model can be registered under name.
+
+    Raises:
+        RegistryError: the name belongs to something that this project did not make.
+    """
+    ask_version(tracking_uri)
+    with quiet_mlflow(), connection(tracking_uri) as client:
         _make_name(client, name)
-        model_uri = _log_model(folder, tracking_uri=tracking_uri, run_id=run_id)
-        made = client.create_model_version(
-            name,
-            source=model_uri,
-            run_id=run_id,
-            tags={**version_tags(folder, card), **(tags or {})},
-            model_id=model_uri.removeprefix("models:/"),
-        )
-        alias = CHALLENGER if _alias_target(client, name, CHAMPION) else CHAMPION
-        client.set_registered_model_alias(name, alias, made.version)
-    return find_version(name, made.version, tracking_uri=tracking_uri)
 
 
 def _make_name(client: MlflowClient, name: str) -> None:
-    """Make the registered model, or make sure that it is ours."""
+    """Make the registered model, or make sure that the one there is ours."""
     try:
-        client.create_registered_model(name, tags={"model_format": "detector-folder"})
+        client.create_registered_model(name, tags=OURS)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        tags = client.get_registered_model(name).tags
-        if tags.get("model_format") != "detector-folder":
+        if not OURS.items() <= client.get_registered_model(name).tags.items():
             raise RegistryError(
-                f"The registry already has a model named {name!r} that was not made by this project. "
+                f"The registry already has something named {name!r} that this project did not make. "
                 "Choose another name with MODEL_NAME."
             ) from error
 
 
 def _alias_target(client: MlflowClient, name: str, alias: str) -> str | None:
     """Return the version an alias points at, or None."""
-    aliases: Mapping[str, str] = client.get_registered_model(name).aliases
+    aliases = client.get_registered_model(name).aliases
     return str(aliases[alias]) if alias in aliases else None
 
 
-def _log_model(folder: Path, *, tracking_uri: str, run_id: str) -> str:
-    """Log the folder as a pyfunc model ("models from code") and return its address."""
+def _log_model(client: MlflowClient, folder: Path, card: ModelCard, tracking_uri: str, run_id: str) -> str:
+    """Log the folder as a pyfunc model ("models from code") and return the logged model's id."""
     import mlflow.pyfunc  # needs full mlflow; the API lives with mlflow-skinny
     from mlflow.models import Model
 
     mlflow.set_tracking_uri(tracking_uri)
-    with tempfile.TemporaryDirectory() as temporary, _no_progress_bars():
+    with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary) / ARTIFACT  # MLflow names the folder in the store after this one
         staged.mkdir()
         for file in MODEL_FILES:
@@ -368,6 +446,7 @@ def _log_model(folder: Path, *, tracking_uri: str, run_id: str) -> str:
             name=ARTIFACT,
             flavor=mlflow.pyfunc,
             run_id=run_id,
+            step=-1,  # else MLflow would take the run's numbers at step 0 for the model's
             python_model=str(ROOT / "pyfunc_model.py"),
             artifacts={ARTIFACT: str(staged)},
             code_paths=[str(ROOT / file) for file in SERVING_CODE],
@@ -375,7 +454,40 @@ def _log_model(folder: Path, *, tracking_uri: str, run_id: str) -> str:
             signature=_signature(),
             input_example=_input_example(),
         )
-    return str(logged.model_uri)
+    now = int(time.time() * 1000)
+    measured = [Metric(f"model/{k}", v, now, 0, model_id=logged.model_id) for k, v in card.metrics.items()]
+    client.log_batch(run_id, metrics=measured)
+    return str(logged.model_id)
+
+
+def _signature() -> Any:
+    """Return the signature: encoded pictures in (base64 over HTTP), one record per picture out."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array, Object, Property
+
+    numbers = [Property(key, DataType.double) for key in ("x1", "y1", "x2", "y2")]
+    detection = Object(
+        [
+            Property("label", DataType.string),
+            Property("dangerous", DataType.boolean),
+            Property("score", DataType.double),
+            Property("box", Object(numbers)),
+        ]
+    )
+    size = Object([Property("width", DataType.long), Property("height", DataType.long)])
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.binary, "image")]),
+        outputs=Schema(
+            [
+                ColSpec(DataType.boolean, "alarm", required=False),
+                ColSpec(Array(detection), "detections", required=False),
+                ColSpec(size, "image_size", required=False),
+                ColSpec(DataType.string, "error", required=False),
+            ]
+        ),
+        params=ParamSchema([ParamSpec("score_threshold", DataType.double, -1.0)]),
+    )
 
 
 def _input_example() -> Any:
@@ -387,30 +499,405 @@ def _input_example() -> Any:
     return pd.DataFrame({"image": [grey.getvalue()]})
 
 
-def _signature() -> Any:
-    """Return the signature: encoded pictures in (base64 over HTTP), one record per picture out."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-
-    return ModelSignature(
-        inputs=Schema([ColSpec(DataType.binary, "image")]),
-        params=ParamSchema([ParamSpec("score_threshold", DataType.double, -1.0)]),
-    )
-
-
 def version_tags(folder: Path, card: ModelCard) -> dict[str, str]:
     """Return what a version carries in the registry: metrics, operating point, data, code, checksums."""
-    point = card.operating_point
-    measured = {key: f"{value:.6g}" for key, value in card.metrics.items()}
-    chosen = {
+    point = card.operating_point.model_dump() if card.operating_point else {}
+    tags = {key: f"{value:.6g}" for key, value in card.metrics.items()}
+    tags |= {
         f"operating_point.{key}": f"{value:.6g}" if isinstance(value, float) else str(value)
-        for key, value in (point.model_dump() if point else {}).items()
+        for key, value in point.items()
     }
-    made = {
+    tags |= {
         "architecture": card.network.architecture,
         "data_fingerprint": card.data_fingerprint,
         "git_commit": card.git_commit,
-        "classes": json.dumps(card.class_names[1:]),
+        "classes": ", ".join(card.class_names[1:]),
     }
+    tags |= {_sha256_tag(file): sha256_of(folder / file) for file in MODEL_FILES}
+    return {key: value for key, value in tags.items() if value}
+
+
+def import_folder(
+    folder: Path, *, name: str, experiment: str, tracking_uri: str, source: str = ""
+) -> tuple[RegisteredVersion, bool]:
+    """Register a model folder, unless a version with the same two files is there already.
+
+    Args:
+        folder: holds model.json and weights.safetensors.
+        name: the registered model.
+        experiment: where the run goes that stands for the import and shows the model's numbers.
+        tracking_uri: the tracker's address.
+        source: where the folder comes from, in words; its path by default.
+
+    Returns:
+        The version, and whether it is new.
+    """
+    card = read_card(folder)
+    check_tracker(tracking_uri)
     checksums = {_sha256_tag(file): sha256_of(folder / file) for file in MODEL_FILES}
-    return {key: value for key, value in {**measured, **chosen, **made, **checksums}.items() if value}
+    for found in list_versions(name, tracking_uri=tracking_uri):
+        if checksums.items() <= found.tags.items():
+            return found, False
+    tags = {"source": source or str(folder), "imported_by": who(), "imported_at": _now()}
+    with quiet_mlflow(), connection(tracking_uri) as client:
+        _make_name(client, name)
+        experiment_id = open_experiment(client, experiment, tracking_uri)
+        run_name = f"import of {folder.resolve().name}"
+        run_id = client.create_run(
+            experiment_id, tags={"mlflow.user": who(), **tags}, run_name=run_name
+        ).info.run_id
+        client.log_param(run_id, "architecture", card.network.architecture)
+    made = log_and_register(folder, name=name, tracking_uri=tracking_uri, run_id=run_id, tags=tags)
+    with quiet_mlflow(), connection(tracking_uri) as client:
+        client.set_terminated(run_id)
+    return made, True
+
+
+def export_folder(found: RegisteredVersion, folder: Path) -> Path:
+    """Write a version's model folder to a folder that holds none yet."""
+    if folder.exists() and any(folder.iterdir()):
+        raise RegistryError(f"Expected a new or empty folder to export to, but {folder} holds files.")
+    return download_version(found, folder)
+
+
+# --- champion and challenger ------------------------------------------------------------------------
+
+
+def promote(
+    name: str, version: str | None, *, tracking_uri: str, why: str = "", force: bool = False
+) -> tuple[RegisteredVersion, list[str]]:
+    """Make a version the champion.
+
+    Args:
+        name: the registered model.
+        version: its number; None: the challenger.
+        tracking_uri: the tracker's address.
+        why: the reason, for the record.
+        force: even if it is worse than the champion.
+
+    Returns:
+        The new champion, and what spoke against it and was overruled.
+
+    Raises:
+        PromotionRefused: it is worse, or was not measured, and force is false.
+    """
+    challenger = find_version(name, version, CHALLENGER, tracking_uri=tracking_uri)
+    try:
+        champion = find_version(name, tracking_uri=tracking_uri)
+    except VersionNotFound:
+        champion = None
+    if champion and champion.version == challenger.version:
+        raise RegistryError(f"Version {challenger.version} of {name} is the champion already.")
+    against = objections(challenger, champion) if champion else []
+    if against and not force:
+        raise PromotionRefused(
+            f"Version {challenger.version} does not become champion: {'; '.join(against)}. Use --force with "
+            "--why REASON to promote it all the same."
+        )
+    with quiet_mlflow(), connection(tracking_uri) as client:
+        _make_champion(client, name, challenger.version, action="promote", why=why, against=against)
+    return find_version(name, tracking_uri=tracking_uri), against
+
+
+def objections(challenger: RegisteredVersion, champion: RegisteredVersion) -> list[str]:
+    """Return in what the challenger is worse than the champion, as sentences without a full stop."""
+    against = []
+    for key, more_is_better in GATE.items():
+        new, old = challenger.measured(key), champion.measured(key)
+        if new is None and (old is not None or key == next(iter(GATE))):
+            against.append(f"{key} of version {challenger.version} was not measured")
+        elif new is not None and old is not None and (new < old if more_is_better else new > old):
+            against.append(f"its {key} is {new:.4f}, the champion's (version {champion.version}) {old:.4f}")
+    if against and not same_data(challenger, champion):
+        against.append(
+            "the two were measured on different data (see data_fingerprint in `python registry.py show`), so "
+            "score both on one split with evaluate.py before you decide"
+        )
+    return against
+
+
+def same_data(one: RegisteredVersion, other: RegisteredVersion) -> bool:
+    """Return whether two versions were trained and measured on the same data."""
+    return one.tags.get("data_fingerprint", "") == other.tags.get("data_fingerprint", "")
+
+
+def rollback(name: str, *, tracking_uri: str, why: str = "") -> RegisteredVersion:
+    """Make the champion before this one champion again.
+
+    Raises:
+        RegistryError: there was none before.
+    """
+    current = find_version(name, tracking_uri=tracking_uri)
+    there = {found.version for found in list_versions(name, tracking_uri=tracking_uri)}
+    with quiet_mlflow(), connection(tracking_uri) as client:
+        line = [version for version in champion_line(read_history(client, name)) if version in there]
+        earlier = line[: line.index(current.version)] if current.version in line else line
+        if not earlier:
+            raise RegistryError(f"There is no champion of {name} before version {current.version}.")
+        _make_champion(client, name, earlier[-1], action="rollback", why=why)
+    return find_version(name, tracking_uri=tracking_uri)
+
+
+def champion_line(history: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the champions up to the present one, as if nothing had been rolled back.
+
+    After promotions of 1, 2, 3 and one rollback that is ["1", "2"], so that the next goes to 1.
+    """
+    line: list[str] = []
+    for change in history:
+        version = change["version"]
+        if version in line:  # rolled back to, or promoted anew: what came after it is no longer before it
+            after = line[line.index(version) + 1 :]
+            line = line[: line.index(version)]
+            if change["action"] != "rollback":
+                line += after
+        line.append(version)
+    return line
+
+
+def read_history(client: MlflowClient, name: str) -> list[dict[str, str]]:
+    """Return every change of the champion, oldest first."""
+    tags = client.get_registered_model(name).tags
+    return [json.loads(tags[key]) for key in sorted(tags) if key.startswith(HISTORY)]
+
+
+def _make_champion(
+    client: MlflowClient, name: str, version: str, *, action: str, why: str, against: Sequence[str] = ()
+) -> None:
+    """Move the alias; say who, when and why in tags of the version and in the model's history."""
+    before = _alias_target(client, name, CHAMPION)
+    change = {"action": action, "version": str(version), "before": before or "", "when": _now(), "who": who()}
+    change |= {"why": why, "against": "; ".join(against)}
+    if before is not None and action == "rollback":
+        for key in ("when", "who", "why"):
+            client.set_model_version_tag(name, before, f"rolled_back.{key}", change[key])
+    else:
+        for key in ("when", "who", "why", "before", "against"):
+            client.set_model_version_tag(name, version, f"promoted.{key}", change[key])
+    number = len(read_history(client, name)) + 1
+    client.set_registered_model_tag(name, f"{HISTORY}{number:05}", json.dumps(change, ensure_ascii=False))
+    client.set_registered_model_alias(name, CHAMPION, version)
+    if _alias_target(client, name, CHALLENGER) == str(version):
+        client.delete_registered_model_alias(name, CHALLENGER)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+# --- the command ------------------------------------------------------------------------------------
+
+LIST_COLUMNS = {
+    "map": "val/map",
+    "map_50": "val/map_50",
+    "look-alike alarms": "val/lookalike_alarm_rate",
+    "threshold": "operating_point.score_threshold",
+    "image recall": "operating_point.image_recall",
+    "false alarms per 1000": "operating_point.false_alarms_per_1000",
+}
+
+
+def versions_table(versions: Sequence[RegisteredVersion]) -> Table:
+    """Return all versions as a table, one row each. Numbers are those of the validation split."""
+    from rich.table import Table
+
+    table = Table(caption="measured on each version's own validation split", caption_justify="left")
+    table.add_column("version", justify="right")
+    table.add_column("alias", style="bold")
+    for title in LIST_COLUMNS:
+        table.add_column(title, justify="right")
+    for title in ("architecture", "data", "registered"):
+        table.add_column(title)
+    for found in versions:
+        numbers = [_number(found.measured(key)) for key in LIST_COLUMNS.values()]
+        table.add_row(
+            found.version, "\n".join(found.aliases), *numbers, found.tags.get("architecture", ""),
+            found.tags.get("data_fingerprint", "")[:8], _when(found.created_at),
+        )  # fmt: skip
+    return table
+
+
+def version_table(found: RegisteredVersion) -> Table:
+    """Return all that was recorded of a version."""
+    from rich.table import Table
+
+    table = Table("recorded", "value", title=f"{found} ({', '.join(found.aliases) or 'no alias'})")
+    table.add_row("registered", _when(found.created_at))
+    table.add_row("run", found.run_id)
+    for key, value in sorted(found.tags.items()):
+        table.add_row(key, value)
+    return table
+
+
+def history_table(history: Sequence[Mapping[str, str]]) -> Table:
+    """Return every change of the champion, oldest first."""
+    from rich.table import Table
+
+    table = Table("when", "who", "what", "why", title="champions")
+    for change in history:
+        what = f"{change['action']}: version {change['before'] or '-'} -> {change['version']}"
+        overruled = f" (overruled: {change['against']})" if change["against"] else ""
+        table.add_row(change["when"], change["who"], what, change["why"] + overruled)
+    return table
+
+
+def last_runs(experiment: str | None, limit: int, *, tracking_uri: str) -> list[Run]:
+    """Return the last runs, newest first.
+
+    Raises:
+        RegistryError: there is no such experiment.
+    """
+    check_tracker(tracking_uri)
+    with quiet_mlflow(), connection(tracking_uri) as client:
+        there = client.search_experiments()
+        chosen = [each.experiment_id for each in there if experiment in (None, each.name)]
+        if not chosen:
+            names = ", ".join(sorted(each.name for each in there))
+            raise RegistryError(
+                f"There is no experiment {experiment!r} at {tracking_uri}; there are: {names}."
+            )
+        return list(client.search_runs(chosen, max_results=limit, order_by=["attributes.start_time DESC"]))
+
+
+def runs_table(runs: Sequence[Run], versions: Sequence[RegisteredVersion]) -> Table:
+    """Return runs side by side: what was measured, the best in bold, and the parameters that differ."""
+    from rich.table import Table
+
+    registered = {found.run_id: found for found in versions}
+    table = Table("", *(f"{run.info.run_name}\n{run.info.run_id[:8]}" for run in runs))
+    table.add_row("started", *(_when(run.info.start_time) for run in runs))
+    table.add_row("minutes", *(_minutes(run) for run in runs))
+    table.add_row("status", *(run.info.status.lower() for run in runs))
+    table.add_row(
+        "registered as", *(_label(registered.get(run.info.run_id)) for run in runs), end_section=True
+    )
+    for key in _compared_metrics(runs):
+        table.add_row(key, *_marked([_metric(run, key) for run in runs], GATE.get(key, True)))
+    table.add_section()
+    names = sorted({name for run in runs for name in run.data.params})
+    for name in names:
+        values = [run.data.params.get(name, "") for run in runs]
+        if len(set(values)) > 1:
+            table.add_row(name, *values)
+    return table
+
+
+def _compared_metrics(runs: Sequence[Run]) -> list[str]:
+    """Return the metrics to compare: those of the validation split, the most important first."""
+    keys = {key.removeprefix("model/") for run in runs for key in run.data.metrics}
+    wanted = [key for key in keys if key.startswith(("val/", "test/")) and "original_protocol/mar" not in key]
+    first = ("val/map", "val/map_50", "val/lookalike_alarm_rate")
+    return sorted(wanted, key=lambda key: (key not in first, first.index(key) if key in first else 0, key))
+
+
+def _metric(run: Run, key: str) -> float | None:
+    """Return the registered model's number, or the run's last one."""
+    value = run.data.metrics.get(f"model/{key}", run.data.metrics.get(key))
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _marked(values: Sequence[float | None], more_is_better: bool) -> list[str]:
+    known = [value for value in values if value is not None]
+    best = (max if more_is_better else min)(known) if len(set(known)) > 1 else None
+    return [f"[bold]{_number(v)}[/bold]" if v is not None and v == best else _number(v) for v in values]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _when(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _minutes(run: Run) -> str:
+    return f"{(run.info.end_time - run.info.start_time) / 60_000:.1f}" if run.info.end_time else ""
+
+
+def _label(found: RegisteredVersion | None) -> str:
+    return " ".join((f"version {found.version}", *found.aliases)) if found else ""
+
+
+def comparison_url(runs: Sequence[Run], tracking_uri: str) -> str:
+    """Return the address of MLflow's own comparison of these runs."""
+    ids = quote(json.dumps([run.info.run_id for run in runs]))
+    experiments = quote(json.dumps(sorted({run.info.experiment_id for run in runs})))
+    return f"{tracking_uri.rstrip('/')}/#/compare-runs?runs={ids}&experiments={experiments}"
+
+
+def main() -> None:
+    """Do what the command line says."""
+    from rich.console import Console
+
+    settings, command = registry_command()
+    try:
+        _run(command, settings, Console())
+    except RegistryError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def _run(command: object, settings: RegistryCommand, console: Console) -> None:
+    name, uri = settings.model_name, settings.mlflow_tracking_uri
+    match command:
+        case ListCommand():
+            _print_versions(name, uri, console)
+        case ShowCommand(version=version):
+            found = find_version(name, version, tracking_uri=uri)
+            console.print(version_table(found))
+            with connection(uri) as client:
+                console.print(history_table(read_history(client, name)))
+        case PromoteCommand(version=version, why=why, force=force):
+            now, against = promote(name, version, tracking_uri=uri, why=why, force=force)
+            console.print(f"Champion of {name} is now version {now.version}.")
+            for objection in against:
+                console.print(f"Overruled: {objection}.")
+        case RollbackCommand(why=why):
+            now = rollback(name, tracking_uri=uri, why=why)
+            console.print(f"Champion of {name} is version {now.version} again.")
+        case ImportCommand():
+            _import(command, settings, console)
+        case ExportCommand(folder=folder, version=version, alias=alias):
+            found = find_version(name, version, alias, tracking_uri=uri)
+            console.print(f"{found} is in {export_folder(found, folder)}.")
+        case CompareCommand(runs=limit, experiment=experiment):
+            _compare(experiment, limit, settings, console)
+        case SyncCommand(folder=folder):
+            console.print(f"Sent what waited in {folder} to run {sync(folder)}.")
+
+
+def _print_versions(name: str, tracking_uri: str, console: Console) -> None:
+    versions = list_versions(name, tracking_uri=tracking_uri)
+    if versions:
+        console.print(versions_table(versions))
+    else:
+        console.print(
+            f"There is no version of {name} at {tracking_uri} yet. train.py registers one; so does "
+            "`python registry.py import FOLDER`."
+        )
+
+
+def _import(command: ImportCommand, settings: RegistryCommand, console: Console) -> None:
+    name, uri = settings.model_name, settings.mlflow_tracking_uri
+    if command.if_none and list_versions(name, tracking_uri=uri):
+        console.print(f"{name} has versions already; {command.folder} was not imported.")
+        return
+    found, is_new = import_folder(
+        command.folder, name=name, experiment=settings.experiment, tracking_uri=uri, source=command.source
+    )
+    did = "is now" if is_new else "has been all along"
+    console.print(f"{command.folder} {did} {found}{f' ({found.alias})' if found.alias else ''}.")
+
+
+def _compare(experiment: str | None, limit: int, settings: RegistryCommand, console: Console) -> None:
+    uri = settings.mlflow_tracking_uri
+    runs = last_runs(experiment, limit, tracking_uri=uri)
+    if not runs:
+        console.print(f"There are no runs at {uri} yet; train.py makes one.")
+        return
+    console.print(runs_table(runs, list_versions(settings.model_name, tracking_uri=uri)))
+    if is_server(uri):
+        console.print(f"The same with curves, in MLflow: {comparison_url(runs, uri)}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from dotenv import load_dotenv
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliApp,
+    CliImplicitFlag,
     CliPositionalArg,
+    CliSubCommand,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
     TomlConfigSettingsSource,
+    get_subcommand,
 )
 
 Settings = TypeVar("Settings", bound=BaseSettings)
@@ -135,6 +138,89 @@ class ApiSettings(TrackerSettings):
 def api_settings(arguments: Sequence[str] | None = None) -> ApiSettings:
     """Return the API's settings: flags > environment > defaults."""
     return parse_arguments(ApiSettings, arguments)
+
+
+class ListCommand(BaseModel):
+    """All versions with their measured numbers, newest first."""
+
+
+class ShowCommand(BaseModel):
+    """One version, and who made which version champion when and why."""
+
+    version: CliPositionalArg[str | None] = Field(None, description="version number; default: the champion")
+
+
+class PromoteCommand(BaseModel):
+    """Make a version the champion, unless it is worse than the present one."""
+
+    version: CliPositionalArg[str | None] = Field(None, description="version number; default: the challenger")
+    why: str = Field("", description="the reason, for the record")
+    force: CliImplicitFlag[bool] = Field(False, description="promote it even if it is worse")
+
+
+class RollbackCommand(BaseModel):
+    """Make the champion before this one champion again."""
+
+    why: str = Field("", description="the reason, for the record")
+
+
+class ImportCommand(BaseModel):
+    """Register a model folder as a new version, unless the very same one is registered."""
+
+    folder: CliPositionalArg[Path] = Field(description="holds model.json and weights.safetensors")
+    source: str = Field("", description="where it comes from, in words; default: the folder's path")
+    if_none: CliImplicitFlag[bool] = Field(False, description="only if there is no version at all yet")
+
+
+class ExportCommand(BaseModel):
+    """Write a version's model folder."""
+
+    folder: CliPositionalArg[Path] = Field(description="new or empty")
+    version: str | None = Field(None, description="version number; wins over --alias")
+    alias: str = Field("champion", description="alias of the version")
+
+
+class CompareCommand(BaseModel):
+    """The last runs side by side, and MLflow's page of the same."""
+
+    runs: int = Field(5, ge=1, le=50, description="how many")
+    experiment: str | None = Field(None, description="only this experiment's runs; default: all")
+
+
+class SyncCommand(BaseModel):
+    """Send what a training run could not send because the tracker was away at its end."""
+
+    folder: CliPositionalArg[Path] = Field(description="the run's --output folder")
+
+
+class RegistryCommand(BaseSettings):
+    """Look after the registered versions of the weapon detector."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", protected_namespaces=(), cli_prog_name="registry.py",
+        cli_kebab_case=True, cli_avoid_json=True, cli_hide_none_type=True,
+    )  # fmt: skip
+
+    mlflow_tracking_uri: str = Field("http://127.0.0.1:5000", description="address of the MLflow tracker")
+    model_name: str = Field("weapon-detector", description="registered model")
+    experiment: str = Field("weapon-detector", description="MLflow experiment for imported models")
+    list_: CliSubCommand[ListCommand] = Field(alias="list", description="all versions and their numbers")
+    show: CliSubCommand[ShowCommand] = Field(description="one version, and all champions so far")
+    promote: CliSubCommand[PromoteCommand] = Field(description="make a version the champion")
+    rollback: CliSubCommand[RollbackCommand] = Field(description="go back to the champion before")
+    import_: CliSubCommand[ImportCommand] = Field(alias="import", description="register a model folder")
+    export: CliSubCommand[ExportCommand] = Field(description="write a version as a model folder")
+    compare: CliSubCommand[CompareCommand] = Field(description="the last runs side by side")
+    sync: CliSubCommand[SyncCommand] = Field(description="send what a training run could not send")
+
+
+def registry_command(arguments: Sequence[str] | None = None) -> tuple[RegistryCommand, BaseModel]:
+    """Return the settings of registry.py and its command, or say in sentences what is wrong and exit 2."""
+    settings = parse_arguments(RegistryCommand, arguments)
+    command = get_subcommand(settings, is_required=False)
+    if not isinstance(command, BaseModel):
+        raise SystemExit("error: expected a command, as in: python registry.py list (all: --help)")
+    return settings, command
 
 
 class TorchrunSettings(BaseSettings):
@@ -282,6 +368,7 @@ class WebSettings(BaseSettings):
     api_url: str = Field("http://127.0.0.1:8000", description="address of the model API, as the page sees it")
     api_key: str | None = Field(None, description="key for an API with API_KEYS")
     api_timeout: float = Field(60.0, gt=0, description="longest wait for one photo's answer, seconds")
+    api_max_body_mb: float = Field(20, gt=0, description="largest photo the API takes, megabytes")
     feedback_dir: Path | None = Field(None, description="folder for corrected photos; unset = no feedback")
     video_max_seconds: float = Field(60.0, gt=0, description="longest video taken, seconds")
     video_frames_per_second: float = Field(2.0, gt=0, le=10, description="frames looked at per second")
