@@ -101,6 +101,24 @@ class QuarterTurn(v2.Transform):  # type: ignore[misc]
     _transformed_types = (tv_tensors.Image, tv_tensors.BoundingBoxes)
 
 
+class Recompress(v2.Transform):  # type: ignore[misc]
+    """Save as JPEG of a random quality and open again: what messengers and cheap cameras do."""
+
+    _transformed_types = (tv_tensors.Image,)
+
+    def __init__(self, low: int, high: int) -> None:
+        """Set the range of qualities, 1 to 100."""
+        super().__init__()
+        self.low, self.high = low, high
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ARG002
+        """Recompress an image (3, H, W) uint8."""
+        quality = int(torch.randint(self.low, self.high + 1, ()))
+        image = np.ascontiguousarray(inpt.permute(1, 2, 0).numpy())
+        again = imaging.decode_image(imaging.encode_image(image, "JPEG", quality=quality))
+        return tv_tensors.Image(torch.from_numpy(again.copy()).permute(2, 0, 1))
+
+
 def augmentation(name: str, *, size: int, jitter_low: float = 0.5, jitter_high: float = 1.6) -> v2.Compose:
     """Return the named augmentation of (image uint8, target), ending with clean boxes.
 
@@ -137,7 +155,7 @@ def augmentation(name: str, *, size: int, jitter_low: float = 0.5, jitter_high: 
             v2.RandomPhotometricDistort(p=0.5),
             v2.RandomGrayscale(0.05),
             v2.RandomApply([v2.GaussianBlur(5, (0.3, 1.5))], 0.1),
-            v2.RandomApply([v2.JPEG((30, 90))], 0.1),
+            v2.RandomApply([Recompress(30, 90)], 0.1),
         ],
     }
     if name not in steps:
