@@ -183,7 +183,7 @@ class ExportCommand(BaseModel):
 class CompareCommand(BaseModel):
     """The last runs side by side, and MLflow's page of the same."""
 
-    runs: int = Field(5, ge=1, le=50, description="how many")
+    runs: int = Field(4, ge=1, le=50, description="how many")
     experiment: str | None = Field(None, description="only this experiment's runs; default: all")
 
 
@@ -406,6 +406,49 @@ def predict_config(arguments: Sequence[str] | None = None) -> PredictConfig:
     return parse_arguments(
         PredictConfig, given[1:] if given[:1] == ["predict"] else given, list_flags=("--labels",)
     )
+
+
+class EvaluateConfig(BaseSettings):
+    """Score a model on a split and write a report: report.html, report.json and plots.
+
+    The model is a folder (--model) or comes from the registry (--model-name with --model-version or
+    --model-alias).
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="EVALUATE_", frozen=True, extra="forbid", cli_kebab_case=True, cli_implicit_flags=True,
+        cli_prog_name="evaluate.py", cli_avoid_json=True, protected_namespaces=(),
+    )  # fmt: skip
+
+    data: list[Path] = Field(description="one or more dataset roots: folders with images_test/ and so on")
+    split: Literal["train", "val", "test"] = Field("test", description="which images")
+    negatives: bool = Field(False, description="use images without an XML file as images without objects")
+    val_fraction: float = Field(0.12, gt=0, lt=0.5, description="share of train held out, as in training")
+    limit: int | None = Field(None, ge=1, description="use only this many images, evenly spread")
+    model: Path | None = Field(None, description="model folder; without it the registry is asked")
+    output: Path = Field(Path("reports/latest"), description="folder of the report")
+    compare_to_original: bool = Field(
+        False,
+        description="put the original project's published figures beside ours (official test split only)",
+    )
+    robustness: bool = Field(False, description="also score darker, blurred, ... images: six times the work")
+    against: Path | None = Field(None, description="report of another evaluation to print beside this one")
+    log: bool = Field(False, description="log figures and report to the MLflow run that made the model")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where the network runs")
+    threads: int = Field(0, ge=0, description="CPU threads of the network; 0 = all")
+    mlflow_tracking_uri: str = Field(
+        "http://127.0.0.1:5000", validation_alias="mlflow_tracking_uri", description="MLflow tracker"
+    )
+    model_name: str = Field("weapon-detector", validation_alias="model_name", description="registered model")
+    model_version: str | None = Field(
+        None, validation_alias="model_version", description="its version; wins over the alias"
+    )
+    model_alias: str = Field("champion", validation_alias="model_alias", description="its alias")
+
+
+def evaluate_config(arguments: Sequence[str] | None = None) -> EvaluateConfig:
+    """Return what evaluate.py is to do: flags > environment > defaults."""
+    return parse_arguments(EvaluateConfig, arguments, list_flags=("--data",))
 
 
 class DemoSettings(BaseSettings):
