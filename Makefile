@@ -56,7 +56,7 @@ lint: $(DEV_DONE) ## ruff, hadolint, and the schemas of compose and Kubernetes f
 	$(BIN)/ruff format --check .
 	$(BIN)/hadolint Dockerfile.api Dockerfile.tracker Dockerfile.web
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec *.compose.yaml deploy/gpu.*.compose.yaml
-	sed 's/!reset//' deploy/scale.compose.yaml | $(BIN)/check-jsonschema --builtin-schema vendor.compose-spec -
+	sed 's/!reset//' deploy/scale.compose.yaml | $(BIN)/check-jsonschema --builtin-schema vendor.compose-spec --default-filetype yaml -
 	$(BIN)/kubernetes-validate --strict --quiet --no-warn deploy/kubernetes/*.yaml
 
 types: $(DEV_DONE) ## mypy, strict
