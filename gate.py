@@ -30,6 +30,7 @@ log = logging.getLogger("mlapi.request")
 
 # --- problems ---------------------------------------------------------------------------------------
 
+PROBLEM_JSON = "application/problem+json"
 TYPE_PREFIX = "urn:weapon-detector:problem:"
 PROBLEMS: Mapping[str, tuple[int, str]] = {
     "bad-request": (400, "The request cannot be read"),
@@ -97,7 +98,7 @@ def problem_response(problem: ApiProblem, scope: Scope) -> Response:
         problem.document(note_on(scope).get("request_id")).model_dump_json(exclude_unset=True),
         problem.status,
         problem.headers,
-        "application/problem+json",
+        PROBLEM_JSON,
     )
 
 

@@ -8,17 +8,15 @@ All settings:                             python mlapi.py --help
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 import time
 from collections import Counter as Tally
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import prometheus_client
 import torch
 import uvicorn
@@ -27,7 +25,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 from pythonjsonlogger.core import RESERVED_ATTRS
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -37,8 +35,24 @@ from starlette.responses import Response
 import detector
 import imaging
 import registry
-from detections import CLASS_NAMES, WEAPONS, Detections
+from answers import (
+    JSON,
+    PICTURE_FORMATS,
+    Look,
+    PredictQuery,
+    as_sentence,
+    check_labels,
+    choose_media_type,
+    draw_result,
+    look_at,
+    score_threshold,
+    to_result,
+)
+from detections import WEAPONS
 from gate import (
+    PROBLEM_JSON,
+    PROBLEMS,
+    TYPE_PREFIX,
     ApiProblem,
     BodyLimit,
     KeyRing,
@@ -48,16 +62,7 @@ from gate import (
     problem_response,
     read_files,
 )
-from schemas import (
-    Box,
-    Detection,
-    ImageResult,
-    ImageSize,
-    ModelCard,
-    ModelInfo,
-    PredictResponse,
-    TimeMs,
-)
+from schemas import ImageResult, ModelInfo, ModelName, PredictResponse
 from serving import (
     FolderSource,
     InferenceQueue,
@@ -75,6 +80,53 @@ from settings import ApiSettings, api_settings
 
 CORES_PER_WORKER = 4  # beyond a few threads one picture gains little: more workers use the cores better
 
+
+# --- the document -----------------------------------------------------------------------------------
+
+PICTURE = {"schema": {"type": "string", "format": "binary"}}
+PREDICT_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {
+                    "file": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": PICTURE["schema"],
+                        "description": f"Photos to look at: {', '.join(imaging.FORMATS)}.",
+                    }
+                },
+            }
+        }
+    },
+}
+PREDICT_EXAMPLE = {
+    "model": {"name": "weapon-detector", "version": "7", "alias": "champion"},
+    "score_threshold": 0.62,
+    "results": [
+        {
+            "file": "street.jpg",
+            "image_size": {"width": 1280, "height": 720},
+            "alarm": True,
+            "detections": [
+                {
+                    "label": "pistol",
+                    "dangerous": True,
+                    "score": 0.91,
+                    "box": {"x1": 412.5, "y1": 233.0, "x2": 498.1, "y2": 301.7},
+                }
+            ],
+            "time_ms": {"decode": 9.1, "queue": 0.2, "inference": 212.4},
+        }
+    ],
+}
+PREDICT_ANSWER: dict[str, Any] = {
+    "description": "What was found, one result per file; or, by the Accept header, the annotated picture",
+    "content": {JSON: {"example": PREDICT_EXAMPLE}} | dict.fromkeys(PICTURE_FORMATS, PICTURE),
+}
 
 # --- what the process holds -------------------------------------------------------------------------
 
@@ -170,64 +222,63 @@ def check_key(
     key: Annotated[str | None, Security(api_key_header)],
     token: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],
 ) -> None:
-    """Let only holders of a key in, where keys are set."""
+    """Let only holders of a key in."""
     service.keys.check(key if key is not None else token.credentials if token else None)
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": "A problem document", "content": content} for status in statuses}
+def problems(*names: str) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI description of these problems, by status."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for name in names:
+        status, title = PROBLEMS[name]
+        response = responses.setdefault(status, {"description": "", "content": {PROBLEM_JSON: {}}})
+        response["description"] = "; ".join(filter(None, [response["description"], title]))
+        content = response["content"][PROBLEM_JSON]
+        content["schema"] = {"$ref": "#/components/schemas/Problem"}
+        example = {"type": TYPE_PREFIX + name, "title": title, "status": status, "detail": "..."}
+        content.setdefault("examples", {})[name] = {"value": example}
+    return responses
 
 
-open_router = APIRouter()
-router = APIRouter(dependencies=[Depends(check_key)], responses=_problems(401))
+open_router = APIRouter()  # for whoever watches over the process: no key, no secret
+router = APIRouter()
 
 
-class PredictQuery(BaseModel):
-    """What a caller may choose. A misspelt name is an error."""
+class Health(BaseModel):
+    """The process lives."""
 
-    model_config = ConfigDict(extra="forbid")
+    status: Literal["ok"] = "ok"
 
-    score_threshold: float | None = Field(
-        None, ge=0, le=1, allow_inf_nan=False,
-        description="keep detections of at least this score; the model's operating point by default",
-    )  # fmt: skip
-    labels: list[str] = Field(
-        default_factory=list, description="keep only these labels; may be repeated; all by default",
-        json_schema_extra={"items": {"type": "string", "enum": list(CLASS_NAMES[1:])}},
-    )  # fmt: skip
-    nms_iou: float | None = Field(
-        None, gt=0, le=1, allow_inf_nan=False,
-        description="overlap above which the lower of two boxes of a label goes; the model's by default",
-    )  # fmt: skip
-    max_detections: int | None = Field(
-        None, ge=1, le=1000, description="keep this many of the best that are left; the model's by default"
-    )
-    probabilities: bool = Field(False, description="add each detection's probability of every class")
+
+class Readiness(BaseModel):
+    """The model answers."""
+
+    status: Literal["ready"] = "ready"
+    model: ModelName
 
 
 @open_router.get("/health")
-async def health() -> dict[str, str]:
+async def health() -> Health:
     """Answer while the process lives."""
-    return {"status": "ok"}
+    return Health()
 
 
-@open_router.get("/ready", responses=_problems(503))
-async def ready(service: ServiceDep) -> dict[str, Any]:
+@open_router.get("/ready", responses=problems("not-ready"))
+async def ready(service: ServiceDep) -> Readiness:
     """Answer 200 once a model is loaded and warmed up, else 503 with the reason."""
-    return {"status": "ready", "model": service.host.served.name.model_dump()}
+    return Readiness(model=service.host.served.name)
 
 
-@open_router.get("/metrics", include_in_schema=False, dependencies=[Depends(check_key)])
+@router.get("/metrics", include_in_schema=False)
 async def metrics(service: ServiceDep) -> Response:
     """Answer what Prometheus reads."""
     content = prometheus_client.generate_latest(service.metrics.registry)
     return Response(content, media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
 
-@router.get("/model", responses=_problems(503))
+@router.get("/model", responses=problems("not-ready"))
 async def model(service: ServiceDep) -> ModelInfo:
-    """Say which model is served, its classes, operating point, metrics, run and data."""
+    """Say which model is served: classes, operating point, metrics, run, data fingerprint."""
     served = service.host.served
     return ModelInfo(
         model=served.name,
@@ -235,38 +286,49 @@ async def model(service: ServiceDep) -> ModelInfo:
         loaded_at=served.loaded_at,
         card=served.detector.card,
         dangerous=list(WEAPONS),
+        version_url=served.version_url,
         watch_error=service.host.trouble,
     )
 
 
 @router.post(
-    "/predict", response_model=PredictResponse, responses=_problems(400, 406, 408, 413, 415, 422, 503, 504)
+    "/predict",
+    response_model=PredictResponse,
+    responses={200: PREDICT_ANSWER}
+    | problems("bad-multipart", "bad-image", "not-acceptable", "upload-timeout", "body-too-large")
+    | problems("image-too-large", "not-multipart", "not-an-image", "invalid-parameters", "missing-file")
+    | problems("too-many-files", "internal-error", "not-ready", "queue-full", "deadline-exceeded"),
+    openapi_extra={"requestBody": PREDICT_BODY},
 )
 async def predict(request: Request, query: Annotated[PredictQuery, Query()], service: ServiceDep) -> Response:
-    """Find pistols, knives and their look-alikes in one or several photos."""
+    """Find pistols, knives and the things taken for them in one or several photos.
+
+    With several files, one that cannot be read has `error` in place of detections; with one file, that
+    error is the answer. `alarm` is about all that the model found, whatever the parameters leave out. Any
+    alarm is a possible weapon: a person must confirm.
+    """
     media_type = choose_media_type(request.headers.get("accept", ""))
-    served = service.host.served
-    service.queue.check_room()  # refuse before the upload, not after it
+    served = service.host.served  # one model for the whole request, whatever is loaded meanwhile
+    card = served.detector.card
+    check_labels(query, card)
     files, looks = await _look_in_time(request, query, service, served)
     if len(files) > 1 and media_type != JSON:
-        raise ApiProblem(
-            "not-acceptable", f"Expected one file for an answer in {media_type}, got {len(files)}."
-        )
+        detail = f"Expected one file for an answer in {media_type}, got {len(files)}."
+        raise ApiProblem("not-acceptable", detail)
     if len(files) == 1 and looks[0].value.problem is not None:
+        service.metrics.files.labels("error").inc()
         raise looks[0].value.problem
-    card = served.detector.card
-    threshold = default_threshold(card) if query.score_threshold is None else query.score_threshold
-    kept = [choose(look.value.detections, card, threshold, query) for look in looks]
-    request_id = note_on(request.scope)["request_id"]
+    note = note_on(request.scope)
     results = [
-        to_result(file, look, found, card, request_id)
-        for file, look, found in zip(files, looks, kept, strict=True)
+        to_result(file, look, card, query, note["request_id"])
+        for file, look in zip(files, looks, strict=True)
     ]
-    _record(service.metrics, note_on(request.scope), results, threshold)
-    if media_type == JSON:
-        answer = PredictResponse(model=served.name, score_threshold=threshold, results=results)
-        return Response(answer.model_dump_json(exclude_unset=True), media_type=JSON)
-    return await _annotated(service.metrics, looks[0].value.image, results[0], media_type)
+    threshold = score_threshold(card, query)
+    _record(service.metrics, note, results, threshold)
+    if media_type != JSON:
+        return await _annotated(service.metrics, looks[0].value.image, results[0], media_type)
+    answer = PredictResponse(model=served.name, score_threshold=threshold, results=results)
+    return Response(answer.model_dump_json(exclude_unset=True), media_type=JSON)
 
 
 async def _look_in_time(
@@ -274,6 +336,7 @@ async def _look_in_time(
 ) -> tuple[list[SentFile], list[Ran[Look]]]:
     """Read the files and look at each, all before the deadline."""
     settings, note = service.settings, note_on(request.scope)
+    service.queue.check_room(full=service.uploads.locked())  # refuse before the upload, not after it
     limit = f"{settings.api_deadline_seconds:g} s"
     files: list[SentFile] = []
     try:
@@ -282,12 +345,12 @@ async def _look_in_time(
                 files = await read_files(request, max_files=settings.api_max_files)
             note |= {"files": len(files), "bytes": sum(len(file.content) for file in files)}
             note |= {"model_version": served.name.version}
-            work = [partial(look_at, served, file, query, settings.api_max_pixels) for file in files]
+            work = [partial(look_at, served.detector, file, query, settings.api_max_pixels) for file in files]
             return files, await _run(request, service.queue, work)
     except TimeoutError as error:
         if not files:
             detail = f"The upload took over {limit}. Send smaller or fewer files."
-            raise ApiProblem("upload-timeout", detail) from error
+            raise ApiProblem("upload-timeout", detail, headers={"Connection": "close"}) from error
         detail = f"The answer took over {limit}. Try again, or send fewer files."
         raise ApiProblem("deadline-exceeded", detail, headers={"Retry-After": "5"}) from error
 
@@ -316,96 +379,6 @@ async def _wait_until_gone(request: Request) -> None:
         pass
 
 
-# --- one picture ------------------------------------------------------------------------------------
-
-
-NO_IMAGE: imaging.Image = np.zeros((0, 0, 3), np.uint8)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Look:
-    """What one file gave: an image with detections, or the problem in their place."""
-
-    image: imaging.Image = field(default_factory=lambda: NO_IMAGE)
-    detections: Detections = field(default_factory=Detections.empty)
-    problem: ApiProblem | None = None
-    decode_ms: float = 0
-    inference_ms: float = 0
-
-
-def look_at(served: ServedModel, file: SentFile, query: PredictQuery, max_pixels: int) -> Look:
-    """Decode one file and run the detector on it. Runs in an inference thread."""
-    began = time.perf_counter()
-    try:
-        image = imaging.decode_image(file.content, max_pixels=max_pixels)
-    except imaging.ImageError as error:
-        return Look(problem=ApiProblem(IMAGE_PROBLEMS.get(type(error), "bad-image"), _sentence(error)))
-    decoded = time.perf_counter()
-    found = served.detector.detect(image, nms_iou=query.nms_iou, probabilities=query.probabilities)
-    ended = time.perf_counter()
-    return Look(image, found, None, (decoded - began) * 1000, (ended - decoded) * 1000)
-
-
-IMAGE_PROBLEMS = {imaging.NotAnImage: "not-an-image", imaging.ImageTooLarge: "image-too-large"}
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error)
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
-
-
-def default_threshold(card: ModelCard) -> float:
-    """Return the score from which a weapon is an alarm: the operating point, measured on validation."""
-    return card.operating_point.score_threshold if card.operating_point else card.network.box_score_thresh
-
-
-def choose(found: Detections, card: ModelCard, threshold: float, query: PredictQuery) -> Detections:
-    """Return the detections that the caller asked for."""
-    kept = found.above(threshold)
-    if query.labels:
-        kept = kept.of([card.class_names.index(name) for name in query.labels if name in card.class_names])
-    return kept.take(slice(query.max_detections))
-
-
-def to_result(
-    file: SentFile, ran: Ran[Look], chosen: Detections, card: ModelCard, request_id: str
-) -> ImageResult:
-    """Return the answer for one file. The alarm looks at every detection, not only at those chosen."""
-    look = ran.value
-    if look.problem is not None:
-        return ImageResult(file=file.name, error=look.problem.document(request_id))
-    height, width = look.image.shape[:2]
-    weapons = look.detections.of([card.class_names.index(name) for name in WEAPONS])
-    times = {"decode": look.decode_ms, "queue": ran.queue_ms, "inference": look.inference_ms}
-    return ImageResult(
-        file=file.name,
-        image_size=ImageSize(width=width, height=height),
-        alarm=len(weapons.above(default_threshold(card))) > 0,
-        detections=to_detections(chosen, card),
-        time_ms=TimeMs(**{stage: round(value, 2) for stage, value in times.items()}),
-    )
-
-
-def to_detections(found: Detections, card: ModelCard) -> list[Detection]:
-    """Return detections as they cross the wire."""
-    answer = []
-    for i, (label, score, box) in enumerate(zip(found.labels, found.scores, found.boxes, strict=True)):
-        name = card.class_names[label]
-        x1, y1, x2, y2 = (shortest(value) for value in box)
-        fields: dict[str, Any] = {"label": name, "dangerous": name in WEAPONS, "score": shortest(score)}
-        fields["box"] = Box(x1=x1, y1=y1, x2=x2, y2=y2)
-        if found.probabilities is not None:
-            row = zip(card.class_names, found.probabilities[i], strict=True)
-            fields["probabilities"] = {class_name: shortest(value) for class_name, value in row}
-        answer.append(Detection(**fields))
-    return answer
-
-
-def shortest(value: Any) -> float:
-    """Return a float32 as the shortest decimal that reads back as the same float32."""
-    return float(str(value))
-
-
 def _record(metrics: ApiMetrics, note: dict[str, Any], results: list[ImageResult], threshold: float) -> None:
     """Count what was found and add it to the request's log line."""
     labels: Tally[str] = Tally()
@@ -422,35 +395,6 @@ def _record(metrics: ApiMetrics, note: dict[str, Any], results: list[ImageResult
     note |= {"time_ms": [result.time_ms.model_dump() if result.time_ms else None for result in results]}
 
 
-# --- a picture as the answer ------------------------------------------------------------------------
-
-JSON = "application/json"
-PICTURE_FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG"}
-ENGLISH = {"billete": "banknote", "monedero": "wallet", "tarjeta": "bank card"}
-
-
-def choose_media_type(accept: str) -> str:
-    """Return the media type to answer in, by the Accept header's preferences (RFC 9110, 12.5.1).
-
-    Raises:
-        ApiProblem: it takes none of JSON, JPEG and PNG.
-    """
-    wanted = []
-    for item in accept.split(","):
-        name, *parameters = (part.strip().lower() for part in item.split(";"))
-        quality = next((part[2:] for part in parameters if part.startswith("q=")), "1")
-        weight = float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality) else 0.0
-        if name and weight > 0:
-            wanted.append((-weight, name))
-    for _, name in sorted(wanted, key=lambda item: item[0]):
-        for offered in (JSON, *PICTURE_FORMATS):
-            if name in (offered, "*/*", offered.split("/")[0] + "/*"):
-                return offered
-    if wanted:
-        raise ApiProblem("not-acceptable", f"Expected Accept to name {JSON}, image/jpeg or image/png.")
-    return JSON
-
-
 async def _annotated(
     metrics: ApiMetrics, image: imaging.Image, result: ImageResult, media_type: str
 ) -> Response:
@@ -459,17 +403,6 @@ async def _annotated(
     content = await asyncio.to_thread(draw_result, image, result, PICTURE_FORMATS[media_type])
     metrics.stage_seconds.labels("encode").observe(time.perf_counter() - began)
     return Response(content, media_type=media_type, headers={"X-Alarm": str(bool(result.alarm)).lower()})
-
-
-def draw_result(image: imaging.Image, result: ImageResult, image_format: str) -> bytes:
-    """Draw a result's detections on its image and encode that."""
-    found = result.detections or []
-    boxes = [[item.box.x1, item.box.y1, item.box.x2, item.box.y2] for item in found]
-    captions = [f"{ENGLISH.get(item.label, item.label)} {item.score:.2f}" for item in found]
-    drawn = imaging.draw_boxes(
-        image, np.array(boxes, np.float32).reshape(-1, 4), captions, [item.dangerous for item in found]
-    )
-    return imaging.encode_image(drawn, image_format)
 
 
 # --- the application --------------------------------------------------------------------------------
@@ -495,7 +428,8 @@ def create_app(
     )
     app.state.service = service
     app.include_router(open_router)
-    app.include_router(router)
+    guards = [Depends(check_key)] if settings.api_keys else []
+    app.include_router(router, dependencies=guards, responses=problems("unauthorized") if guards else {})
     _translate_errors(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestFrame, observe=service.metrics.observe)
@@ -529,12 +463,12 @@ def _translate_errors(app: FastAPI) -> None:
     @app.exception_handler(NoModel)
     async def not_ready(request: Request, error: NoModel) -> Response:
         headers = {"Retry-After": "5"}
-        return problem_response(ApiProblem("not-ready", _sentence(error), headers=headers), request.scope)
+        return problem_response(ApiProblem("not-ready", as_sentence(error), headers=headers), request.scope)
 
     @app.exception_handler(QueueFull)
     async def queue_full(request: Request, error: QueueFull) -> Response:
         headers = {"Retry-After": str(error.retry_after_seconds)}
-        return problem_response(ApiProblem("queue-full", _sentence(error), headers=headers), request.scope)
+        return problem_response(ApiProblem("queue-full", as_sentence(error), headers=headers), request.scope)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

@@ -183,5 +183,5 @@ class ModelInfo(_Frozen):
     loaded_at: str
     card: ModelCard
     dangerous: list[str]
-    run_url: str | None = None
+    version_url: str | None = Field(None, description="the version's page in the tracker, its run among it")
     watch_error: str | None = Field(None, description="why a newer version could not be loaded, if so")

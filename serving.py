@@ -17,10 +17,11 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
+from urllib.parse import quote
 
 import numpy as np
 
@@ -136,10 +137,10 @@ class InferenceQueue:
         """Pieces of work that nobody has begun."""
         return max(0, self._taken - self.workers)
 
-    def check_room(self, wanted: int = 1) -> None:
-        """Raise QueueFull unless that many places are free."""
+    def check_room(self, wanted: int = 1, *, full: bool = False) -> None:
+        """Raise QueueFull unless that many places are free, or if the caller knows that it is full."""
         missing = self._taken + wanted - self._places
-        if missing > 0:
+        if missing > 0 or full:
             seconds = math.ceil(missing * self._usual_seconds / self.workers)
             raise QueueFull(min(max(seconds, 1), 60))
 
@@ -211,7 +212,7 @@ class ServedModel:
     detector: AnyDetector
     name: ModelName
     source: str
-    run_id: str = ""
+    version_url: str | None = None
     loaded_at: str = ""
 
 
@@ -239,7 +240,7 @@ class FolderSource:
         """Load the folder."""
         detector = self._load_detector(self._folder)
         name = ModelName(name=self._name, version=None, alias=None)
-        return ServedModel(detector, name, identity, detector.card.run_id)
+        return ServedModel(detector, name, identity)
 
 
 class RegistrySource:
@@ -280,7 +281,8 @@ class RegistrySource:
             detector = self._load_detector(self._download_version(found, Path(folder)))
         name = ModelName(name=self._name, version=found.version, alias=self._alias)
         source = f"models:/{self._name}" + (f"@{self._alias}" if self._alias else f"/{found.version}")
-        return ServedModel(detector, name, source, found.run_id)
+        page = f"{found.tracking_uri.rstrip('/')}/#/models/{quote(found.name)}/versions/{found.version}"
+        return ServedModel(detector, name, source, page)
 
 
 class ModelHost:
@@ -347,7 +349,7 @@ class ModelHost:
             raise ServingError(f"the model has no class {' or '.join(sorted(missing))}, so it cannot warn")
         await self._run(lambda: warm_up(loaded.detector))
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._served = ServedModel(loaded.detector, loaded.name, loaded.source, loaded.run_id, now)
+        self._served = replace(loaded, loaded_at=now)
         self._identity = identity
         self._settle()
         self.on_swap(self._served)

@@ -1,0 +1,196 @@
+"""From one file and what a caller asked for to what crosses the wire. No server, no queue, no state."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+import imaging
+from detections import CLASS_NAMES, WEAPONS, Detections
+from gate import ApiProblem, SentFile
+from schemas import Box, Detection, ImageResult, ImageSize, ModelCard, TimeMs
+from serving import AnyDetector, Ran
+from texts import class_name
+
+LABELS = CLASS_NAMES[1:]
+
+
+class PredictQuery(BaseModel):
+    """What a caller may choose. A misspelt name is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    score_threshold: float | None = Field(
+        None, ge=0, le=1, allow_inf_nan=False, examples=[0.5],
+        description="Keep detections of at least this score. By default the model's operating point.",
+    )  # fmt: skip
+    labels: list[str] = Field(
+        default_factory=list, examples=[["pistol", "knife"]],
+        description="Keep only these labels; may be repeated. By default all.",
+        json_schema_extra={"items": {"type": "string", "enum": list(LABELS)}},
+    )  # fmt: skip
+    nms_iou: float | None = Field(
+        None, gt=0, le=1, allow_inf_nan=False, examples=[0.5],
+        description="Overlap above which the lower of two boxes of a label goes. By default the model's.",
+    )  # fmt: skip
+    max_detections: int | None = Field(
+        None, ge=1, le=1000, examples=[20],
+        description="Keep this many of the best that are left. By default the model's.",
+    )  # fmt: skip
+    probabilities: bool = Field(False, description="Add each detection's probability of every class.")
+
+
+def check_labels(query: PredictQuery, card: ModelCard) -> None:
+    """Raise ApiProblem if a label is neither the model's nor the data set's."""
+    unknown = sorted(set(query.labels) - {*LABELS, *card.class_names[1:]})
+    if unknown:
+        names = ", ".join(repr(name[:50]) for name in unknown[:5])
+        message = f"Expected one of {', '.join(card.class_names[1:])}, got {names}."
+        raise ApiProblem("invalid-parameters", message, errors=[{"parameter": "labels", "message": message}])
+
+
+# --- one file ---------------------------------------------------------------------------------------
+
+NO_IMAGE: imaging.Image = np.zeros((0, 0, 3), np.uint8)
+IMAGE_PROBLEMS = {imaging.NotAnImage: "not-an-image", imaging.ImageTooLarge: "image-too-large"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """What one file gave: an image with all its detections, or the problem in their place."""
+
+    image: imaging.Image = field(default_factory=lambda: NO_IMAGE)
+    detections: Detections = field(default_factory=Detections.empty)
+    problem: ApiProblem | None = None
+    decode_ms: float = 0
+    inference_ms: float = 0
+
+
+def look_at(detector: AnyDetector, file: SentFile, query: PredictQuery, max_pixels: int) -> Look:
+    """Decode one file and run the detector on it. Runs in an inference thread.
+
+    Only as many pictures are in memory as there are threads: what waits in the queue is the file.
+    """
+    began = time.perf_counter()
+    try:
+        image = imaging.decode_image(file.content, max_pixels=max_pixels)
+    except imaging.ImageError as error:
+        return Look(problem=ApiProblem(IMAGE_PROBLEMS.get(type(error), "bad-image"), as_sentence(error)))
+    decoded = time.perf_counter()
+    # The alarm looks at all that the model reports, so a smaller number is cut off only afterwards.
+    most = max(query.max_detections or 0, detector.card.network.box_detections_per_img)
+    found = detector.detect(
+        image, nms_iou=query.nms_iou, max_detections=most, probabilities=query.probabilities
+    )
+    ended = time.perf_counter()
+    return Look(image, found, None, (decoded - began) * 1000, (ended - decoded) * 1000)
+
+
+def as_sentence(error: Exception) -> str:
+    """Return the error's message with a capital letter and a full stop."""
+    text = str(error)
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+# --- the answer -------------------------------------------------------------------------------------
+
+
+def alarm_threshold(card: ModelCard) -> float:
+    """Return the score from which a weapon is an alarm: the operating point, measured on validation."""
+    return card.operating_point.score_threshold if card.operating_point else card.network.box_score_thresh
+
+
+def to_result(
+    file: SentFile, ran: Ran[Look], card: ModelCard, query: PredictQuery, request_id: str
+) -> ImageResult:
+    """Return the answer for one file."""
+    look = ran.value
+    if look.problem is not None:
+        return ImageResult(file=file.name, error=look.problem.document(request_id))
+    height, width = look.image.shape[:2]
+    weapons = look.detections.of([card.class_names.index(name) for name in WEAPONS])
+    times = {"decode": look.decode_ms, "queue": ran.queue_ms, "inference": look.inference_ms}
+    return ImageResult(
+        file=file.name,
+        image_size=ImageSize(width=width, height=height),
+        alarm=len(weapons.above(alarm_threshold(card))) > 0,
+        detections=to_detections(choose(look.detections, card, query), card),
+        time_ms=TimeMs(**{stage: round(value, 2) for stage, value in times.items()}),
+    )
+
+
+def score_threshold(card: ModelCard, query: PredictQuery) -> float:
+    """Return the threshold of this answer."""
+    return alarm_threshold(card) if query.score_threshold is None else query.score_threshold
+
+
+def choose(found: Detections, card: ModelCard, query: PredictQuery) -> Detections:
+    """Return the detections that the caller asked for."""
+    kept = found.above(score_threshold(card, query))
+    if query.labels:
+        kept = kept.of([card.class_names.index(name) for name in query.labels if name in card.class_names])
+    return kept.take(slice(query.max_detections or card.network.box_detections_per_img))
+
+
+def to_detections(found: Detections, card: ModelCard) -> list[Detection]:
+    """Return detections as they cross the wire."""
+    answer = []
+    for i, (label, score, box) in enumerate(zip(found.labels, found.scores, found.boxes, strict=True)):
+        name = card.class_names[label]
+        x1, y1, x2, y2 = (shortest(value) for value in box)
+        fields: dict[str, Any] = {"label": name, "dangerous": name in WEAPONS, "score": shortest(score)}
+        fields["box"] = Box(x1=x1, y1=y1, x2=x2, y2=y2)
+        if found.probabilities is not None:
+            row = zip(card.class_names, found.probabilities[i], strict=True)
+            fields["probabilities"] = {class_name: shortest(value) for class_name, value in row}
+        answer.append(Detection(**fields))
+    return answer
+
+
+def shortest(value: np.float32) -> float:
+    """Return a float32 as the shortest decimal that reads back as the same float32."""
+    return float(str(value))
+
+
+# --- its form ---------------------------------------------------------------------------------------
+
+JSON = "application/json"
+PICTURE_FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG"}
+
+
+def choose_media_type(accept: str) -> str:
+    """Return the media type to answer in, by the Accept header's preferences (RFC 9110, 12.5.1).
+
+    Raises:
+        ApiProblem: it takes none of JSON, JPEG and PNG.
+    """
+    wanted = []
+    for item in accept.split(","):
+        name, *parameters = (part.strip().lower() for part in item.split(";"))
+        quality = next((part[2:] for part in parameters if part.startswith("q=")), "1")
+        weight = float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality) else 0.0
+        if name and weight > 0:
+            wanted.append((-weight, name))
+    for _, name in sorted(wanted, key=lambda item: item[0]):
+        for offered in (JSON, *PICTURE_FORMATS):
+            if name in (offered, "*/*", offered.split("/")[0] + "/*"):
+                return offered
+    if wanted:
+        raise ApiProblem("not-acceptable", f"Expected Accept to name {JSON}, image/jpeg or image/png.")
+    return JSON
+
+
+def draw_result(image: imaging.Image, result: ImageResult, image_format: str) -> bytes:
+    """Draw a result's detections on its image and encode that."""
+    found = result.detections or []
+    boxes = [[item.box.x1, item.box.y1, item.box.x2, item.box.y2] for item in found]
+    captions = [f"{class_name(item.label, 'en')} {item.score:.2f}" for item in found]
+    drawn = imaging.draw_boxes(
+        image, np.array(boxes, np.float32).reshape(-1, 4), captions, [item.dangerous for item in found]
+    )
+    return imaging.encode_image(drawn, image_format)
