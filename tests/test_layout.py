@@ -26,6 +26,7 @@ ALLOWED = {
     "pyfunc_model": {"detector", "imaging"},
     "engine": {"dataset", "detections", "detector", "transforms"},
     "serving": {"detections", "detector", "imaging", "registry", "schemas", "settings"},
+    "answers": {"detections", "gate", "imaging", "schemas", "serving", "texts"},
     "client": {"imaging", "schemas", "settings"},
     "tracker": set(),
     # programs
@@ -37,7 +38,9 @@ ALLOWED = {
         "dataset", "detections", "detector", "engine", "imaging", "metrics", "registry", "report",
         "schemas", "settings", "tracker", "transforms",
     },
-    "mlapi": {"detections", "gate", "imaging", "registry", "schemas", "serving", "settings"},
+    "mlapi": {
+        "answers", "detections", "detector", "gate", "imaging", "registry", "schemas", "serving", "settings",
+    },
     "web": {"client", "detections", "imaging", "schemas", "settings", "texts", "video"},
     "demo": {"settings"},
 }  # fmt: skip
