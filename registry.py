@@ -672,7 +672,7 @@ def _make_champion(
         for key in ("when", "who", "why"):
             client.set_model_version_tag(name, before, f"rolled_back.{key}", change[key])
     else:
-        for key in ("when", "who", "why", "before", "against"):
+        for key in (key for key in ("when", "who", "why", "before", "against") if change[key]):
             client.set_model_version_tag(name, version, f"promoted.{key}", change[key])
     number = len(read_history(client, name)) + 1
     client.set_registered_model_tag(name, f"{HISTORY}{number:05}", json.dumps(change, ensure_ascii=False))
@@ -690,54 +690,58 @@ def _now() -> str:
 LIST_COLUMNS = {
     "map": "val/map",
     "map_50": "val/map_50",
-    "look-alike alarms": "val/lookalike_alarm_rate",
-    "threshold": "operating_point.score_threshold",
-    "image recall": "operating_point.image_recall",
-    "false alarms per 1000": "operating_point.false_alarms_per_1000",
+    "look-alike\nalarms": "val/lookalike_alarm_rate",
+    "image\nrecall": "operating_point.image_recall",
+    "false\nalarms\nper 1000": "operating_point.false_alarms_per_1000",
 }
+
+
+def _table(*titles: str, **options: Any) -> Table:
+    """Return an empty table that stays readable in 80 columns."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", **options)
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    return table
 
 
 def versions_table(versions: Sequence[RegisteredVersion]) -> Table:
     """Return all versions as a table, one row each. Numbers are those of the validation split."""
-    from rich.table import Table
-
-    table = Table(caption="measured on each version's own validation split", caption_justify="left")
-    table.add_column("version", justify="right")
-    table.add_column("alias", style="bold")
+    table = _table(caption="measured on each version's own validation split")
+    table.add_column("no.", justify="right")
+    table.add_column("alias", style="bold", no_wrap=True)
     for title in LIST_COLUMNS:
-        table.add_column(title, justify="right")
-    for title in ("architecture", "data", "registered"):
-        table.add_column(title)
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("registered", no_wrap=True)
     for found in versions:
         numbers = [_number(found.measured(key)) for key in LIST_COLUMNS.values()]
-        table.add_row(
-            found.version, "\n".join(found.aliases), *numbers, found.tags.get("architecture", ""),
-            found.tags.get("data_fingerprint", "")[:8], _when(found.created_at),
-        )  # fmt: skip
+        table.add_row(found.version, "\n".join(found.aliases), *numbers, _when(found.created_at))
     return table
 
 
 def version_table(found: RegisteredVersion) -> Table:
     """Return all that was recorded of a version."""
-    from rich.table import Table
-
-    table = Table("recorded", "value", title=f"{found} ({', '.join(found.aliases) or 'no alias'})")
+    table = _table("recorded", "", title=f"{found} ({', '.join(found.aliases) or 'no alias'})")
     table.add_row("registered", _when(found.created_at))
     table.add_row("run", found.run_id)
     for key, value in sorted(found.tags.items()):
-        table.add_row(key, value)
+        if value:
+            table.add_row(key, value)
     return table
 
 
 def history_table(history: Sequence[Mapping[str, str]]) -> Table:
     """Return every change of the champion, oldest first."""
-    from rich.table import Table
-
-    table = Table("when", "who", "what", "why", title="champions")
+    table = _table(title="champions so far")
+    for title in ("when", "who", "version", "why"):
+        table.add_column(title, no_wrap=title == "when", overflow="fold")
     for change in history:
-        what = f"{change['action']}: version {change['before'] or '-'} -> {change['version']}"
-        overruled = f" (overruled: {change['against']})" if change["against"] else ""
-        table.add_row(change["when"], change["who"], what, change["why"] + overruled)
+        what = f"{change['version']} ({change['action']})"
+        overruled = f"overruled: {change['against']}" if change["against"] else ""
+        reasons = "; ".join(filter(None, (change["why"], overruled)))
+        table.add_row(change["when"].removesuffix("+00:00"), change["who"], what, reasons)
     return table
 
 
@@ -761,10 +765,8 @@ def last_runs(experiment: str | None, limit: int, *, tracking_uri: str) -> list[
 
 def runs_table(runs: Sequence[Run], versions: Sequence[RegisteredVersion]) -> Table:
     """Return runs side by side: what was measured, the best in bold, and the parameters that differ."""
-    from rich.table import Table
-
     registered = {found.run_id: found for found in versions}
-    table = Table("", *(f"{run.info.run_name}\n{run.info.run_id[:8]}" for run in runs))
+    table = _table("", *(f"{run.info.run_name}\n{run.info.run_id[:8]}" for run in runs))
     table.add_row("started", *(_when(run.info.start_time) for run in runs))
     table.add_row("minutes", *(_minutes(run) for run in runs))
     table.add_row("status", *(run.info.status.lower() for run in runs))
@@ -807,7 +809,7 @@ def _number(value: float | None) -> str:
 
 
 def _when(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _minutes(run: Run) -> str:
@@ -884,7 +886,7 @@ def _import(command: ImportCommand, settings: RegistryCommand, console: Console)
     found, is_new = import_folder(
         command.folder, name=name, experiment=settings.experiment, tracking_uri=uri, source=command.source
     )
-    did = "is now" if is_new else "has been all along"
+    did = "is now" if is_new else "is already"
     console.print(f"{command.folder} {did} {found}{f' ({found.alias})' if found.alias else ''}.")
 
 

@@ -325,10 +325,16 @@ class TrainingRun:
             batch = metrics[start : start + 1000]
             self._outbox.put("metrics", partial(self._client.log_batch, self.run_id, metrics=batch))
 
-    def resend_metrics(self) -> None:
-        """Send what metrics.jsonl held at the start; the tracker keeps one of each."""
-        if self.active:
-            self._send_metrics(self._on_paper)
+    def resend(self) -> None:
+        """Send what an earlier process of this run may have failed to; the tracker keeps one of each."""
+        if not self.active:
+            return
+        self._send_metrics(self._on_paper)
+        unsent = self.folder / UNSENT_FILE
+        if unsent.is_file():
+            for file, artifact_path in json.loads(unsent.read_text(encoding="utf-8"))["files"]:
+                self.log_artifact(Path(file), artifact_path)
+            unsent.unlink()  # close() writes it anew if need be
 
     def log_artifact(self, path: Path, artifact_path: str | None = None) -> None:
         """Log a file or a folder, which must stay as it is until the run ends."""
@@ -421,11 +427,8 @@ def sync(folder: Path) -> str:
     check_tracker(unsent["tracking_uri"])
     with quiet_mlflow(), connection(unsent["tracking_uri"]):
         run = TrainingRun(unsent["tracking_uri"], unsent["run_id"], unsent["experiment_id"], folder=folder)
-        run.resend_metrics()
-        for file, artifact_path in unsent["files"]:
-            run.log_artifact(Path(file), artifact_path)
+        run.resend()
         run.set_status(unsent["status"])
-        path.unlink()  # close() writes it anew if the tracker goes away once more
         run.close()
     if path.exists():
         raise TrackerUnreachable(f"The tracker at {unsent['tracking_uri']} went away again; try later.")
@@ -522,13 +525,15 @@ def training_run(
         return
     folder.mkdir(parents=True, exist_ok=True)
     check_tracker(tracking_uri)
+    if resume_run_id is None:
+        _make_room(folder)
     with quiet_mlflow():
         with connection(tracking_uri) as client:
             run_id, experiment_id = _open_run(client, experiment, run_name, resume_run_id, tracking_uri)
             _log_config(client, run_id, config)
             _log_environment(client, run_id)
         run = TrainingRun(tracking_uri, run_id, experiment_id, folder=folder)
-        run.resend_metrics()
+        run.resend()
         system = SystemMetrics(run, tracking_uri)
         try:
             yield run
@@ -538,6 +543,16 @@ def training_run(
         finally:
             system.close()
             run.close()
+
+
+def _make_room(folder: Path) -> None:
+    """Remove an earlier run's metrics.jsonl, unless it holds what the tracker has not got."""
+    if (folder / UNSENT_FILE).exists():
+        raise RegistryError(
+            f"{folder} holds metrics of an earlier run that the tracker has not got. Send them with "
+            f"`python registry.py sync {folder}`, or choose another folder."
+        )
+    (folder / METRICS_FILE).unlink(missing_ok=True)
 
 
 def _open_run(
@@ -559,7 +574,7 @@ def _open_run(
         "mlflow.user": who(),
         "mlflow.source.name": Path(sys.argv[0]).name,
         "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": git_commit(),
+        "mlflow.source.git.commit": git_commit().removesuffix("-dirty"),
     }
     return client.create_run(experiment_id, tags=tags, run_name=run_name).info.run_id, experiment_id
 
