@@ -64,6 +64,7 @@ from gate import (
 )
 from schemas import ImageResult, ModelInfo, ModelName, PredictResponse
 from serving import (
+    FallbackSource,
     FolderSource,
     InferenceQueue,
     LoadDetector,
@@ -189,10 +190,10 @@ def make_service(settings: ApiSettings, source: ModelSource) -> Service:
 
 
 def make_source(settings: ApiSettings, load_detector: LoadDetector) -> ModelSource:
-    """Return where models come from: MODEL_DIR if set, else the registry."""
+    """Return where models come from: MODEL_DIR if set, else the registry, else API_FALLBACK_DIR."""
     if settings.model_dir is not None:
         return FolderSource(settings.model_dir, settings.model_name, load_detector)
-    return RegistrySource(
+    registered = RegistrySource(
         settings.model_name,
         settings.model_version,
         settings.model_alias,
@@ -200,6 +201,10 @@ def make_source(settings: ApiSettings, load_detector: LoadDetector) -> ModelSour
         download_version=registry.download_version,
         load_detector=load_detector,
     )
+    if settings.api_fallback_dir is None or settings.model_version is not None:
+        return registered
+    folder = FolderSource(settings.api_fallback_dir, settings.model_name, load_detector)
+    return FallbackSource(registered, folder)
 
 
 # --- routes -----------------------------------------------------------------------------------------

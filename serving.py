@@ -27,7 +27,7 @@ import numpy as np
 
 from detections import WEAPONS, Detections
 from imaging import Image
-from registry import RegisteredVersion
+from registry import RegisteredVersion, VersionNotFound
 from schemas import ModelCard, ModelName
 
 log = logging.getLogger("mlapi.serving")
@@ -283,6 +283,30 @@ class RegistrySource:
         source = f"models:/{self._name}" + (f"@{self._alias}" if self._alias else f"/{found.version}")
         page = f"{found.tracking_uri.rstrip('/')}/#/models/{quote(found.name)}/versions/{found.version}"
         return ServedModel(detector, name, source, page)
+
+
+class FallbackSource:
+    """The registry's model, or a folder's for as long as the registry has none."""
+
+    def __init__(self, registered: ModelSource, folder: ModelSource) -> None:
+        self._registered, self._folder = registered, folder
+        self._fall_back = True
+
+    def newest(self) -> str:
+        """Return what the registry says, or the folder until it has said something once."""
+        try:
+            identity = self._registered.newest()
+        except VersionNotFound:
+            if self._fall_back:
+                return self._folder.newest()
+            raise
+        self._fall_back = False
+        return identity
+
+    def load(self, identity: str) -> ServedModel:
+        """Load from where that identity came."""
+        source = self._folder if identity == self._folder.newest() else self._registered
+        return source.load(identity)
 
 
 class ModelHost:

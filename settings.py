@@ -99,6 +99,7 @@ class ApiSettings(TrackerSettings):
         (), description="comma-separated keys; when set, callers must send one"
     )
     model_dir: Path | None = Field(None, description="model folder to serve without any tracker")
+    api_fallback_dir: Path | None = Field(None, description="model folder served while none is registered")
     api_watch_seconds: float = Field(15, gt=0, description="how often to ask whether the alias has moved")
     api_max_body_mb: float = Field(20, gt=0, description="largest request body, megabytes")
     api_max_files: int = Field(8, ge=1, description="files in one request at most")
