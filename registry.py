@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import mlflow
@@ -41,6 +41,9 @@ from mlflow.entities import Metric, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from PIL import Image
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from schemas import ModelCard
 from settings import (
@@ -72,10 +75,6 @@ from tracker import (
     wait_for_tracker,
     who,
 )
-
-if TYPE_CHECKING:  # rich is no requirement of the API
-    from rich.console import Console
-    from rich.table import Table
 
 __all__ = [
     "PromotionRefused",
@@ -384,7 +383,7 @@ def _log_and_register(
     tags: Mapping[str, str],
 ) -> RegisteredVersion:
     _make_name(client, name)
-    model_id = _log_model(client, folder, card, tracking_uri, run_id)
+    model_id = _log_model(client, folder, card, run_id)
     made = client.create_model_version(
         name,
         source=f"models:/{model_id}",
@@ -430,12 +429,11 @@ def _alias_target(client: MlflowClient, name: str, alias: str) -> str | None:
     return str(aliases[alias]) if alias in aliases else None
 
 
-def _log_model(client: MlflowClient, folder: Path, card: ModelCard, tracking_uri: str, run_id: str) -> str:
+def _log_model(client: MlflowClient, folder: Path, card: ModelCard, run_id: str) -> str:
     """Log the folder as a pyfunc model ("models from code") and return the logged model's id."""
     import mlflow.pyfunc  # needs full mlflow; the API lives with mlflow-skinny
     from mlflow.models import Model
 
-    mlflow.set_tracking_uri(tracking_uri)
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary) / ARTIFACT  # MLflow names the folder in the store after this one
         staged.mkdir()
@@ -698,9 +696,6 @@ LIST_COLUMNS = {
 
 def _table(*titles: str, **options: Any) -> Table:
     """Return an empty table that stays readable in 80 columns."""
-    from rich import box
-    from rich.table import Table
-
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", **options)
     for title in titles:
         table.add_column(title, overflow="fold")
@@ -829,8 +824,6 @@ def comparison_url(runs: Sequence[Run], tracking_uri: str) -> str:
 
 def main() -> None:
     """Do what the command line says."""
-    from rich.console import Console
-
     settings, command = registry_command()
     try:
         _run(command, settings, Console())

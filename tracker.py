@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlparse
 
+import mlflow
 import requests
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -110,6 +111,7 @@ def ask_version(tracking_uri: str) -> None:
 @contextlib.contextmanager
 def connection(tracking_uri: str) -> Iterator[MlflowClient]:
     """Give MLflow's client, and turn its errors into sentences."""
+    mlflow.set_tracking_uri(tracking_uri)  # parts of MLflow look there, whatever the client was told
     try:
         yield MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     except MlflowException as error:
