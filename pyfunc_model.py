@@ -89,9 +89,9 @@ def _detection(label: str, score: float, xyxy: list[float]) -> Detection:
 
 
 def _to_bytes(content: bytes | str) -> bytes:
-    """Return the file's content; over HTTP it arrives as base64 text."""
-    if isinstance(content, bytes):
-        return content
+    """Return the file's content. Over HTTP it comes as base64 text, which MLflow does not always decode."""
+    if isinstance(content, bytes) and not content.isascii():
+        return content  # no picture file is plain ASCII
     try:
         return base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError) as error:

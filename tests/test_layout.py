@@ -22,8 +22,8 @@ ALLOWED = {
     "transforms": {"dataset", "imaging"},
     # middle
     "detector": {"detections", "imaging", "schemas"},
-    "registry": {"detections", "schemas", "settings", "tracker"},
-    "pyfunc_model": {"detector", "imaging"},
+    "registry": {"schemas", "settings", "tracker"},
+    "pyfunc_model": {"detections", "detector", "imaging", "schemas"},
     "engine": {"dataset", "detections", "detector", "transforms"},
     "serving": {"detections", "detector", "imaging", "registry", "schemas", "settings"},
     "answers": {"detections", "gate", "imaging", "schemas", "serving", "texts"},
