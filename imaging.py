@@ -336,17 +336,18 @@ def encode_image(image: Image, image_format: str = "JPEG", *, quality: int = 90)
     return stream.getvalue()
 
 
-def crop_boxes(image: Image, boxes: NDArray[np.float32]) -> list[Image]:
-    """Return what is in each box, with CROP_MARGIN of its width and height around it where there is some.
+def crop_boxes(image: Image, boxes: NDArray[np.float32], *, margin: float = CROP_MARGIN) -> list[Image]:
+    """Return what is in each box and, where there is some, margin times its width and height around it.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         boxes: (N, 4) xyxy pixels of image.
+        margin: at least 0.
     """
     height, width = image.shape[:2]
     crops = []
     for x1, y1, x2, y2 in np.asarray(boxes, np.float64).reshape(-1, 4):
-        margin_x, margin_y = CROP_MARGIN * (x2 - x1), CROP_MARGIN * (y2 - y1)
+        margin_x, margin_y = margin * (x2 - x1), margin * (y2 - y1)
         left, right = np.clip([np.floor(x1 - margin_x), np.ceil(x2 + margin_x)], 0, width).astype(int)
         top, bottom = np.clip([np.floor(y1 - margin_y), np.ceil(y2 + margin_y)], 0, height).astype(int)
         left, top = min(left, width - 1), min(top, height - 1)

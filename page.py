@@ -153,12 +153,11 @@ class Page:
 
     def answer(self, photo: Photo) -> ImageResult | Failure:
         """Return every detection in photo: as asked before of this model, else by asking the API now."""
-        answers: Recent[tuple[str, str], ImageResult] = st.session_state.setdefault(
-            "answers", Recent(ANSWERS_KEPT)
-        )
-        key = (photo.digest, self._model_key())
+        answers, key = self._answers(), (photo.digest, self.model_key)
         if key in answers:
             return answers[key].model_copy(update={"file": photo.name})
+        if len(photo.content) > self.settings.api_max_body_mb * 1e6:
+            return Failure(self.sentence(PhotoTooLarge(), photo))
         if self.outage or self.info is None:
             return Failure(self.sentence(self.outage or ServiceUnreachable()), waiting=True)
         try:
@@ -176,7 +175,17 @@ class Page:
         answers[key] = result
         return result.model_copy(update={"file": photo.name})
 
-    def _model_key(self) -> str:
+    def knows(self, photo: Photo) -> bool:
+        """Return whether photo has its answer already."""
+        return (photo.digest, self.model_key) in self._answers()
+
+    def _answers(self) -> Recent[tuple[str, str], ImageResult]:
+        answers: Recent[tuple[str, str], ImageResult]
+        answers = st.session_state.setdefault("answers", Recent(ANSWERS_KEPT))
+        return answers
+
+    @property
+    def model_key(self) -> str:
         """Return what changes when another model is served: answers of the old one no longer hold."""
         return f"{self.info.model.model_dump_json()} {self.info.loaded_at}" if self.info else ""
 

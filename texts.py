@@ -1,5 +1,403 @@
-"""Every word the page shows, in English and Russian, and the names people use for the classes."""
+"""Every word the page shows, in English and Russian, and the names people use for the classes.
+
+The page holds no prose of its own: text(language, key, ...) looks it up here. Values in braces are
+filled in by the page.
+"""
+
 from __future__ import annotations
-CLASS_TEXTS = {"en": {"pistol":"pistol","knife":"knife","billete":"banknote","monedero":"wallet","smartphone":"smartphone","tarjeta":"bank card"}}
+
+LANGUAGES = {"en": "English", "ru": "Русский"}
+
+CLASS_TEXTS = {
+    "pistol": {"en": "pistol", "ru": "пистолет"},
+    "knife": {"en": "knife", "ru": "нож"},
+    "billete": {"en": "banknote", "ru": "банкнота"},
+    "monedero": {"en": "wallet", "ru": "кошелёк"},
+    "smartphone": {"en": "smartphone", "ru": "смартфон"},
+    "tarjeta": {"en": "bank card", "ru": "банковская карта"},
+}
+
+TEXTS = {
+    # --- the frame of the page ---
+    "title": {"en": "Weapon detector", "ru": "Поиск оружия на фото"},
+    "subtitle": {
+        "en": "Drop a photo: pistols and knives in hands are marked, and told apart from phones, wallets, "
+        "banknotes and bank cards.",
+        "ru": "Перетащите фото: пистолеты и ножи в руках будут отмечены и отделены от смартфонов, кошельков, "
+        "банкнот и банковских карт.",
+    },
+    "privacy": {
+        "en": "Nothing is stored: photos stay in memory while this page is open, and only you see them.",
+        "ru": "Ничего не сохраняется: фото хранятся в памяти, пока открыта страница, и видны только вам.",
+    },
+    "privacy_feedback": {
+        "en": "Nothing is stored unless you send a correction: photos stay in memory while this page is open.",
+        "ru": "Ничего не сохраняется, пока вы сами не отправите исправление: фото хранятся только в памяти, "
+        "пока открыта страница.",
+    },
+    "language": {"en": "Language", "ru": "Язык"},
+    "tab_photos": {"en": "Photos", "ru": "Фото"},
+    "tab_video": {"en": "Video", "ru": "Видео"},
+    "tab_model": {"en": "Model", "ru": "Модель"},
+    "limits_title": {"en": "What the model cannot see", "ru": "Чего модель не видит"},
+    "limits": {
+        "en": "It learned from photos and video frames in which the object fills a good part of the picture. "
+        "Small or distant objects, hidden ones (in a bag, under clothes), blurred and dark pictures, toys and "
+        "unusual weapons are missed or mistaken. “None found” does not mean that there is no weapon, "
+        "and a find is not proof of one: **a person must always look and decide.**",
+        "ru": "Она училась на фото и кадрах видео, где предмет занимает заметную часть снимка. Мелкие и "
+        "далёкие предметы, скрытые (в сумке, под одеждой), смазанные и тёмные снимки, игрушки и необычное "
+        "оружие она пропускает или путает. «Не найдено» не значит, что оружия нет, а находка ещё не "
+        "доказательство: **решать всегда должен человек.**",
+    },
+    # --- putting photos in ---
+    "upload": {"en": "Your photos, one or many", "ru": "Ваши фото, одно или несколько"},
+    "upload_drop": {"en": "Drop photos here", "ru": "Перетащите фото сюда"},
+    "upload_formats": {
+        "en": "JPEG, PNG, WebP, BMP, TIFF or GIF, up to {limit} MB each",
+        "ru": "JPEG, PNG, WebP, BMP, TIFF или GIF, до {limit} МБ каждое",
+    },
+    "upload_button": {"en": "Choose files", "ru": "Выбрать файлы"},
+    "camera": {"en": "Take a photo with the camera", "ru": "Снять камерой"},
+    "camera_label": {
+        "en": "Point the camera and press the button",
+        "ru": "Наведите камеру и нажмите кнопку",
+    },
+    "camera_file": {"en": "camera photo.jpg", "ru": "снимок камеры.jpg"},
+    "gallery": {"en": "No photo at hand? Try one of these", "ru": "Нет фото под рукой? Попробуйте эти"},
+    "gallery_add": {"en": "Check", "ru": "Проверить"},
+    "gallery_remove": {"en": "Remove", "ru": "Убрать"},
+    "nothing_yet": {
+        "en": "Add a photo above, and the answer appears here.",
+        "ru": "Добавьте фото выше, и ответ появится здесь.",
+    },
+    # --- the answer ---
+    "answer_weapon": {
+        "en": "Possible weapon: {found}. A person must confirm.",
+        "ru": "Возможно, оружие: {found}. Должен подтвердить человек.",
+    },
+    "answer_lookalike": {
+        "en": "No weapon found. Seen instead: {found}.",
+        "ru": "Оружие не найдено. Замечено другое: {found}.",
+    },
+    "answer_nothing": {
+        "en": "No weapon found, and none of the look-alikes either.",
+        "ru": "Оружие не найдено, похожих предметов тоже нет.",
+    },
+    "answer_sure": {"en": "{name} ({score} sure)", "ru": "{name} (уверенность {score})"},
+    "answer_near": {
+        "en": "Below your threshold, the strongest sign of a weapon is {found}.",
+        "ru": "Ниже вашего порога самый сильный признак оружия: {found}.",
+    },
+    "answer_many": {
+        "en": "Possible weapon in {alarms} of {count} photos. A person must confirm.",
+        "ru": "Возможно, оружие: фото {alarms} из {count}. Должен подтвердить человек.",
+    },
+    "answer_many_none": {
+        "en": "No weapon found in {count} photos.",
+        "ru": "Оружие не найдено, проверено фото: {count}.",
+    },
+    "answer_many_failed": {
+        "en": " Could not be checked: {failed}.",
+        "ru": " Не удалось проверить: {failed}.",
+    },
+    "hidden": {
+        "en": "Hidden by your filter: {hidden}. The sentence above still counts weapons among them.",
+        "ru": "Скрыто фильтром: {hidden}. Оружие среди скрытого учтено в ответе выше.",
+    },
+    # --- threshold and filter ---
+    "threshold": {
+        "en": "Show what the model is at least this sure of",
+        "ru": "Показывать при уверенности от",
+    },
+    "threshold_help": {
+        "en": "Moving it changes the answer at once; the photo is not sent again.",
+        "ru": "Ответ меняется сразу, фото повторно не отправляется.",
+    },
+    "threshold_meaning": {
+        "en": "At **{threshold}** the model raised the alarm on **{recall}** of the photos with a weapon, and "
+        "falsely on **{false_alarms} of 1,000** photos without one ({split}).",
+        "ru": "При пороге **{threshold}** модель подняла тревогу на **{recall}** фото с оружием и ложно на "
+        "**{false_alarms} из 1000** фото без оружия ({split}).",
+    },
+    "threshold_default": {
+        "en": "This is the model’s operating point, chosen by measurement.",
+        "ru": "Это рабочая точка модели, выбранная по измерениям.",
+    },
+    "threshold_changed": {
+        "en": "The model’s operating point is {threshold}.",
+        "ru": "Рабочая точка модели: {threshold}.",
+    },
+    "threshold_reset": {"en": "Back to the operating point", "ru": "К рабочей точке"},
+    "threshold_unmeasured": {
+        "en": "This model has no measured operating point, so nothing is known about misses and false alarms.",
+        "ru": "У этой модели нет измеренной рабочей точки: о пропусках и ложных тревогах ничего не известно.",
+    },
+    "split_val": {"en": "validation photos", "ru": "проверочные фото"},
+    "split_test": {"en": "test photos", "ru": "тестовые фото"},
+    "filter": {"en": "Show", "ru": "Показывать"},
+    "only_weapons": {"en": "Only weapons", "ru": "Только оружие"},
+    # --- one photo's card ---
+    "view": {"en": "View", "ru": "Вид"},
+    "view_boxes": {"en": "Boxes", "ru": "Рамки"},
+    "view_both": {"en": "Side by side", "ru": "Рядом с исходным"},
+    "view_original": {"en": "Original", "ru": "Исходное"},
+    "zoom": {"en": "Zoom", "ru": "Увеличить"},
+    "zoom_whole": {"en": "whole photo", "ru": "всё фото"},
+    "caption_original": {"en": "original", "ru": "исходное"},
+    "legend_weapon": {"en": "weapon: solid orange", "ru": "оружие: сплошная оранжевая рамка"},
+    "legend_lookalike": {"en": "look-alike: dashed blue", "ru": "похожее: пунктирная синяя рамка"},
+    "alt_photo": {"en": "Photo {file}. {answer}", "ru": "Фото {file}. {answer}"},
+    "alt_original": {"en": "Photo {file} without boxes", "ru": "Фото {file} без рамок"},
+    "alt_crop": {"en": "Cut from {file}: {name}, {score}", "ru": "Фрагмент {file}: {name}, {score}"},
+    "details": {"en": "Each object ({count})", "ru": "Каждый предмет ({count})"},
+    "column_object": {"en": "Object", "ru": "Предмет"},
+    "column_kind": {"en": "Kind", "ru": "Вид"},
+    "column_score": {"en": "How sure", "ru": "Уверенность"},
+    "column_place": {"en": "Box, pixels (x1, y1, x2, y2)", "ru": "Рамка, пиксели (x1, y1, x2, y2)"},
+    "kind_weapon": {"en": "weapon", "ru": "оружие"},
+    "kind_lookalike": {"en": "look-alike", "ru": "похожее"},
+    "timing": {
+        "en": "{width} x {height} pixels, {ms} ms in the model",
+        "ru": "{width} x {height} пикселей, {ms} мс в модели",
+    },
+    # --- downloads ---
+    "download": {"en": "Download", "ru": "Скачать"},
+    "download_jpeg": {"en": "Picture (JPEG)", "ru": "Снимок (JPEG)"},
+    "download_png": {"en": "Picture (PNG)", "ru": "Снимок (PNG)"},
+    "download_json": {"en": "JSON", "ru": "JSON"},
+    "download_csv": {"en": "CSV table", "ru": "Таблица CSV"},
+    "download_zip": {
+        "en": "All photos: pictures, JSON, CSV (zip)",
+        "ru": "Все фото: снимки, JSON, CSV (zip)",
+    },
+    # --- progress and failures ---
+    "checking": {
+        "en": "Checking {file} ({index} of {count})",
+        "ru": "Проверяется {file} ({index} из {count})",
+    },
+    "retry": {"en": "Try again", "ru": "Повторить"},
+    "error_unreachable": {
+        "en": "The detector cannot be reached at the moment. Your photos stay here and are checked as soon as it is "
+        "back; there is nothing you need to do. If this lasts, ask whoever runs it whether the API is up.",
+        "ru": "Детектор сейчас недоступен. Ваши фото останутся здесь и будут проверены, как только он вернётся; "
+        "делать ничего не нужно. Если это надолго, спросите у администратора, запущен ли API.",
+    },
+    "error_not_ready": {
+        "en": "The detector is still loading its model; this takes up to a minute. Your photos are checked as soon "
+        "as it is ready.",
+        "ru": "Детектор ещё загружает модель, это занимает до минуты. Ваши фото будут проверены, как только он "
+        "будет готов.",
+    },
+    "error_busy": {
+        "en": "The detector is busy with other photos. Wait a few seconds, then press “Try again”.",
+        "ru": "Детектор занят другими фото. Подождите несколько секунд и нажмите «Повторить».",
+    },
+    "error_slow": {
+        "en": "The answer took too long and was given up. Press “Try again”, or use a smaller photo.",
+        "ru": "Ответ занял слишком много времени. Нажмите «Повторить» или возьмите фото поменьше.",
+    },
+    "error_file_too_large": {
+        "en": "This file is too large: {size} MB. Save the photo smaller, or take a screenshot of it, and try that.",
+        "ru": "Файл слишком большой: {size} МБ. Сохраните фото в меньшем размере или сделайте его снимок экрана.",
+    },
+    "error_too_many_pixels": {
+        "en": "This photo has too many pixels. Save it smaller and try again.",
+        "ru": "В этом фото слишком много пикселей. Сохраните его в меньшем размере и попробуйте снова.",
+    },
+    "error_not_an_image": {
+        "en": "This file is not a photo that can be read, or it is damaged. Use a JPEG, PNG, WebP, BMP, TIFF or GIF "
+        "file.",
+        "ru": "Этот файл не является фото или повреждён. Возьмите файл JPEG, PNG, WebP, BMP, TIFF или GIF.",
+    },
+    "error_key": {
+        "en": "The detector wants a key and this page has none that it accepts. Whoever runs the page must set "
+        "API_KEY to one of the API’s keys.",
+        "ru": "Детектор требует ключ, а у страницы его нет или он неверен. Администратор страницы должен задать "
+        "API_KEY, одно из значений API_KEYS.",
+    },
+    "error_version": {
+        "en": "What answers at the detector’s address is not this version’s API. Whoever runs the page must check "
+        "API_URL and that page and API are of one version.",
+        "ru": "По адресу детектора отвечает не API этой версии. Администратор страницы должен проверить API_URL и "
+        "то, что версии страницы и API совпадают.",
+    },
+    "error_other": {
+        "en": "The detector could not check this: {detail} Press “Try again”.",
+        "ru": "Детектор не смог это проверить. Нажмите «Повторить». Ответ детектора: {detail}",
+    },
+    "error_no_preview": {
+        "en": "The photo was checked, but this page cannot draw files of this kind.",
+        "ru": "Фото проверено, но страница не умеет рисовать файлы такого вида.",
+    },
+    # --- video ---
+    "video_upload": {"en": "A short video", "ru": "Короткое видео"},
+    "video_drop": {"en": "Drop a video here", "ru": "Перетащите видео сюда"},
+    "video_formats": {
+        "en": "MP4, MOV, WebM, MKV or AVI, up to {seconds} seconds. {rate} frames of each second are checked.",
+        "ru": "MP4, MOV, WebM, MKV или AVI, до {seconds} секунд. Проверяется кадров в секунду: {rate}.",
+    },
+    "video_rule": {
+        "en": "A single frame can be mistaken, so the alarm waits until several agree.",
+        "ru": "Один кадр может обмануть, поэтому тревога ждёт согласия нескольких.",
+    },
+    "video_needed": {"en": "Frames that must agree", "ru": "Сколько кадров должны совпасть"},
+    "video_window": {"en": "Out of the last", "ru": "Из последних"},
+    "video_checking": {
+        "en": "Checking the video: {time} of {duration}",
+        "ru": "Проверка видео: {time} из {duration}",
+    },
+    "video_alarm": {
+        "en": "Possible weapon at {times}: {found}. A person must confirm.",
+        "ru": "Возможно, оружие, время {times}: {found}. Должен подтвердить человек.",
+    },
+    "video_unconfirmed": {
+        "en": "No alarm. A weapon was suspected in {seen} of {count} frames, but never in {needed} of {window} "
+        "in a row.",
+        "ru": "Тревоги нет. Оружие заподозрено в {seen} из {count} кадров, но ни разу в {needed} из {window} подряд.",
+    },
+    "video_nothing": {
+        "en": "No weapon found in any of the {count} frames checked.",
+        "ru": "Оружие не найдено ни в одном из проверенных кадров ({count}).",
+    },
+    "video_partial": {
+        "en": "Only the first {time} were checked so far.",
+        "ru": "Пока проверены только первые {time}.",
+    },
+    "video_timeline": {
+        "en": "How sure the model is of a weapon, over time. Shaded: alarm. Dashed: your threshold.",
+        "ru": "Уверенность модели в оружии по времени. Закрашено: тревога. Пунктир: ваш порог.",
+    },
+    "video_time": {"en": "time, s", "ru": "время, с"},
+    "video_score": {"en": "how sure", "ru": "уверенность"},
+    "video_frame": {"en": "Frame at", "ru": "Кадр"},
+    "video_alt": {"en": "Frame at {time}. {answer}", "ru": "Кадр {time}. {answer}"},
+    "video_clip": {"en": "Make a clip with boxes", "ru": "Сделать ролик с рамками"},
+    "video_clip_making": {
+        "en": "Drawing the clip: {time} of {duration}",
+        "ru": "Рисуется ролик: {time} из {duration}",
+    },
+    "video_clip_download": {"en": "Download the clip (MP4)", "ru": "Скачать ролик (MP4)"},
+    "video_clip_alt": {"en": "The video with boxes drawn in", "ru": "Видео с нарисованными рамками"},
+    "error_not_a_video": {
+        "en": "This file is not a video that can be read, or it is damaged. Use an MP4, MOV, WebM, MKV or AVI file.",
+        "ru": "Этот файл не является видео или повреждён. Возьмите файл MP4, MOV, WebM, MKV или AVI.",
+    },
+    "error_video_too_long": {
+        "en": "This video is longer than {seconds} seconds. Cut it shorter and try again.",
+        "ru": "Это видео длиннее {seconds} секунд. Обрежьте его и попробуйте снова.",
+    },
+    # --- the model ---
+    "model_unknown": {
+        "en": "What the model is and can do appears here once the detector answers.",
+        "ru": "Сведения о модели появятся здесь, когда детектор ответит.",
+    },
+    "model_served": {
+        "en": "**{name}**, version {version}, on duty since {loaded}.",
+        "ru": "**{name}**, версия {version}, работает с {loaded}.",
+    },
+    "model_no_version": {"en": "without a number (from a folder)", "ru": "без номера (из папки)"},
+    "model_run": {"en": "Its training run in MLflow", "ru": "Её обучение в MLflow"},
+    "model_watch_error": {
+        "en": "A newer version could not be loaded; this one stays on duty. Reason: {reason}",
+        "ru": "Новую версию загрузить не удалось, работает прежняя. Причина: {reason}",
+    },
+    "model_measured": {"en": "What was measured ({split})", "ru": "Что измерено ({split})"},
+    "metric_image_recall": {
+        "en": "Photos with a weapon that raise the alarm",
+        "ru": "Тревога на фото с оружием",
+    },
+    "metric_false_alarms": {
+        "en": "False alarms per 1,000 photos without one",
+        "ru": "Ложных тревог на 1000 фото без оружия",
+    },
+    "metric_precision": {"en": "Weapon boxes that are right", "ru": "Верных рамок оружия"},
+    "metric_recall": {"en": "Weapons that get a box", "ru": "Найдено предметов оружия"},
+    "metric_map": {"en": "mAP (COCO, IoU 0.50–0.95)", "ru": "mAP (COCO, IoU 0,50–0,95)"},
+    "metric_map_50": {"en": "mAP at IoU 0.50", "ru": "mAP при IoU 0,50"},
+    "metric_map_75": {"en": "mAP at IoU 0.75", "ru": "mAP при IoU 0,75"},
+    "metric_mar_100": {"en": "Mean recall (100 boxes)", "ru": "Средняя полнота (100 рамок)"},
+    "metric_lookalikes": {"en": "Look-alikes taken for a weapon", "ru": "Похожих принято за оружие"},
+    "metric_as_lookalikes": {"en": "Weapons taken for a look-alike", "ru": "Оружия принято за похожее"},
+    "model_interval": {"en": "95 % interval {low} to {high}", "ru": "95 % интервал от {low} до {high}"},
+    "model_images": {
+        "en": "Counted on {weapon_images} photos with a weapon and {weapon_free_images} without. "
+        "The threshold {threshold} was chosen there by this rule: {rule}.",
+        "ru": "Подсчитано на {weapon_images} фото с оружием и {weapon_free_images} без него. "
+        "Порог {threshold} выбран там по правилу: {rule}.",
+    },
+    "model_curve": {"en": "What a threshold catches and costs", "ru": "Что даёт и чего стоит порог"},
+    "model_curve_alt": {
+        "en": "Two curves over the threshold: share of photos with a weapon that raise the alarm, and false alarms "
+        "per 1,000 photos",
+        "ru": "Две кривые по порогу: доля фото с оружием, поднявших тревогу, и ложные тревоги на 1000 фото",
+    },
+    "curve_threshold": {"en": "threshold", "ru": "порог"},
+    "curve_recall": {"en": "caught, % of photos with a weapon", "ru": "поймано, % фото с оружием"},
+    "curve_false_alarms": {"en": "false alarms per 1,000 photos", "ru": "ложных тревог на 1000 фото"},
+    "model_classes": {"en": "What it looks for", "ru": "Что она ищет"},
+    "column_class": {"en": "Class in the data", "ru": "Класс в данных"},
+    "column_ap": {"en": "AP", "ru": "AP"},
+    "column_ap50": {"en": "AP at IoU 0.50", "ru": "AP при IoU 0,50"},
+    "column_threshold": {"en": "Best threshold", "ru": "Лучший порог"},
+    "column_precision": {"en": "Precision there", "ru": "Точность при нём"},
+    "column_recall": {"en": "Recall there", "ru": "Полнота при нём"},
+    "model_all": {"en": "Every figure kept with the model", "ru": "Все числа, хранящиеся с моделью"},
+    "column_metric": {"en": "Figure", "ru": "Показатель"},
+    "column_value": {"en": "Value", "ru": "Значение"},
+    "model_data": {"en": "Data and origin", "ru": "Данные и происхождение"},
+    "origin_architecture": {"en": "Network", "ru": "Сеть"},
+    "origin_input": {"en": "Input size, pixels", "ru": "Размер входа, пиксели"},
+    "origin_created": {"en": "Trained", "ru": "Обучена"},
+    "origin_commit": {"en": "Code (git commit)", "ru": "Код (git commit)"},
+    "origin_fingerprint": {"en": "Data fingerprint (SHA-256)", "ru": "Отпечаток данных (SHA-256)"},
+    "origin_source": {"en": "Loaded from", "ru": "Загружена из"},
+    # --- corrections ---
+    "feedback": {"en": "Something is wrong here", "ru": "Здесь ошибка"},
+    "feedback_intro": {
+        "en": "Say what each box really shows. The corrected photo can teach the next model.",
+        "ru": "Укажите, что на самом деле в каждой рамке. Исправленное фото поможет обучить следующую модель.",
+    },
+    "feedback_really": {"en": "{name} {score} is really", "ru": "{name} {score} на самом деле"},
+    "feedback_nothing": {"en": "nothing of these", "ru": "ничего из этого"},
+    "feedback_missed": {"en": "Something was missed", "ru": "Что-то пропущено"},
+    "feedback_missed_what": {"en": "What was missed", "ru": "Что пропущено"},
+    "feedback_across": {"en": "From left to right, % of the width", "ru": "Слева направо, % ширины"},
+    "feedback_down": {"en": "From top to bottom, % of the height", "ru": "Сверху вниз, % высоты"},
+    "feedback_preview": {"en": "The box you describe", "ru": "Рамка, которую вы задали"},
+    "feedback_consent": {
+        "en": "I may pass this photo on, and agree that it is kept on this computer, with faces blurred, to train "
+        "the model.",
+        "ru": "Я вправе передать это фото и согласен, чтобы оно хранилось на этом компьютере с размытыми лицами для "
+        "обучения модели.",
+    },
+    "feedback_send": {"en": "Keep the correction", "ru": "Сохранить исправление"},
+    "feedback_thanks": {
+        "en": "Kept, with {faces} faces blurred. Thank you.",
+        "ru": "Сохранено, размыто лиц: {faces}. Спасибо.",
+    },
+    "feedback_failed": {
+        "en": "The correction could not be kept: {detail}. Whoever runs the page must check FEEDBACK_DIR.",
+        "ru": "Не удалось сохранить исправление: {detail}. Администратор страницы должен проверить FEEDBACK_DIR.",
+    },
+}
+
+
+def text(language: str, key: str, **values: object) -> str:
+    """Return the text of that key in language, with values filled in.
+
+    Raises:
+        KeyError: there is no such text, language or value.
+    """
+    return TEXTS[key][language].format(**values)
+
+
 def class_name(label: str, language: str) -> str:
-    return CLASS_TEXTS[language].get(label, label)
+    """Return the name people use for a class, or the class's own name where nobody gave one."""
+    return CLASS_TEXTS.get(label, {}).get(language, label)
+
+
+def closest_language(locale: str | None) -> str:
+    """Return the language of LANGUAGES that suits a browser's locale ("ru-RU"), English by default."""
+    language = (locale or "").replace("_", "-").split("-")[0].lower()
+    return language if language in LANGUAGES else "en"

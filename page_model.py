@@ -1,0 +1,180 @@
+"""The model tab: what is served, what was measured of it, what a threshold catches and costs, its origin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import altair
+import pandas
+import streamlit as st
+
+from page import Page
+from schemas import ModelCard, ModelInfo
+
+SPLITS = ("test", "val")  # the better evidence first
+# metric of the card (after its split) -> text key; fractions, shown in percent
+FRACTIONS = {
+    "map": "metric_map",
+    "map_50": "metric_map_50",
+    "map_75": "metric_map_75",
+    "mar_100": "metric_mar_100",
+    "lookalike_alarm_rate": "metric_lookalikes",
+    "weapon_as_lookalike_rate": "metric_as_lookalikes",
+}
+ORANGE, BLUE = "#d55e00", "#0072b2"
+
+
+def model_ui(page: Page) -> None:
+    """Draw the whole tab."""
+    if page.info is None:
+        st.info(page.text("model_unknown"))
+        return
+    served_ui(page, page.info)
+    card = page.info.card
+    operating_point_ui(page, card)
+    curve_ui(page, card)
+    metrics_ui(page, card)
+    classes_ui(page, card)
+    origin_ui(page, page.info)
+
+
+def served_ui(page: Page, info: ModelInfo) -> None:
+    """Say which version is served since when, and link to its run."""
+    version = info.model.version or page.text("model_no_version")
+    version += f" ({info.model.alias})" if info.model.alias else ""
+    loaded = info.loaded_at.replace("T", " ")[:16] + " UTC"
+    st.markdown(page.text("model_served", name=info.model.name, version=version, loaded=loaded))
+    if info.watch_error:
+        st.warning(page.text("model_watch_error", reason=info.watch_error))
+    if info.version_url:
+        st.link_button(page.text("model_run"), info.version_url, icon=":material/open_in_new:")
+
+
+def operating_point_ui(page: Page, card: ModelCard) -> None:
+    """Draw the four figures of the operating point."""
+    point = card.operating_point
+    if point is None:
+        st.info(page.text("threshold_unmeasured"))
+        return
+    split = page.text(f"split_{point.split}")
+    st.markdown(f"#### {page.text('model_measured', split=split)}")
+    figures = {
+        "metric_image_recall": ("alarm/image_recall", page.percent(point.image_recall)),
+        "metric_false_alarms": ("alarm/false_alarms_per_1000", f"{point.false_alarms_per_1000:.0f}"),
+        "metric_recall": ("alarm/recall", page.percent(point.recall)),
+        "metric_precision": ("alarm/precision", page.percent(point.precision)),
+    }
+    for column, (key, (metric, value)) in zip(st.columns(4), figures.items(), strict=True):
+        column.metric(
+            page.text(key), value, border=True, help=interval(page, card, f"{point.split}/{metric}")
+        )
+    rule = {"threshold": page.percent(point.score_threshold), "rule": point.rule}
+    st.caption(
+        page.text("model_images", **rule, **point.model_dump(include={"weapon_images", "weapon_free_images"}))
+    )
+
+
+def interval(page: Page, card: ModelCard, metric: str) -> str | None:
+    """Return a metric's 95 % interval in words, None where the card has none."""
+    low, high = card.metrics.get(f"{metric}/low"), card.metrics.get(f"{metric}/high")
+    if low is None or high is None:
+        return None
+
+    def shown(value: float) -> str:
+        return page.percent(value) if value <= 1 else f"{value:.0f}"
+
+    return page.text("model_interval", low=shown(low), high=shown(high))
+
+
+def curve_ui(page: Page, card: ModelCard) -> None:
+    """Draw what an alarm at each threshold would catch and cost."""
+    if not card.alarm_curve:
+        return
+    st.markdown(f"#### {page.text('model_curve')}")
+    rows = [
+        {"threshold": p.score_threshold, "recall": p.image_recall, "false": p.false_alarms_per_1000}
+        for p in card.alarm_curve
+    ]
+    base = altair.Chart(pandas.DataFrame(rows)).encode(
+        x=altair.X("threshold:Q", title=page.text("curve_threshold"), axis=altair.Axis(format="%"))
+    )
+    caught = base.mark_line(color=BLUE, point=True).encode(
+        y=altair.Y("recall:Q", title=page.text("curve_recall"), axis=altair.Axis(format="%", titleColor=BLUE),
+                   scale=altair.Scale(domain=[0, 1]))
+    )  # fmt: skip
+    false = base.mark_line(color=ORANGE, strokeDash=[6, 4]).encode(
+        y=altair.Y("false:Q", title=page.text("curve_false_alarms"), axis=altair.Axis(titleColor=ORANGE))
+    )
+    chart = altair.layer(caught, false).resolve_scale(y="independent").properties(height=280)
+    st.altair_chart(chart, alt=page.text("model_curve_alt"))
+
+
+def metrics_ui(page: Page, card: ModelCard) -> None:
+    """Draw the card's own metrics, the best split first."""
+    for split in SPLITS:
+        known = {key: f"{split}/{key}" for key in FRACTIONS if f"{split}/{key}" in card.metrics}
+        if not known:
+            continue
+        st.markdown(f"#### {page.text('model_measured', split=page.text(f'split_{split}'))}")
+        columns = st.columns(max(4, len(known)) if len(known) <= 4 else 3)
+        for index, (key, metric) in enumerate(known.items()):
+            columns[index % len(columns)].metric(
+                page.text(FRACTIONS[key]), f"{card.metrics[metric]:.3f}", border=True,
+                help=interval(page, card, metric),
+            )  # fmt: skip
+
+
+def classes_ui(page: Page, card: ModelCard) -> None:
+    """Draw each class with its figures and its recommended threshold."""
+    st.markdown(f"#### {page.text('model_classes')}")
+    st.table([class_row(page, card, name) for name in card.class_names[1:]], hide_index=True)
+
+
+def class_row(page: Page, card: ModelCard, name: str) -> dict[str, str]:
+    """Return a class as the table shows it; what was not measured is a dash."""
+    dangerous = page.info is not None and name in page.info.dangerous
+    chosen = card.class_thresholds.get(name)
+
+    def metric(word: str) -> str:
+        values = (card.metrics.get(f"{split}/{word}/{name}") for split in SPLITS)
+        return next((f"{value:.3f}" for value in values if value is not None), "–")
+
+    return {
+        page.text("column_object"): page.class_name(name),
+        page.text("column_kind"): page.text("kind_weapon" if dangerous else "kind_lookalike"),
+        page.text("column_class"): name,
+        page.text("column_ap"): metric("ap"),
+        page.text("column_ap50"): metric("ap50"),
+        page.text("column_threshold"): page.percent(chosen.score_threshold) if chosen else "–",
+        page.text("column_precision"): page.percent(chosen.precision) if chosen else "–",
+        page.text("column_recall"): page.percent(chosen.recall) if chosen else "–",
+    }
+
+
+def origin_ui(page: Page, info: ModelInfo) -> None:
+    """Draw data, network, versions and code the model came from, and every figure kept with it."""
+    card = info.card
+    with st.expander(page.text("model_data"), icon=":material/database:"):
+        network = card.network
+        rows = {
+            "origin_architecture": network.architecture,
+            "origin_input": f"{network.min_size} – {network.max_size}",
+            "origin_created": card.created_at,
+            "origin_commit": card.git_commit,
+            "origin_fingerprint": card.data_fingerprint,
+            "origin_source": info.source,
+        }
+        table_ui(page, [(page.text(key), value) for key, value in rows.items() if value])
+        if card.data:
+            st.json(card.data, expanded=False)
+        if card.library_versions:
+            table_ui(page, card.library_versions.items())
+    if card.metrics:
+        with st.expander(page.text("model_all"), icon=":material/table_rows:"):
+            table_ui(page, [(name, f"{value:.4f}") for name, value in sorted(card.metrics.items())])
+
+
+def table_ui(page: Page, rows: Iterable[tuple[str, str]]) -> None:
+    """Draw pairs as a table."""
+    names = page.text("column_metric"), page.text("column_value")
+    st.table([dict(zip(names, row, strict=True)) for row in rows], hide_index=True)

@@ -1,0 +1,442 @@
+"""The photos tab: putting photos in, the answer in one sentence, the boxes, the downloads."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import numpy as np
+import streamlit as st
+
+import imaging
+from client import CSV_COLUMNS, csv_rows, draw_detections
+from page import Failure, Page, Photo, strongest, weapons
+from schemas import AlarmPoint, Detection, ImageResult, ModelCard, PredictResponse
+
+GALLERY = Path(__file__).parent / "photos"
+GALLERY_SUFFIXES = (".jpg", ".jpeg")
+VIEWS = ("view_boxes", "view_both", "view_original")
+ZOOM_MARGIN = 0.6  # of the box's sides, around it
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the person wants to see: labels at or above a score."""
+
+    score_threshold: float
+    labels: frozenset[str]
+
+    def of(self, detections: Sequence[Detection]) -> list[Detection]:
+        """Return the detections wanted."""
+        return [d for d in detections if d.score >= self.score_threshold and d.label in self.labels]
+
+    def hides(self, detections: Sequence[Detection]) -> int:
+        """Return how many are sure enough but of a label not wanted."""
+        return sum(d.score >= self.score_threshold and d.label not in self.labels for d in detections)
+
+
+def photos_ui(page: Page) -> None:
+    """Draw the whole tab."""
+    photos = input_ui(page)
+    if not photos:
+        st.caption(page.text("nothing_yet"))
+        return
+    choice = choice_ui(page)
+    summary = st.container()
+    outcomes = check_ui(page, photos)
+    with summary:
+        if len(photos) > 1:
+            summary_ui(page, photos, outcomes, choice)
+    for photo, outcome in zip(photos, outcomes, strict=True):
+        with st.container(border=True, key=f"card_{photo.digest[:16]}"):
+            card_ui(page, photo, outcome, choice)
+
+
+# --- putting photos in ------------------------------------------------------------------------------
+
+
+def input_ui(page: Page) -> list[Photo]:
+    """Draw the ways to put photos in, and return the photos, each once."""
+    uploads = st.file_uploader(page.text("upload"), accept_multiple_files=True, key="uploads")
+    st.caption(page.text("upload_formats", limit=f"{page.settings.api_max_body_mb:g}"))
+    photos = [Photo(upload.name, upload.getvalue()) for upload in uploads]
+    with st.container(horizontal=True):
+        if st.toggle(page.text("camera"), key="camera_on"):
+            shot = st.camera_input(page.text("camera_label"), key="camera")
+            photos += [Photo(page.text("camera_file"), shot.getvalue())] if shot else []
+    photos += [Photo(path.name, path.read_bytes()) for path in gallery_ui(page, open_at_first=not photos)]
+    return list({photo.digest: photo for photo in photos}.values())
+
+
+def gallery_ui(page: Page, *, open_at_first: bool) -> list[Path]:
+    """Draw the examples, and return those the person chose."""
+    pictures = sorted(path for path in GALLERY.iterdir() if path.suffix in GALLERY_SUFFIXES)
+    chosen: set[str] = st.session_state.setdefault("examples", set())
+    if not pictures:
+        return []
+    with (
+        st.expander(
+            page.text("gallery"), expanded=open_at_first and not chosen, icon=":material/collections:"
+        ),
+        st.container(horizontal=True, key="gallery"),
+    ):
+        for path in pictures:
+            with st.container(width=150, gap="xsmall"):
+                st.image(thumbnail(str(path)), width=150, alt=example_name(path))
+                is_chosen = path.name in chosen
+                st.button(
+                    page.text("gallery_remove" if is_chosen else "gallery_add"),
+                    key=f"example_{path.stem}",
+                    help=example_name(path),
+                    type="primary" if is_chosen else "secondary",
+                    width="stretch",
+                    on_click=chosen.symmetric_difference_update,
+                    args=({path.name},),
+                )
+    return [path for path in pictures if path.name in chosen]
+
+
+def example_name(path: Path) -> str:
+    """Return a gallery picture's name in words: its file's, without number and dashes."""
+    return path.stem.lstrip("0123456789-").replace("-", " ")
+
+
+@st.cache_data
+def thumbnail(path: str) -> bytes:
+    """Return a gallery picture at button size. These are the project's own pictures: sharing them is fine."""
+    image = imaging.shrink(imaging.decode_image(Path(path).read_bytes()), 300)
+    height, width = image.shape[:2]
+    side = min(height, width * 3 // 4)
+    top, left = (height - side) // 2, (width - side * 4 // 3) // 2
+    return imaging.encode_image(image[top : top + side, left : left + side * 4 // 3])
+
+
+# --- threshold and filter ---------------------------------------------------------------------------
+
+
+def choice_ui(page: Page) -> Choice:
+    """Draw slider and filter, and return what the person wants to see."""
+    labels = page.info.card.class_names[1:] if page.info else ()
+    dangerous = frozenset(page.info.dangerous if page.info else ())
+    with st.container(border=True, key="choice"):
+        left, right = st.columns(2, gap="large")
+        with left:
+            threshold = threshold_ui(page, "photos")
+        with right:
+            only_weapons = st.toggle(page.text("only_weapons"), key="only_weapons")
+            wanted = st.pills(
+                page.text("filter"),
+                labels,
+                selection_mode="multi",
+                default=labels,
+                format_func=page.class_name,
+                key="labels",
+                disabled=only_weapons,
+            )
+    return Choice(threshold, dangerous if only_weapons else frozenset(wanted))
+
+
+def threshold_ui(page: Page, place: str) -> float:
+    """Draw the slider, starting at the operating point, and say what its position means."""
+    lowest = round(page.lowest_threshold, 2)
+    key = f"threshold_{place}_{page.default_threshold:.2f}"  # another model's operating point starts afresh
+    threshold = st.slider(
+        page.text("threshold"), lowest, 0.99, max(lowest, page.default_threshold), 0.01,
+        key=key, help=page.text("threshold_help"),
+    )  # fmt: skip
+    if page.info:
+        st.markdown(meaning(page, page.info.card, threshold))
+    if threshold != page.default_threshold:
+        st.button(
+            page.text("threshold_reset"), key=f"threshold_reset_{place}", type="tertiary",
+            icon=":material/undo:", on_click=st.session_state.__setitem__, args=(key, page.default_threshold),
+        )  # fmt: skip
+    return threshold
+
+
+def meaning(page: Page, card: ModelCard, threshold: float) -> str:
+    """Return in words what an alarm at threshold catches and costs, as measured."""
+    operating_point = card.operating_point
+    if operating_point is None:
+        return page.text("threshold_unmeasured")
+    at_default = threshold == page.default_threshold
+    point: AlarmPoint | None = None
+    if not at_default and card.alarm_curve:
+        point = min(card.alarm_curve, key=lambda p: abs(p.score_threshold - threshold))
+    recall = point.image_recall if point else operating_point.image_recall
+    false_alarms = point.false_alarms_per_1000 if point else operating_point.false_alarms_per_1000
+    note = page.text("threshold_default") if at_default else ""
+    if not at_default:
+        note = page.text("threshold_changed", threshold=page.percent(page.default_threshold))
+    if not at_default and point is None:
+        return note
+    split = page.text(f"split_{operating_point.split}")
+    return " ".join((
+        page.text(
+            "threshold_meaning", threshold=page.percent(threshold), recall=page.percent(recall),
+            false_alarms=f"{false_alarms:.0f}", split=split,
+        ),
+        note,
+    ))  # fmt: skip
+
+
+# --- asking -----------------------------------------------------------------------------------------
+
+
+def check_ui(page: Page, photos: Sequence[Photo]) -> list[ImageResult | Failure]:
+    """Return each photo's answer, with a progress bar while the API is asked."""
+    outcomes: list[ImageResult | Failure] = []
+    progress = st.empty()
+    for index, photo in enumerate(photos, start=1):
+        words = page.text("checking", file=photo.name, index=index, count=len(photos))
+        if not page.knows(photo):
+            progress.progress((index - 1) / len(photos), text=words)
+        outcomes.append(page.answer(photo))
+    progress.empty()
+    return outcomes
+
+
+# --- the answer -------------------------------------------------------------------------------------
+
+
+def answer(page: Page, detections: Sequence[Detection], threshold: float) -> tuple[str, str]:
+    """Return the answer as its kind ("weapon", "lookalike", "nothing") and its sentence."""
+    found = weapons(detections, threshold)
+    if found:
+        names = ", ".join(page.named(d) for d in strongest(found))
+        return "weapon", page.text("answer_weapon", found=names)
+    others = strongest([d for d in detections if d.score >= threshold])
+    if others:
+        return "lookalike", page.text("answer_lookalike", found=", ".join(page.named(d) for d in others))
+    return "nothing", page.text("answer_nothing")
+
+
+def answer_ui(kind: str, sentence: str) -> None:
+    """Draw the answer in its one colour."""
+    if kind == "weapon":
+        st.error(f"**{sentence}**", icon=":material/warning:")
+    else:
+        st.success(f"**{sentence}**", icon=":material/check_circle:")
+
+
+def summary_ui(
+    page: Page, photos: Sequence[Photo], outcomes: Sequence[ImageResult | Failure], choice: Choice
+) -> None:
+    """Draw one answer for many photos, and the download of them all."""
+    answered = [o for o in outcomes if isinstance(o, ImageResult)]
+    alarms = [o for o in answered if weapons(o.detections or (), choice.score_threshold)]
+    failed = len(photos) - len(answered)
+    key = "answer_many" if alarms else "answer_many_none"
+    sentence = page.text(key, alarms=len(alarms), count=len(answered))
+    sentence += page.text("answer_many_failed", failed=failed) if failed else ""
+    if answered:
+        answer_ui("weapon" if alarms else "nothing", sentence)
+        st.download_button(
+            page.text("download_zip"),
+            data=lambda: zip_of(page, photos, outcomes, choice),
+            file_name="weapon-detector.zip",
+            mime="application/zip",
+            icon=":material/folder_zip:",
+            on_click="ignore",
+        )
+
+
+def card_ui(page: Page, photo: Photo, outcome: ImageResult | Failure, choice: Choice) -> None:
+    """Draw one photo's answer, picture, table and downloads, or why there is none."""
+    st.markdown(f"##### {markdown_safe(photo.name)}")
+    if isinstance(outcome, Failure):
+        st.warning(outcome.sentence, icon=":material/hourglass:" if outcome.waiting else ":material/error:")
+        if not outcome.waiting:
+            st.button(page.text("retry"), key=f"retry_{photo.digest}", icon=":material/refresh:")
+        return
+    detections = outcome.detections or []
+    kind, sentence = answer(page, detections, choice.score_threshold)
+    answer_ui(kind, sentence)
+    near = [d for d in detections if d.dangerous]
+    if kind != "weapon" and near:
+        st.caption(page.text("answer_near", found=page.named(near[0])))
+    shown = choice.of(detections)
+    if hidden := choice.hides(detections):
+        st.caption(page.text("hidden", hidden=hidden))
+    try:
+        picture_ui(page, photo, outcome, shown, sentence)
+    except imaging.ImageError:
+        st.info(page.text("error_no_preview"))
+    objects_ui(page, photo, outcome, shown)
+    downloads_ui(page, photo, outcome, choice)
+
+
+def markdown_safe(name: str) -> str:
+    """Return a file name so that Markdown shows it as it is."""
+    return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-!|~$:&" else c for c in name)
+
+
+def picture_ui(
+    page: Page, photo: Photo, result: ImageResult, shown: Sequence[Detection], sentence: str
+) -> None:
+    """Draw the photo with its boxes, as the person wants to see it."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        view = st.segmented_control(
+            page.text("view"), VIEWS, format_func=page.text, default=VIEWS[0], required=True,
+            key=f"view_{photo.digest}", label_visibility="collapsed",
+        )  # fmt: skip
+        zoom = zoom_ui(page, photo, shown)
+    original = page.shown(photo)
+    drawn = draw_detections(original, scaled(shown, result, original), page.language)
+    if zoom is not None:
+        full = imaging.decode_image(photo.content)
+        original = imaging.crop_boxes(full, boxes_of([zoom]), margin=ZOOM_MARGIN)[0]
+        drawn = imaging.crop_boxes(
+            draw_detections(full, shown, page.language), boxes_of([zoom]), margin=ZOOM_MARGIN
+        )[0]
+    alt = page.text("alt_photo", file=photo.name, answer=sentence)
+    alt_original = page.text("alt_original", file=photo.name)
+    if view == "view_both":
+        left, right = st.columns(2)
+        left.image(
+            imaging.encode_image(original),
+            caption=page.text("caption_original"),
+            width="stretch",
+            alt=alt_original,
+        )
+        right.image(imaging.encode_image(drawn), caption=legend(page), width="stretch", alt=alt)
+    elif view == "view_original":
+        st.image(imaging.encode_image(original), width="content", alt=alt_original)
+    else:
+        st.image(imaging.encode_image(drawn), width="content", alt=alt, caption=legend(page))
+
+
+def zoom_ui(page: Page, photo: Photo, shown: Sequence[Detection]) -> Detection | None:
+    """Draw the choice of what to look at closely, and return it; None is the whole photo."""
+    if not shown:
+        return None
+    names = [page.text("zoom_whole"), *(f"{page.class_name(d.label)} {page.percent(d.score)}" for d in shown)]
+    index = st.selectbox(
+        page.text("zoom"), range(len(names)), format_func=names.__getitem__, width=220,
+        key=f"zoom_{photo.digest}_{len(shown)}", label_visibility="collapsed",
+    )  # fmt: skip
+    return shown[index - 1] if index else None
+
+
+def legend(page: Page) -> str:
+    """Return what the two kinds of box mean."""
+    return f"{page.text('legend_weapon')} · {page.text('legend_lookalike')}"
+
+
+def boxes_of(detections: Sequence[Detection]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """Return the boxes, (N, 4) xyxy pixels of the upright photo."""
+    return np.array([list(d.box.model_dump().values()) for d in detections], np.float32).reshape(-1, 4)
+
+
+def scaled(detections: Sequence[Detection], result: ImageResult, image: imaging.Image) -> list[Detection]:
+    """Return detections with their boxes in pixels of image, the photo at another size."""
+    factor = image.shape[1] / result.image_size.width if result.image_size else 1.0
+    return [
+        d.model_copy(
+            update={"box": d.box.model_copy(update={k: v * factor for k, v in d.box.model_dump().items()})}
+        )
+        for d in detections
+    ]
+
+
+def objects_ui(page: Page, photo: Photo, result: ImageResult, shown: Sequence[Detection]) -> None:
+    """Draw the table of detections and a cut-out of each."""
+    if not shown:
+        return
+    with st.expander(page.text("details", count=len(shown)), icon=":material/list:"):
+        st.table([table_row(page, d) for d in shown], hide_index=True)
+        crops = imaging.crop_boxes(page.shown(photo), boxes_of(scaled(shown, result, page.shown(photo))))
+        with st.container(horizontal=True):
+            for detection, crop in zip(shown, crops, strict=True):
+                name, score = page.class_name(detection.label), page.percent(detection.score)
+                alt = page.text("alt_crop", file=photo.name, name=name, score=score)
+                st.image(imaging.encode_image(crop), width=140, caption=f"{name} {score}", alt=alt)
+        if result.image_size and result.time_ms:
+            size = result.image_size.model_dump()
+            st.caption(page.text("timing", **size, ms=f"{result.time_ms.inference:.0f}"))
+
+
+def table_row(page: Page, detection: Detection) -> dict[str, str]:
+    """Return a detection as the table shows it."""
+    place = ", ".join(f"{value:.0f}" for value in detection.box.model_dump().values())
+    return {
+        page.text("column_object"): page.class_name(detection.label),
+        page.text("column_kind"): page.text("kind_weapon" if detection.dangerous else "kind_lookalike"),
+        page.text("column_score"): page.percent(detection.score),
+        page.text("column_place"): place,
+    }
+
+
+# --- downloads --------------------------------------------------------------------------------------
+
+
+def downloads_ui(page: Page, photo: Photo, result: ImageResult, choice: Choice) -> None:
+    """Draw the downloads of one photo; each file is made when its button is pressed."""
+    stem = PurePath(photo.name).stem or "photo"
+    shown = choice.of(result.detections or ())
+
+    def picture(image_format: str) -> bytes:
+        drawn = draw_detections(imaging.decode_image(photo.content), shown, page.language)
+        return imaging.encode_image(drawn, image_format)
+
+    files = (
+        ("download_jpeg", f"{stem}-boxes.jpg", "image/jpeg", lambda: picture("JPEG")),
+        ("download_png", f"{stem}-boxes.png", "image/png", lambda: picture("PNG")),
+        ("download_json", f"{stem}.json", "application/json", lambda: json_of(page, [result], choice)),
+        ("download_csv", f"{stem}.csv", "text/csv", lambda: csv_of([result], choice)),
+    )
+    with st.container(horizontal=True, key=f"downloads_{photo.digest[:16]}"):
+        for key, file_name, mime, make in files:
+            st.download_button(
+                page.text(key), data=make, file_name=file_name, mime=mime, icon=":material/download:",
+                key=f"{key}_{photo.digest}", on_click="ignore",
+            )  # fmt: skip
+
+
+def chosen(result: ImageResult, choice: Choice) -> ImageResult:
+    """Return result with the detections the person sees."""
+    return result.model_copy(update={"detections": choice.of(result.detections or ())})
+
+
+def json_of(page: Page, results: Sequence[ImageResult], choice: Choice) -> bytes:
+    """Return results as the API would give them at this threshold and filter."""
+    if page.info is None:
+        raise ValueError("want a model's answer before its JSON")
+    response = PredictResponse(
+        model=page.info.model,
+        score_threshold=choice.score_threshold,
+        results=[chosen(result, choice) for result in results],
+    )
+    return response.model_dump_json(indent=2, exclude_none=True).encode()
+
+
+def csv_of(results: Sequence[ImageResult], choice: Choice) -> bytes:
+    """Return one row per detection shown; with a byte order mark, without which Excel misreads Cyrillic."""
+    stream = io.StringIO()
+    table = csv.DictWriter(stream, CSV_COLUMNS)
+    table.writeheader()
+    for result in results:
+        table.writerows(csv_rows(chosen(result, choice)))
+    return stream.getvalue().encode("utf-8-sig")
+
+
+def zip_of(
+    page: Page, photos: Sequence[Photo], outcomes: Sequence[ImageResult | Failure], choice: Choice
+) -> bytes:
+    """Return an archive of every checked photo with its boxes, one JSON and one CSV file for all."""
+    stream = io.BytesIO()
+    results = [outcome for outcome in outcomes if isinstance(outcome, ImageResult)]
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("detections.json", json_of(page, results, choice))
+        archive.writestr("detections.csv", csv_of(results, choice))
+        for index, (photo, outcome) in enumerate(zip(photos, outcomes, strict=True), start=1):
+            if isinstance(outcome, ImageResult):
+                shown = choice.of(outcome.detections or ())
+                drawn = draw_detections(imaging.decode_image(photo.content), shown, page.language)
+                name = f"{index:03d}-{PurePath(photo.name).stem}.jpg"  # two photos may share a name
+                archive.writestr(name, imaging.encode_image(drawn))
+    return stream.getvalue()

@@ -1,0 +1,248 @@
+"""The video tab: frames of a short video, a timeline, an alarm once N of M frames agree, a clip to keep."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+import altair
+import pandas
+import streamlit as st
+
+import imaging
+import video
+from client import draw_detections
+from page import Failure, Page, Photo, Recent, strongest, weapons
+from page_photos import answer, answer_ui, legend, threshold_ui
+from schemas import Detection
+
+VIDEOS_KEPT = 2
+ORANGE, BLUE = "#d55e00", "#0072b2"
+
+
+class Look(NamedTuple):
+    """What was found in one frame, time_s seconds into the video; boxes are in its pixels."""
+
+    time_s: float
+    detections: list[Detection]
+
+
+class Watched(NamedTuple):
+    """What was found in a video, frame by frame; failure says why it is not complete, if so."""
+
+    looks: list[Look]
+    failure: Failure | None = None
+
+
+def video_ui(page: Page) -> None:
+    """Draw the whole tab."""
+    settings = page.settings
+    with st.container(key="video_drop"):
+        upload = st.file_uploader(page.text("video_upload"), key="video")
+    rate, seconds = settings.video_frames_per_second, settings.video_max_seconds
+    st.caption(page.text("video_formats", seconds=f"{seconds:g}", rate=f"{rate:g}"))
+    if upload is None:
+        return
+    with st.container(border=True):
+        left, right = st.columns(2, gap="large")
+        with left:
+            threshold = threshold_ui(page, "video")
+        with right:
+            needed, window = rule_ui(page)
+    photo = Photo(upload.name, upload.getvalue())
+    watched = watch_ui(page, photo)
+    if watched.failure:
+        st.warning(watched.failure.sentence, icon=":material/error:")
+    if watched.looks:
+        result_ui(page, photo, watched, threshold, needed, window)
+
+
+def rule_ui(page: Page) -> tuple[int, int]:
+    """Draw the N-of-M rule and return it as (needed, window)."""
+    st.markdown(page.text("video_rule"))
+    left, right = st.columns(2)
+    window = right.number_input(page.text("video_window"), 1, 20, 5, key="video_window")
+    needed = left.number_input(
+        page.text("video_needed"), 1, window, min(3, window), key=f"video_needed_{window}"
+    )
+    return needed, window
+
+
+def watch_ui(page: Page, photo: Photo) -> Watched:
+    """Return what is in the video's frames, with a progress bar while the API is asked.
+
+    What was found is kept: after an outage the rest is asked for, not the whole.
+    """
+    kept: Recent[str, Watched] = st.session_state.setdefault("videos", Recent(VIDEOS_KEPT))
+    key = f"{photo.digest} {page.model_key}"
+    if key in kept and kept[key].failure is None:
+        return kept[key]
+    settings, looks, failure = page.settings, [], None
+    progress = st.empty()
+    try:
+        duration = video.duration_s(photo.content)
+        for time_s, image in video.read_frames(
+            photo.content,
+            frames_per_second=settings.video_frames_per_second,
+            max_seconds=settings.video_max_seconds,
+        ):
+            outcome = page.answer(Photo(f"{time_s:.2f} s", imaging.encode_image(image)))
+            if isinstance(outcome, Failure):
+                failure = outcome
+                break
+            looks.append(Look(time_s, outcome.detections or []))
+            words = page.text("video_checking", time=clock(time_s), duration=clock(duration))
+            progress.progress(min(1.0, time_s / duration) if duration else 0.0, text=words)
+    except video.VideoTooLong:
+        failure = Failure(page.text("error_video_too_long", seconds=f"{settings.video_max_seconds:g}"))
+    except video.VideoError:
+        failure = Failure(page.text("error_not_a_video"))
+    progress.empty()
+    kept[key] = Watched(looks, failure)
+    return kept[key]
+
+
+def clock(time_s: float) -> str:
+    """Return a time as a player shows it: 1:05."""
+    return f"{int(time_s) // 60}:{int(time_s) % 60:02d}"
+
+
+# --- the answer -------------------------------------------------------------------------------------
+
+
+def result_ui(page: Page, photo: Photo, watched: Watched, threshold: float, needed: int, window: int) -> None:
+    """Draw answer, timeline, one frame and the clip."""
+    looks = watched.looks
+    seen = [bool(weapons(look.detections, threshold)) for look in looks]
+    alarms = video.confirm(seen, needed=needed, window=window)
+    answer_ui(*video_answer(page, looks, seen, alarms, threshold, needed, window))
+    if watched.failure:
+        st.caption(page.text("video_partial", time=clock(looks[-1].time_s)))
+    st.altair_chart(timeline(page, looks, alarms, threshold), alt=page.text("video_timeline"))
+    st.caption(page.text("video_timeline"))
+    frame_ui(page, photo, looks, threshold)
+    clip_ui(page, photo, looks, threshold)
+
+
+def video_answer(
+    page: Page, looks: Sequence[Look], seen: Sequence[bool], alarms: Sequence[bool],
+    threshold: float, needed: int, window: int,
+) -> tuple[str, str]:  # fmt: skip
+    """Return the answer for the whole video: its kind ("weapon" or "nothing") and its sentence."""
+    if any(alarms):
+        found = [d for look in looks for d in weapons(look.detections, threshold)]
+        names = ", ".join(page.named(d) for d in strongest(found))
+        times = ", ".join(
+            clock(start) if clock(start) == clock(end) else f"{clock(start)}–{clock(end)}"
+            for start, end in spans([look.time_s for look in looks], alarms)
+        )
+        return "weapon", page.text("video_alarm", times=times, found=names)
+    if any(seen):
+        numbers = {"seen": sum(seen), "count": len(looks), "needed": needed, "window": window}
+        return "nothing", page.text("video_unconfirmed", **numbers)
+    return "nothing", page.text("video_nothing", count=len(looks))
+
+
+def spans(times_s: Sequence[float], alarms: Sequence[bool]) -> list[tuple[float, float]]:
+    """Return the first and last time of each run of alarms."""
+    found: list[tuple[float, float]] = []
+    for i, (time_s, alarm) in enumerate(zip(times_s, alarms, strict=True)):
+        if alarm and i and alarms[i - 1]:
+            found[-1] = (found[-1][0], time_s)
+        elif alarm:
+            found.append((time_s, time_s))
+    return found
+
+
+def timeline(
+    page: Page, looks: Sequence[Look], alarms: Sequence[bool], threshold: float
+) -> altair.LayerChart | altair.FacetChart:
+    """Return the chart of the strongest weapon score over time, alarms shaded, the threshold dashed."""
+    step = looks[1].time_s - looks[0].time_s if len(looks) > 1 else 1.0
+    rows: list[dict[str, Any]] = [
+        {
+            "time": look.time_s,
+            "end": look.time_s + step,
+            "score": max((d.score for d in look.detections if d.dangerous), default=0.0),
+            "alarm": alarm,
+        }
+        for look, alarm in zip(looks, alarms, strict=True)
+    ]
+    x = altair.X("time:Q", title=page.text("video_time"))
+    y = altair.Y(
+        "score:Q",
+        title=page.text("video_score"),
+        scale=altair.Scale(domain=[0, 1]),
+        axis=altair.Axis(format="%"),
+    )
+    chart = altair.Chart(pandas.DataFrame(rows))
+    shade = (
+        chart.transform_filter("datum.alarm").mark_rect(color=ORANGE, opacity=0.25).encode(x=x, x2="end:Q")
+    )
+    line = chart.mark_line(point=True, color=BLUE).encode(x=x, y=y)
+    limit = (
+        altair.Chart(pandas.DataFrame({"score": [threshold]}))
+        .mark_rule(strokeDash=[6, 4])
+        .encode(y="score:Q")
+    )
+    return altair.layer(shade, line, limit).properties(height=220)
+
+
+def frame_ui(page: Page, photo: Photo, looks: Sequence[Look], threshold: float) -> None:
+    """Draw one frame with its boxes: at first the one that looks most like a weapon."""
+    worst = max(looks, key=lambda look: max((d.score for d in look.detections if d.dangerous), default=0.0))
+    index = looks.index(worst)
+    if len(looks) > 1:
+        index = st.select_slider(
+            page.text("video_frame"), range(len(looks)), index, key=f"video_frame_{photo.digest}",
+            format_func=lambda i: f"{looks[i].time_s:.1f} s",
+        )  # fmt: skip
+    look = looks[index]
+    frames = video.read_frames(
+        photo.content,
+        frames_per_second=page.settings.video_frames_per_second,
+        max_seconds=page.settings.video_max_seconds,
+    )
+    image = next(frame.image for frame in frames if frame.time_s >= look.time_s)
+    frames.close()
+    shown = [d for d in look.detections if d.score >= threshold]
+    _, sentence = answer(page, look.detections, threshold)
+    alt = page.text("video_alt", time=f"{look.time_s:.1f} s", answer=sentence)
+    drawn = draw_detections(image, shown, page.language)
+    st.image(imaging.encode_image(drawn), caption=legend(page), width="content", alt=alt)
+
+
+def clip_ui(page: Page, photo: Photo, looks: Sequence[Look], threshold: float) -> None:
+    """Draw the button that makes the clip, then the clip and its download."""
+    clips: Recent[str, bytes] = st.session_state.setdefault("clips", Recent(1))
+    key = f"{photo.digest} {page.model_key} {threshold} {page.language} {len(looks)}"
+    if st.button(page.text("video_clip"), key="video_clip", icon=":material/movie:"):
+        clips[key] = make_clip(page, photo, looks, threshold)
+    if key in clips:
+        st.video(clips[key], alt=page.text("video_clip_alt"))
+        st.download_button(
+            page.text("video_clip_download"), clips[key], f"{PurePath(photo.name).stem}-boxes.mp4",
+            "video/mp4", icon=":material/download:", on_click="ignore",
+        )  # fmt: skip
+
+
+def make_clip(page: Page, photo: Photo, looks: Sequence[Look], threshold: float) -> bytes:
+    """Return the video with the boxes of the last checked frame on every frame."""
+    times = [look.time_s for look in looks]
+    duration = looks[-1].time_s or 1.0
+    progress = st.progress(0.0)
+
+    def draw(frame: video.Frame) -> imaging.Image:
+        look = looks[max(0, bisect_right(times, frame.time_s + 1e-3) - 1)]
+        shown = [d for d in look.detections if d.score >= threshold]
+        return draw_detections(frame.image, shown, page.language)
+
+    def on_time(time_s: float) -> None:
+        words = page.text("video_clip_making", time=clock(time_s), duration=clock(duration))
+        progress.progress(min(1.0, time_s / duration), text=words)
+
+    clip = video.write_clip(photo.content, draw, on_time)
+    progress.empty()
+    return clip

@@ -1,0 +1,160 @@
+"""Video in and out, in memory: file bytes -> upright RGB frames, frames -> MP4; and the N-of-M alarm rule.
+
+The only file that imports PyAV.
+
+VideoError          the bytes cannot be used as a video
+  NotAVideo
+  VideoTooLong
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from fractions import Fraction
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+import imaging
+
+FRAME_SIDE = 1024  # longer side of the frames handed out and written, pixels
+CLIP_FRAMES_PER_SECOND = 12
+
+
+class VideoError(ValueError):
+    """The bytes cannot be used as a video."""
+
+
+class NotAVideo(VideoError):
+    """The bytes are no video of a known format, or are cut short."""
+
+
+class VideoTooLong(VideoError):
+    """The video lasts longer than allowed."""
+
+
+class Frame(NamedTuple):
+    """One picture of a video, at time_s seconds from its first."""
+
+    time_s: float
+    image: imaging.Image
+
+
+def duration_s(video_bytes: bytes) -> float:
+    """Return how long a video lasts by its own account, in seconds; 0 where it gives none.
+
+    Raises:
+        NotAVideo: the bytes are no video.
+    """
+    with closing(_open(video_bytes)) as container:
+        stream = container.streams.video[0]
+        if stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base)
+        return container.duration / av.time_base if container.duration else 0.0
+
+
+def read_frames(
+    video_bytes: bytes, *, frames_per_second: float, max_seconds: float
+) -> Generator[Frame, None, None]:
+    """Yield frames of a video, evenly, at most frames_per_second of them for each second.
+
+    Args:
+        video_bytes: the file's content, any format FFmpeg reads.
+        frames_per_second: how many to look at; above the video's own rate, every frame.
+        max_seconds: longest video taken.
+
+    Yields:
+        Upright frames, (H, W, 3) uint8 RGB, all of one size, at most FRAME_SIDE pixels long.
+
+    Raises:
+        NotAVideo: the bytes are no video, or hold no frame.
+        VideoTooLong: the video lasts longer than max_seconds; before any frame where its header says so.
+    """
+    if duration_s(video_bytes) > max_seconds:
+        raise VideoTooLong(f"expected a video of at most {max_seconds:g} seconds")
+    wanted = 0
+    for frame, time_s in _decode(video_bytes):
+        if time_s > max_seconds:  # a header may lie, or be silent
+            raise VideoTooLong(f"expected a video of at most {max_seconds:g} seconds")
+        if time_s * frames_per_second + 1e-6 >= wanted:
+            wanted = int(time_s * frames_per_second + 1e-6) + 1
+            yield Frame(time_s, imaging.shrink(_upright(frame), FRAME_SIDE))
+    if wanted == 0:
+        raise NotAVideo("the video holds no picture that can be read")
+
+
+def confirm(seen: Sequence[bool], *, needed: int, window: int) -> list[bool]:
+    """Return for each frame whether the alarm is raised: seen in needed of the last window frames.
+
+    A single frame's mistake raises nothing where needed is 2 or more. Frames before the first count as
+    not seen.
+    """
+    return [sum(seen[max(0, i + 1 - window) : i + 1]) >= needed for i in range(len(seen))]
+
+
+def write_clip(
+    video_bytes: bytes, draw: Callable[[Frame], imaging.Image], on_time: Callable[[float], None] | None = None
+) -> bytes:
+    """Return the video as a silent MP4 (H.264) in which draw has drawn on every frame.
+
+    Args:
+        video_bytes: the file's content.
+        draw: takes a frame as read_frames gives it and returns one of the same size each time.
+        on_time: told how far it has come, in seconds.
+
+    Raises:
+        NotAVideo: the bytes are no video, or hold no frame.
+    """
+    output = io.BytesIO()
+    frames = read_frames(video_bytes, frames_per_second=CLIP_FRAMES_PER_SECOND, max_seconds=float("inf"))
+    with av.open(output, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=CLIP_FRAMES_PER_SECOND, options={"crf": "24"})
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for frame in frames:
+            image = draw(frame)
+            even = np.ascontiguousarray(image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2])
+            if not stream.codec_context.is_open:
+                stream.height, stream.width = even.shape[:2]
+            picture = av.VideoFrame.from_ndarray(even, format="rgb24")
+            picture.pts, picture.time_base = round(frame.time_s * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(picture))
+            if on_time:
+                on_time(frame.time_s)
+        container.mux(stream.encode(None))
+    return output.getvalue()
+
+
+def _open(video_bytes: bytes) -> av.container.InputContainer:
+    try:
+        container = av.open(io.BytesIO(video_bytes), "r")
+    except (av.FFmpegError, ValueError) as error:
+        raise NotAVideo("expected a video file, got something else") from error
+    if not container.streams.video:
+        container.close()
+        raise NotAVideo("expected a video file, got one without pictures")
+    return container
+
+
+def _decode(video_bytes: bytes) -> Iterator[tuple[av.VideoFrame, float]]:
+    """Yield every frame with its time from the first; what is cut short ends where it ends."""
+    with closing(_open(video_bytes)) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        start = None
+        try:
+            for frame in container.decode(video=0):
+                time_s = frame.time or 0.0
+                start = time_s if start is None else start
+                yield frame, max(0.0, time_s - start)
+        except av.FFmpegError:
+            return
+
+
+def _upright(frame: av.VideoFrame) -> imaging.Image:
+    """Return the frame as RGB, turned as the phone that took it says."""
+    image: imaging.Image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image

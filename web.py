@@ -1,0 +1,105 @@
+"""The page: a person drops a photo and understands the answer.
+
+    streamlit run web.py                                      # http://localhost:8501, API at API_URL
+
+The API is asked once per photo, at its lowest threshold; slider and filter act on that answer. Nothing
+is kept on disk, and nothing is shared between two people's sessions, unless feedback is turned on and a
+person sends some.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+import page_model
+import page_photos
+import page_video
+from client import Client, ServiceError
+from page import OUTAGES, Page
+from settings import WebSettings
+from texts import LANGUAGES, TEXTS, closest_language
+
+STYLE = Path(__file__).parent / "web.css"
+TABS = ("tab_photos", "tab_video", "tab_model")
+
+
+def main() -> None:
+    """Draw the page."""
+    st.set_page_config(page_title=TEXTS["title"]["en"], page_icon=":material/policy:", layout="wide")
+    settings = WebSettings()
+    page = Page(header_ui(), settings, client_of(settings.api_url, settings.api_key, settings.api_timeout))
+    style_ui(page)
+    page.hear_of_model()
+    st.html(f"<p class='subtitle'>{page.text('subtitle')}</p>")
+    notice = st.container()
+    photos, video, model = st.tabs([page.text(key) for key in TABS])
+    with photos:
+        page_photos.photos_ui(page)
+    with video:
+        page_video.video_ui(page)
+    with model:
+        page_model.model_ui(page)
+    with notice:
+        outage_ui(page)
+    footer_ui(page)
+
+
+@st.cache_resource
+def client_of(api_url: str, api_key: str | None, timeout_s: float) -> Client:
+    """Return the one client that all sessions share: it holds connections, no photos."""
+    return Client(api_url, api_key=api_key, read_timeout_s=timeout_s, retries=3)
+
+
+def header_ui() -> str:
+    """Draw title and language switch, and return the language."""
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        place = st.container(width="stretch")
+        language = st.segmented_control(
+            "Language / Язык",
+            list(LANGUAGES),
+            format_func=LANGUAGES.__getitem__,
+            default=closest_language(st.context.locale),
+            required=True,
+            key="language",
+            label_visibility="collapsed",
+        )
+    place.title(TEXTS["title"][language], anchor=False)
+    return language
+
+
+def style_ui(page: Page) -> None:
+    """Load the page's style, and put our words on the widgets that Streamlit words in English only."""
+    words = f"--drop: '{page.text('upload_drop')}'; --choose: '{page.text('upload_button')}'"
+    st.html(f"<style>{STYLE.read_text()} :root {{ {words} }}</style>")
+
+
+def outage_ui(page: Page) -> None:
+    """Say why the detector cannot be asked, if so, and look every few seconds whether it is back."""
+    if page.outage is None:
+        return
+    st.warning(page.sentence(page.outage), icon=":material/cloud_off:")
+    if isinstance(page.outage, OUTAGES):
+        wait_for_service(page)
+
+
+@st.fragment(run_every=3.0)
+def wait_for_service(page: Page) -> None:
+    """Start the page's run again once the API answers."""
+    try:
+        page.client.model()
+    except ServiceError:
+        return
+    st.rerun()
+
+
+def footer_ui(page: Page) -> None:
+    """Say what the model cannot see, and what becomes of the photos."""
+    with st.container(border=True, key="limits"):
+        st.markdown(f"**{page.text('limits_title')}.** {page.text('limits')}")
+    st.caption(page.text("privacy_feedback" if page.settings.feedback_dir else "privacy"))
+
+
+if __name__ == "__main__":
+    main()
