@@ -37,6 +37,7 @@ ProblemKind = Literal[
     "missing image",
     "unreadable image",
     "broken annotation",
+    "unknown class",
     "image without annotation",
     "dropped box",
     "clipped box",
@@ -45,14 +46,19 @@ ProblemKind = Literal[
     "size differs",
 ]
 # The sample is lost, or its annotation cannot be trusted: a person should look. The others are repairs.
-ERRORS: frozenset[ProblemKind] = frozenset(("missing image", "unreadable image", "broken annotation"))
+ERRORS: frozenset[ProblemKind] = frozenset(
+    ("missing image", "unreadable image", "broken annotation", "unknown class")
+)
 
 FOLDER_NAME = "Sohas_weapon-Detection"
+DOWNLOADED_IN = "Weapons and similar handled objects"  # where the original repository keeps that folder
 FOLDERS = {  # side -> (pictures, annotations)
     "train": ("images", "annotations/xmls"),
     "test": ("images_test", "annotations_test/xmls"),
 }
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"))
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
+)
 VAL_FRACTION = 0.12
 MIN_BOX_SIDE = 1.0  # pixels; a thinner box holds no pixel
 
@@ -187,13 +193,18 @@ def read_samples(
     side = "test" if split == "test" else "train"
     samples: list[Sample] = []
     for root in map(find_root, dict.fromkeys(roots)):
-        for stem, image_path, xml_path in _pairs(root, side, negatives=negatives, report=found):
+        for stem, image_path, xml_path in _pairs(root, side, negatives=negatives):
             recording = recording_of(stem)
             if side == "train" and in_val(recording, val_fraction) != (split == "val"):
+                continue
+            if image_path is None or (xml_path is None and not negatives):
+                _note_half(image_path, xml_path, found)
                 continue
             sample = _read_sample(root, image_path, xml_path, recording, tuple(class_names), found)
             if sample is not None:
                 samples.append(sample)
+    if found.count("unknown class"):
+        raise UnknownClass(_unknown_message(found, class_names))
     if not samples:
         raise EmptySplit(_empty_message(roots, split, found))
     samples.sort(key=lambda sample: (sample.name, str(sample.image_path)))
@@ -204,7 +215,7 @@ def read_samples(
 
 
 def find_root(folder: Path) -> Path:
-    """Return the folder that holds images/: folder itself, or Sohas_weapon-Detection/ in it.
+    """Return the folder that holds images/: folder, Sohas_weapon-Detection/ in it, or a download's folder.
 
     Raises:
         WrongLayout: neither does.
@@ -213,7 +224,7 @@ def find_root(folder: Path) -> Path:
         raise WrongLayout(
             f"there is no folder {folder}: check the path, or fetch the data with dataset.py download"
         )
-    for root in (folder, folder / FOLDER_NAME):
+    for root in (folder, folder / FOLDER_NAME, folder / DOWNLOADED_IN / FOLDER_NAME):
         if any((root / images).is_dir() for images, _ in FOLDERS.values()):
             return root
     names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
@@ -222,10 +233,8 @@ def find_root(folder: Path) -> Path:
     )
 
 
-def _pairs(
-    root: Path, side: str, *, negatives: bool, report: DatasetReport
-) -> Iterator[tuple[str, Path, Path | None]]:
-    """Yield (stem, picture, annotation), sorted by stem; note whatever lacks its other half."""
+def _pairs(root: Path, side: str, *, negatives: bool) -> Iterator[tuple[str, Path | None, Path | None]]:
+    """Yield (stem, picture, annotation) of one side of a root, sorted by stem; either may be missing."""
     images_folder, xmls_folder = (root / name for name in FOLDERS[side])
     if not images_folder.is_dir():
         return
@@ -237,30 +246,42 @@ def _pairs(
     images = _by_stem(images_folder, IMAGE_SUFFIXES)
     xmls = _by_stem(xmls_folder, frozenset((".xml",))) if xmls_folder.is_dir() else {}
     for stem in sorted(images.keys() | xmls.keys()):
-        if stem not in images:
-            report.add("missing image", xmls[stem], f"no picture of that name in {images_folder}; left out")
-        elif stem in xmls or negatives:
-            yield stem, images[stem], xmls.get(stem)
-        else:
-            report.add("image without annotation", images[stem], f"no {stem}.xml in {xmls_folder}; left out")
+        yield stem, images.get(stem), xmls.get(stem)
+
+
+def _note_half(image_path: Path | None, xml_path: Path | None, report: DatasetReport) -> None:
+    if xml_path is not None:
+        report.add("missing image", xml_path, "there is no picture of that name; left out")
+    elif image_path is not None:
+        report.add("image without annotation", image_path, "there is no .xml of that name; left out")
 
 
 def _by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
     """Map each file's stem to its path. Stems are NFC: macOS writes accents decomposed, XML tools do not."""
     paths: dict[str, Path] = {}
+    twice: list[str] = []
     with os.scandir(folder) as entries:
-        for name in sorted(entry.name for entry in entries):
-            stem, dot, suffix = name.rpartition(".")
-            if f"{dot}{suffix.lower()}" not in suffixes or name.startswith("."):
-                continue
-            stem = unicodedata.normalize("NFC", stem)
-            if stem in paths:
-                raise DuplicateStem(
-                    f"{paths[stem].name} and {name} in {folder} share the stem {stem!r}: "
-                    "an annotation could mean either; rename or remove one"
-                )
-            paths[stem] = folder / name
+        names = sorted(entry.name for entry in entries)
+    for name in names:
+        stem, dot, suffix = name.rpartition(".")
+        if f"{dot}{suffix.lower()}" not in suffixes or name.startswith("."):
+            continue
+        stem = unicodedata.normalize("NFC", stem)
+        if stem in paths:
+            twice.append(f"{paths[stem].name} and {name}")
+        paths[stem] = folder / name
+    if twice:
+        raise DuplicateStem(
+            f"{_some(twice)} in {folder} have the same name but for the suffix: an annotation could mean "
+            "either; rename or remove one of them"
+        )
     return paths
+
+
+def _some(things: Sequence[str], most: int = 5) -> str:
+    """Join the first few things, and say how many more there are."""
+    more = f" and {len(things) - most} more" if len(things) > most else ""
+    return ", ".join(things[:most]) + more
 
 
 def _read_sample(
@@ -273,6 +294,8 @@ def _read_sample(
 ) -> Sample | None:
     try:
         header = imaging.read_header(image_path)
+        if header.size_wh[0] * header.size_wh[1] > imaging.MAX_PIXELS:
+            raise imaging.ImageTooLarge(f"{header.size_wh} is more than {imaging.MAX_PIXELS:,} pixels")
     except (imaging.ImageError, OSError) as error:
         report.add("unreadable image", image_path, f"{error}; left out")
         return None
@@ -280,9 +303,10 @@ def _read_sample(
     if xml_path is not None:
         try:
             boxes, labels, annotated_wh = _parse_xml(xml_path, class_names)
+        except UnknownClass as error:
+            report.add("unknown class", xml_path, str(error))
+            return None
         except (ElementTree.ParseError, ValueError, OSError) as error:
-            if isinstance(error, DatasetError):
-                raise
             report.add("broken annotation", xml_path, f"{error}; left out")
             return None
         boxes = _turn(boxes, annotated_wh, header, xml_path, report)
@@ -299,8 +323,7 @@ def _parse_xml(
     for number, element in enumerate(tree.iter("object"), 1):
         name = (element.findtext("name") or "").strip()
         if name not in class_names[1:]:
-            known = ", ".join(class_names[1:])
-            raise UnknownClass(f"{path}: object {number} is called {name!r}; known classes are {known}")
+            raise UnknownClass(repr(name))
         corners = [element.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
         if None in corners:
             raise ValueError(f"object {number} ({name}) has no complete bndbox")
@@ -387,6 +410,15 @@ def _log_problems(report: DatasetReport, split: Split) -> None:
     for problem in report.errors:
         log.warning("%s: %s", split, problem)
     log.info("%s: %s", split, report.summary())
+
+
+def _unknown_message(report: DatasetReport, class_names: Sequence[str]) -> str:
+    unknown = [problem for problem in report.problems if problem.kind == "unknown class"]
+    names = _some(sorted({problem.detail for problem in unknown}))
+    return (
+        f"{len(unknown)} annotations name an object that is none of {', '.join(class_names[1:])}: {names}, "
+        f"first in {unknown[0].path}; correct the names or remove the objects"
+    )
 
 
 def _empty_message(roots: Sequence[Path], split: Split, report: DatasetReport) -> str:
