@@ -1136,8 +1136,8 @@ def flat_metrics(report: Report) -> dict[str, float]:
     }
     for cell in report.lookalikes:
         if cell.weapon == cell.lookalike == "any":
-            values["lookalikes_called_weapon"] = cell.called_weapon_share
-            values["weapons_called_lookalike"] = cell.called_lookalike_share
+            values["lookalike_alarm_rate"] = cell.called_weapon_share
+            values["weapon_as_lookalike_rate"] = cell.called_lookalike_share
     if report.latency:
         values["latency/detect_median_ms"] = report.latency.detect_median_ms
         values["latency/detect_p95_ms"] = report.latency.detect_p95_ms

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,6 +73,22 @@ def write_report(report: Report, folder: Path, samples: Sequence[Picture] = ()) 
             f"cannot write the report into {folder}: {error.strerror}. Choose another folder."
         ) from error
     return folder / "report.html"
+
+
+def check_writable(folder: Path) -> None:
+    """Make sure that a report can be written, before hours of work go into it.
+
+    Raises:
+        ReportError: the folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ReportError(
+            f"cannot write the report into {folder}: {error.strerror}. Choose another folder."
+        ) from error
 
 
 def read_report(path: Path) -> Report:

@@ -1,0 +1,399 @@
+"""Score a model on a split and write the report. See `python evaluate.py --help`."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import platform
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from PIL import ImageEnhance, ImageFilter
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+import dataset
+import detector as detectors
+import imaging
+import metrics
+import registry
+import report as reports
+import tracker
+from dataset import Sample
+from detections import Detections, GroundTruth
+from metrics import Report, SliceResult
+from schemas import OperatingPoint
+from settings import EvaluateConfig, evaluate_config
+
+Boxes = NDArray[np.float32]
+PROBLEMS = (
+    dataset.DatasetError, detectors.DetectorError, imaging.ImageError, reports.ReportError,
+    tracker.RegistryError,
+)  # fmt: skip
+console = Console()
+
+
+class Finder(Protocol):
+    """Whatever finds objects in an image; a Detector does."""
+
+    def detect(self, image: imaging.Image) -> Detections:
+        """Return every detection in an upright RGB image."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; return 0, 1 after a problem said in a sentence, or 130 after Ctrl-C."""
+    config = evaluate_config(arguments)
+    try:
+        run(config)
+    except PROBLEMS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; no report was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(config: EvaluateConfig) -> Report:
+    """Load the model, score it, write the report, print the figures, log them if asked."""
+    reports.check_writable(config.output)
+    other = reports.read_report(config.against) if config.against else None
+    if config.log:
+        tracker.check_tracker(config.mlflow_tracking_uri)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    with ExitStack() as stack:
+        folder, model, run_id = find_model(config, stack)
+        detector = detectors.load_folder(folder, device=config.device)
+    if config.log and not run_id:
+        raise tracker.RegistryError(f"{model} does not say which MLflow run made it: leave out --log")
+    samples = read_split(config, detector.class_names)
+    detectors.warm_up(detector)
+    result = score(config, detector, samples, model, detector.card.operating_point, detector.class_names)
+    page = reports.write_report(result, config.output, samples)
+    console.print(figures_table(result, other))
+    for note in result.notes:
+        console.print(f"note: {note}", highlight=False, markup=False)
+    if config.log:
+        log_report(result, config.output, run_id, config.mlflow_tracking_uri)
+    console.print(f"report: {page}", highlight=False, markup=False, soft_wrap=True)
+    return result
+
+
+def find_model(config: EvaluateConfig, stack: ExitStack) -> tuple[Path, str, str]:
+    """Return the model's folder, what to call it, and the run that made it ("" if unknown).
+
+    A model from the registry is downloaded to a folder that stack removes.
+    """
+    if config.model:
+        return config.model, str(config.model), detectors.read_card(config.model).run_id
+    found = registry.find_version(
+        config.model_name, config.model_version, config.model_alias, tracking_uri=config.mlflow_tracking_uri
+    )
+    destination = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    folder = registry.download_version(found, destination)
+    return folder, f"{found.name} version {found.version}", found.run_id
+
+
+def read_split(config: EvaluateConfig, class_names: Sequence[str]) -> list[Sample]:
+    """Read the samples, say what was found, and thin them out to config.limit."""
+    found = dataset.DatasetReport()
+    samples = dataset.read_samples(
+        config.data, config.split, class_names=class_names, val_fraction=config.val_fraction,
+        negatives=config.negatives, report=found,
+    )  # fmt: skip
+    console.print(f"{config.split}: {found.summary()}", highlight=False, markup=False)
+    if config.limit and config.limit < len(samples):
+        keep = np.linspace(0, len(samples) - 1, config.limit).astype(int)
+        samples = [samples[i] for i in keep]
+        console.print(f"{len(samples)} of them, evenly spread (--limit)", highlight=False)
+    return samples
+
+
+# --- scoring ----------------------------------------------------------------------------------------
+
+
+def score(
+    config: EvaluateConfig, finder: Finder, samples: Sequence[Sample], model: str,
+    operating_point: OperatingPoint | None, class_names: Sequence[str],
+) -> Report:  # fmt: skip
+    """Detect in every image, and measure all that the report holds."""
+    detections, latency = detect_all(finder, samples, "evaluate")
+    truths = [sample.truth for sample in samples]
+    official = is_official(samples, config.split)
+    result = metrics.build_report(
+        truths, detections, class_names, names=[sample.name for sample in samples],
+        operating_point=operating_point, split=config.split, official=official, model=model,
+        data=describe_data(samples),
+    )  # fmt: skip
+    result = dataclasses.replace(result, latency=latency)
+    if config.compare_to_original:
+        result = compare_to_original(result, samples, detections, class_names)
+    if config.robustness:
+        slices = robustness(finder, samples, result.score_threshold, class_names)
+        result = dataclasses.replace(result, robustness=(slice_of("unchanged", result), *slices))
+    return result
+
+
+def detect_all(
+    finder: Finder, samples: Sequence[Sample], description: str
+) -> tuple[list[Detections], metrics.Latency]:
+    """Run the serving path on every sample, one image at a time, and time it."""
+    found, decode_ms, detect_ms = [], [], []
+    for sample in tqdm(samples, desc=description, unit="image", leave=False, mininterval=1.0):
+        start = time.perf_counter()
+        image = load_image(sample)
+        decoded = time.perf_counter()
+        found.append(finder.detect(image))
+        decode_ms.append(1000 * (decoded - start))
+        detect_ms.append(1000 * (time.perf_counter() - decoded))
+    latency = metrics.Latency(
+        images=len(samples),
+        decode_median_ms=float(np.median(decode_ms)),
+        detect_median_ms=float(np.median(detect_ms)),
+        detect_p95_ms=float(np.percentile(detect_ms, 95)),
+        machine=f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+    )
+    return found, latency
+
+
+def load_image(sample: Sample) -> imaging.Image:
+    """Decode the sample's file.
+
+    Raises:
+        ImageError: with the file's name, where it cannot be decoded.
+    """
+    try:
+        return imaging.decode_image(sample.image_path.read_bytes())
+    except (imaging.ImageError, OSError) as error:
+        raise imaging.ImageError(f"{sample.image_path}: {error}") from error
+
+
+def describe_data(samples: Sequence[Sample]) -> dict[str, str]:
+    """Return what says later which images and which code gave the figures."""
+    roots = sorted({str(sample.root) for sample in samples})
+    versions = tracker.library_versions()
+    return {
+        "Data": ", ".join(roots),
+        "Fingerprint": dataset.fingerprint(samples),
+        "Code": tracker.git_commit() or "not under git",
+        "Libraries": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+
+
+# --- the original project's figures -----------------------------------------------------------------
+
+
+def is_official(samples: Sequence[Sample], split: str) -> bool:
+    """Return whether these are the official test split: one root, all 857 images."""
+    roots = {sample.root for sample in samples}
+    return split == "test" and len(roots) == 1 and len(samples) == metrics.OFFICIAL_TEST_IMAGES
+
+
+def compare_to_original(
+    result: Report, samples: Sequence[Sample], detections: Sequence[Detections], class_names: Sequence[str]
+) -> Report:
+    """Add the original's protocol on the images that its loader kept, or say why that makes no sense here."""
+    if not result.published:
+        note = (
+            "The original project's figures are of the official test split of "
+            f"{metrics.OFFICIAL_TEST_IMAGES} images. These are {len(samples)} others, so its figures are "
+            "left out."
+        )
+        return dataclasses.replace(result, notes=(*result.notes, note))
+    kept = [i for i, sample in enumerate(samples) if original_kept(sample)]
+    subset = metrics.original_protocol(
+        [samples[i].truth for i in kept], [detections[i] for i in kept], class_names
+    )
+    return dataclasses.replace(result, original_subset={"images": float(len(kept)), **subset})
+
+
+def original_kept(sample: Sample) -> bool:
+    """Return whether the original's loader kept this test image.
+
+    It took the picture's name from the annotation's <filename> and dropped what it did not find in the
+    folder, so that its published figures are of 829 to 832 of the 857 images.
+    """
+    images, annotations = dataset.FOLDERS["test"]
+    xml = sample.root / annotations / f"{sample.name}.xml"
+    try:
+        name = ElementTree.parse(xml).findtext("filename", "")
+    except (OSError, ElementTree.ParseError):
+        return False
+    return bool(name) and (sample.root / images / name).is_file()
+
+
+# --- changed images ---------------------------------------------------------------------------------
+
+Change = Callable[[imaging.Image, Boxes], tuple[imaging.Image, Boxes]]
+DARKER = 0.35  # share of the light that is left
+BLUR = 0.006  # standard deviation, of the longer side: 5 pixels of 800
+JPEG_QUALITY = 30
+ROTATION = 10.0  # degrees, against the clock
+
+
+def darken(image: imaging.Image, boxes: Boxes) -> tuple[imaging.Image, Boxes]:
+    """Leave DARKER of the light."""
+    return np.asarray(ImageEnhance.Brightness(PillowImage.fromarray(image)).enhance(DARKER)), boxes
+
+
+def blur(image: imaging.Image, boxes: Boxes) -> tuple[imaging.Image, Boxes]:
+    """Blur by BLUR of the longer side, as out of focus."""
+    kernel = ImageFilter.GaussianBlur(BLUR * max(image.shape[:2]))
+    return np.asarray(PillowImage.fromarray(image).filter(kernel)), boxes
+
+
+def compress(image: imaging.Image, boxes: Boxes) -> tuple[imaging.Image, Boxes]:
+    """Store and read again as JPEG of quality JPEG_QUALITY."""
+    stream = io.BytesIO(imaging.encode_image(image, "JPEG", quality=JPEG_QUALITY))
+    return imaging.decode_image(stream.getvalue()), boxes
+
+
+def halve(image: imaging.Image, boxes: Boxes) -> tuple[imaging.Image, Boxes]:
+    """Halve both sides, as from twice as far."""
+    height, width = image.shape[:2]
+    small = max(1, width // 2), max(1, height // 2)
+    scale = np.array([small[0] / width, small[1] / height] * 2, np.float32)
+    return np.asarray(PillowImage.fromarray(image).resize(small)), boxes * scale
+
+
+def rotate(image: imaging.Image, boxes: Boxes) -> tuple[imaging.Image, Boxes]:
+    """Turn by ROTATION against the clock on a larger canvas of the mean colour.
+
+    A turned box is drawn around the ellipse that filled the old one: around its corners it would be too
+    large for nearly every object.
+    """
+    mean = tuple(int(value) for value in image.mean(axis=(0, 1)))
+    turned = PillowImage.fromarray(image).rotate(
+        ROTATION, PillowImage.Resampling.BILINEAR, expand=True, fillcolor=mean
+    )
+    height, width = image.shape[:2]
+    cos, sin = np.cos(np.radians(ROTATION)), np.sin(np.radians(ROTATION))
+    x, y = (boxes[:, 0] + boxes[:, 2] - width) / 2, (boxes[:, 1] + boxes[:, 3] - height) / 2
+    half_w, half_h = (boxes[:, 2] - boxes[:, 0]) / 2, (boxes[:, 3] - boxes[:, 1]) / 2
+    new_x, new_y = cos * x + sin * y + turned.width / 2, cos * y - sin * x + turned.height / 2
+    new_w, new_h = np.hypot(cos * half_w, sin * half_h), np.hypot(sin * half_w, cos * half_h)
+    corners = np.stack([new_x - new_w, new_y - new_h, new_x + new_w, new_y + new_h], axis=1)
+    return np.asarray(turned), corners.astype(np.float32).clip(0, [turned.width, turned.height] * 2)
+
+
+CHANGES: dict[str, Change] = {
+    f"darker ({DARKER:.0%} of the light)": darken,
+    f"blurred (sigma {BLUR:.1%} of the longer side)": blur,
+    f"JPEG quality {JPEG_QUALITY}": compress,
+    "half size": halve,
+    f"rotated {ROTATION:g} degrees": rotate,
+}
+
+
+def robustness(
+    finder: Finder, samples: Sequence[Sample], score_threshold: float, class_names: Sequence[str]
+) -> list[SliceResult]:
+    """Score the finder on changed images, one kind after the other."""
+    results = []
+    for name, change in CHANGES.items():
+        truths, found = [], []
+        for sample in tqdm(samples, desc=name, unit="image", leave=False, mininterval=1.0):
+            image, boxes = change(load_image(sample), sample.boxes)
+            truths.append(GroundTruth(boxes.astype(np.float32), sample.labels))
+            found.append(finder.detect(image))
+        results.append(measure_slice(name, truths, found, score_threshold, class_names))
+    return results
+
+
+def measure_slice(
+    name: str, truths: Sequence[GroundTruth], found: Sequence[Detections], score_threshold: float,
+    class_names: Sequence[str],
+) -> SliceResult:  # fmt: skip
+    """Return the figures of one kind of change."""
+    coco = metrics.coco_summary(truths, found, class_names)
+    alarms = metrics.image_alarms(truths, found, class_names)
+    return SliceResult(
+        name=name, map=coco.get("map"), map_50=coco.get("map_50"),
+        image_recall=alarms.recall(score_threshold),
+        false_alarms_per_1000=alarms.false_alarms_per_1000(score_threshold),
+    )  # fmt: skip
+
+
+def slice_of(name: str, result: Report) -> SliceResult:
+    """Return the report's own figures in the form of a slice."""
+    point = result.measured
+    return SliceResult(
+        name,
+        result.coco.get("map"),
+        result.coco.get("map_50"),
+        point.image_recall,
+        point.false_alarms_per_1000,
+    )
+
+
+# --- out --------------------------------------------------------------------------------------------
+
+
+def figures_table(result: Report, other: Report | None = None) -> Table:
+    """Return the main figures as a table, those of another report beside them if given."""
+    shown = [result] if other is None else [result, other]
+    table = Table(title=f"{result.title}, {result.images} images", title_justify="left")
+    table.add_column("")
+    for one in shown:
+        table.add_column(one.model or one.title, justify="right")
+    for key, label in FIGURES.items():
+        values = [flat(one).get(key) for one in shown]
+        if any(value is not None for value in values):
+            table.add_row(
+                label, *(reports.figure(value, 1 if "1000" in key or "ms" in key else 4) for value in values)
+            )
+    return table
+
+
+FIGURES = {
+    "map": "mAP, COCO",
+    "map_50": "mAP at IoU 0.50, COCO",
+    "map_75": "mAP at IoU 0.75, COCO",
+    "original_protocol/map": "mAP, best box per class",
+    "original_protocol/map_50": "mAP at IoU 0.50, best box per class",
+    "original_subset/map": "the same on the original's images: mAP",
+    "original_subset/map_50": "the same on the original's images: mAP at IoU 0.50",
+    "published/map": "published by the original: mAP, best box per class",
+    "published/map_50": "published by the original: mAP at IoU 0.50",
+    "ap/pistol": "pistol AP",
+    "ap/knife": "knife AP",
+    "alarm/score_threshold": "alarm from score",
+    "alarm/image_recall": "weapon images that raise an alarm",
+    "alarm/false_alarms_per_1000": "false alarms per 1,000 weapon-free images",
+    "lookalike_alarm_rate": "look-alikes taken for a weapon",
+    "weapon_as_lookalike_rate": "weapons taken for a look-alike",
+    "latency/detect_median_ms": "ms per image, median",
+}
+
+
+def flat(result: Report) -> dict[str, float]:
+    """Return the figures of a report by the keys of FIGURES."""
+    measured = {key.partition("/")[2]: value for key, value in metrics.flat_metrics(result).items()}
+    beside = {"original_subset": result.original_subset, "published": result.published}
+    return measured | {f"{name}/{key}": value for name, part in beside.items() for key, value in part.items()}
+
+
+def log_report(result: Report, folder: Path, run_id: str, tracking_uri: str) -> None:
+    """Add figures and report to the MLflow run that made the model."""
+    with tracker.quiet_mlflow(), tracker.connection(tracking_uri) as client:
+        for key, value in metrics.flat_metrics(result).items():
+            client.log_metric(run_id, key, value)
+        client.set_tag(run_id, f"evaluation.{result.split}", f"{result.title}, {result.images} images")
+        client.log_artifacts(run_id, str(folder), f"evaluation/{result.split}")
+    console.print(f"logged to run {run_id}", highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
