@@ -190,6 +190,26 @@ def read_samples(
     if not 0 <= val_fraction < 1:
         raise ValueError(f"expected val_fraction of at least 0 and less than 1, got {val_fraction}")
     found = DatasetReport() if report is None else report
+    samples = _collect(roots, split, class_names, val_fraction, found, negatives=negatives)
+    if found.count("unknown class"):
+        raise UnknownClass(_unknown_message(found, class_names))
+    if not samples:
+        raise EmptySplit(_empty_message(roots, split, found))
+    if report is None:
+        _log_problems(found, split)
+    return samples
+
+
+def _collect(
+    roots: Sequence[Path],
+    split: Split,
+    class_names: Sequence[str],
+    val_fraction: float,
+    report: DatasetReport,
+    *,
+    negatives: bool,
+) -> list[Sample]:
+    """Read what can be read of a split; whatever is wrong with a file goes to report."""
     side = "test" if split == "test" else "train"
     samples: list[Sample] = []
     for root in map(find_root, dict.fromkeys(roots)):
@@ -198,19 +218,13 @@ def read_samples(
             if side == "train" and in_val(recording, val_fraction) != (split == "val"):
                 continue
             if image_path is None or (xml_path is None and not negatives):
-                _note_half(image_path, xml_path, found)
+                _note_half(image_path, xml_path, report)
                 continue
-            sample = _read_sample(root, image_path, xml_path, recording, tuple(class_names), found)
+            sample = _read_sample(root, image_path, xml_path, recording, tuple(class_names), report)
             if sample is not None:
                 samples.append(sample)
-    if found.count("unknown class"):
-        raise UnknownClass(_unknown_message(found, class_names))
-    if not samples:
-        raise EmptySplit(_empty_message(roots, split, found))
     samples.sort(key=lambda sample: (sample.name, str(sample.image_path)))
-    _count(samples, class_names, found)
-    if report is None:
-        _log_problems(found, split)
+    _count(samples, class_names, report)
     return samples
 
 

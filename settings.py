@@ -224,6 +224,62 @@ def registry_command(arguments: Sequence[str] | None = None) -> tuple[RegistryCo
     return settings, command
 
 
+class CheckCommand(BaseModel):
+    """Look for all that would spoil training or its numbers; exit status 1 on errors."""
+
+    data: CliPositionalArg[list[Path]] = Field(description="folders with images/ and annotations/xmls/")
+    negatives: CliImplicitFlag[bool] = Field(False, description="pictures without annotation show no object")
+    near: int = Field(40, ge=0, le=64, description="bits of 256 in which near duplicates differ at most")
+    show: int = Field(5, ge=0, description="findings of a kind to list; 0: all")
+
+
+class DownloadCommand(BaseModel):
+    """Fetch the original data set (about 5,900 photographs); the same command resumes."""
+
+    folder: CliPositionalArg[Path] = Field(Path("data"), description="where to put it: new, or begun before")
+    url: str = Field("https://github.com/ari-dasci/OD-WeaponDetection", description="git repository")
+    name: str = Field("Sohas_weapon-Detection", description="folder to fetch from it")
+
+
+class StatsCommand(BaseModel):
+    """Plot classes, sizes and places of the boxes."""
+
+    data: CliPositionalArg[list[Path]] = Field(description="folders with images/ and annotations/xmls/")
+    output: Path = Field(Path("data-stats"), description="folder for stats.png and stats.json")
+
+
+class SynthCommand(BaseModel):
+    """Draw a small data set with six simple classes, to try training out."""
+
+    folder: CliPositionalArg[Path] = Field(description="new folder")
+    train: int = Field(240, ge=1, description="pictures to train and validate on")
+    test: int = Field(60, ge=0, description="pictures to test on")
+    seed: int = Field(0, ge=0, description="the same seed draws the same pictures")
+
+
+class DatasetCommand(BaseSettings):
+    """Fetch, check, plot or draw training data."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DATASET_", frozen=True, extra="ignore", cli_prog_name="dataset.py", cli_kebab_case=True,
+        cli_avoid_json=True, cli_hide_none_type=True,
+    )  # fmt: skip
+
+    check: CliSubCommand[CheckCommand] = Field(description="what is wrong with the data; status 1 on errors")
+    download: CliSubCommand[DownloadCommand] = Field(description="fetch the original data set, resumably")
+    stats: CliSubCommand[StatsCommand] = Field(description="plot classes, sizes and places of the boxes")
+    synth: CliSubCommand[SynthCommand] = Field(description="draw a small data set, to try training out")
+
+
+def dataset_command(arguments: Sequence[str] | None = None) -> BaseModel:
+    """Return the command of dataset.py, or say in sentences what is wrong and exit 2."""
+    settings = parse_arguments(DatasetCommand, arguments)
+    command = get_subcommand(settings, is_required=False)
+    if not isinstance(command, BaseModel):
+        raise SystemExit("error: expected a command, as in: python dataset.py check data (all: --help)")
+    return command
+
+
 class TorchrunSettings(BaseSettings):
     """What torchrun tells each of its processes; the defaults are those of a single process."""
 

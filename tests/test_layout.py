@@ -16,9 +16,14 @@ ALLOWED = {
     "texts": set(),
     "gate": {"schemas"},
     "imaging": {"detections"},
+    "video": {"imaging"},
+    "feedback": {"imaging"},
     "metrics": {"detections", "schemas"},
     "report": {"dataset", "detections", "imaging", "metrics", "schemas"},
-    "dataset": {"detections", "imaging", "settings"},
+    "dataset": {"detections", "download", "duplicates", "imaging", "settings", "synthetic"},
+    "download": set(),
+    "duplicates": {"imaging"},
+    "synthetic": {"detections"},
     "transforms": {"dataset", "imaging"},
     # middle
     "detector": {"detections", "imaging", "schemas"},
@@ -27,7 +32,11 @@ ALLOWED = {
     "engine": {"dataset", "detections", "detector", "transforms"},
     "serving": {"detections", "detector", "imaging", "registry", "schemas", "settings"},
     "answers": {"detections", "gate", "imaging", "schemas", "serving", "texts"},
-    "client": {"imaging", "schemas", "settings"},
+    "client": {"imaging", "schemas", "settings", "texts"},
+    "page": {"client", "imaging", "schemas", "settings", "texts"},
+    "page_photos": {"client", "feedback", "imaging", "page", "schemas"},
+    "page_video": {"client", "imaging", "page", "page_photos", "schemas", "video"},
+    "page_model": {"page", "schemas"},
     "tracker": set(),
     # programs
     "train": {
@@ -41,7 +50,7 @@ ALLOWED = {
     "mlapi": {
         "answers", "detections", "detector", "gate", "imaging", "registry", "schemas", "serving", "settings",
     },
-    "web": {"client", "detections", "imaging", "schemas", "settings", "texts", "video"},
+    "web": {"client", "page", "page_model", "page_photos", "page_video", "settings", "texts"},
     "demo": {"settings"},
 }  # fmt: skip
 PROGRAMS = {"train", "evaluate", "mlapi", "web", "demo", "pyfunc_model"}
@@ -49,7 +58,8 @@ HEAVY = {"torch", "torchvision", "detecto", "mlflow"}
 ONLY_IMPORTERS = {
     "detecto": {"detector"},
     "mlflow": {"registry", "tracker", "pyfunc_model"},
-    "streamlit": {"web"},
+    "streamlit": {"web", "page", "page_photos", "page_video", "page_model"},
+    "av": {"video"},
     "fastapi": {"mlapi"},
 }
 
