@@ -1,0 +1,424 @@
+"""Versions in a real MLflow tracker: registered, found, downloaded, promoted, rolled back."""
+
+import ast
+import base64
+import http.server
+import io
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import requests
+from conftest import free_port
+from mlflow import MlflowClient
+from PIL import Image
+
+import registry
+from detections import CLASS_NAMES
+from registry import RegisteredVersion, RegistryError
+from schemas import ModelCard, OperatingPoint
+
+ROOT = Path(__file__).parents[1]
+
+
+def point() -> OperatingPoint:
+    return OperatingPoint(
+        score_threshold=0.62, rule="at most 50 false alarms", split="val", precision=0.8, recall=0.7,
+        image_recall=0.9, false_alarms_per_1000=40.0, weapon_images=10, weapon_free_images=25,
+    )  # fmt: skip
+
+
+def model_folder(small_model: Path, folder: Path, **metrics: float) -> Path:
+    """Copy the small model and give it numbers, with "__" for the slash of val/map."""
+    shutil.copytree(small_model, folder)
+    card = ModelCard.model_validate_json((folder / "model.json").read_bytes())
+    measured = {key.replace("__", "/"): value for key, value in metrics.items()}
+    changed = card.model_copy(
+        update={
+            "metrics": measured,
+            "operating_point": point(),
+            "data_fingerprint": "f" * 64,
+            "git_commit": "c" * 40,
+        }
+    )
+    (folder / "model.json").write_text(changed.model_dump_json())
+    return folder
+
+
+def import_model(small_model: Path, folder: Path, name: str, uri: str, **metrics: float) -> RegisteredVersion:
+    made, _ = registry.import_folder(
+        model_folder(small_model, folder, **metrics), name=name, experiment="imports", tracking_uri=uri
+    )
+    return made
+
+
+def version(number: str, **tags: object) -> RegisteredVersion:
+    values = {key.replace("__", "/"): str(value) for key, value in tags.items()}
+    return RegisteredVersion("m", number, None, "", values, "http://127.0.0.1:1")
+
+
+# --- register, find, download -----------------------------------------------------------------------
+
+
+def test_first_version_is_champion_and_the_next_challenger(tracker_uri, small_model, tmp_path):
+    first = import_model(small_model, tmp_path / "a", "first", tracker_uri, val__map=0.5)
+    second = import_model(small_model, tmp_path / "b", "first", tracker_uri, val__map=0.6)
+    assert (first.version, first.alias) == ("1", "champion")
+    assert (second.version, second.alias) == ("2", "challenger")
+    assert registry.find_version("first", tracking_uri=tracker_uri).version == "1"
+
+
+def test_version_carries_metrics_operating_point_data_and_commit(tracker_uri, small_model, tmp_path):
+    made = import_model(small_model, tmp_path / "a", "tags", tracker_uri, val__map=0.512345678)
+    assert made.measured("val/map") == pytest.approx(0.512346)
+    assert made.tags["operating_point.score_threshold"] == "0.62"
+    assert made.tags["data_fingerprint"] == "f" * 64
+    assert made.tags["git_commit"] == "c" * 40
+    assert made.tags["source"] == str(tmp_path / "a")
+
+
+def test_download_gives_the_same_two_files(tracker_uri, small_model, tmp_path):
+    made = import_model(small_model, tmp_path / "a", "download", tracker_uri)
+    got = registry.download_version(made, tmp_path / "got")
+    assert sorted(path.name for path in got.iterdir()) == ["model.json", "weights.safetensors"]
+    for file in ("model.json", "weights.safetensors"):
+        assert (got / file).read_bytes() == (tmp_path / "a" / file).read_bytes()
+
+
+def test_changed_file_in_the_store_is_refused(tracker_server, tracker_uri, small_model, tmp_path):
+    made = import_model(small_model, tmp_path / "a", "changed", tracker_uri)
+    model_id = MlflowClient(tracker_uri).get_model_version("changed", "1").model_id
+    (stored,) = tracker_server.folder.glob(
+        f"artifacts/*/models/{model_id}/artifacts/artifacts/detector/model.json"
+    )
+    stored.write_text(stored.read_text().replace("pistol", "pencil"))
+    with pytest.raises(RegistryError, match=r"model\.json of version 1 of changed is not the file that was"):
+        registry.download_version(made, tmp_path / "got")
+    assert not (tmp_path / "got" / "model.json").exists()
+
+
+@pytest.mark.parametrize(("wanted", "sentence"), [
+    ({"version": "7"}, "There is no version 7 of 'absent'"),
+    ({"alias": "challenger"}, "There is no version with the alias 'challenger' of 'absent'"),
+])  # fmt: skip
+def test_absent_version_is_said_to_be_absent(tracker_uri, wanted, sentence):
+    MlflowClient(tracker_uri).search_registered_models()
+    with pytest.raises(registry.VersionNotFound, match=sentence):
+        registry.find_version("absent", **wanted, tracking_uri=tracker_uri)
+
+
+def test_same_folder_is_imported_once(tracker_uri, small_model, tmp_path):
+    folder = model_folder(small_model, tmp_path / "a", val__map=0.5)
+    arguments = {"name": "once", "experiment": "imports", "tracking_uri": tracker_uri}
+    assert [registry.import_folder(folder, **arguments)[1] for _ in range(2)] == [True, False]
+    assert len(registry.list_versions("once", tracking_uri=tracker_uri)) == 1
+
+
+def test_new_numbers_for_the_same_weights_are_a_new_version(tracker_uri, small_model, tmp_path):
+    import_model(small_model, tmp_path / "a", "numbers", tracker_uri, val__map=0.5)
+    made = import_model(small_model, tmp_path / "b", "numbers", tracker_uri, val__map=0.4)
+    assert made.version == "2"
+
+
+def test_folder_without_a_model_is_refused(tracker_uri, tmp_path):
+    with pytest.raises(
+        RegistryError, match=r"Expected a model folder with weights\.safetensors and model\.json"
+    ):
+        registry.import_folder(tmp_path, name="m", experiment="imports", tracking_uri=tracker_uri)
+
+
+def test_broken_model_card_is_refused(tracker_uri, small_model, tmp_path):
+    folder = model_folder(small_model, tmp_path / "a")
+    (folder / "model.json").write_text('{"format": 1}')
+    with pytest.raises(RegistryError, match=r"model\.json is no model card"):
+        registry.import_folder(folder, name="m", experiment="imports", tracking_uri=tracker_uri)
+
+
+def test_name_of_somebody_elses_model_is_refused(tracker_uri, small_model, tmp_path):
+    MlflowClient(tracker_uri).create_registered_model("theirs")
+    with pytest.raises(RegistryError, match="already has something named 'theirs'"):
+        import_model(small_model, tmp_path / "a", "theirs", tracker_uri)
+    with pytest.raises(RegistryError, match="already has something named 'theirs'"):
+        registry.check_name("theirs", tracking_uri=tracker_uri)
+
+
+def test_name_of_a_prompt_is_refused(tracker_uri):
+    mlflow.set_tracking_uri(tracker_uri)
+    mlflow.genai.register_prompt("a-prompt", "text")
+    with pytest.raises(RegistryError, match="a-prompt"):
+        registry.check_name("a-prompt", tracking_uri=tracker_uri)
+
+
+def test_version_of_another_kind_is_said_to_hold_no_model_folder(tracker_uri, tmp_path):
+    client = MlflowClient(tracker_uri)
+    client.create_registered_model("other-kind")
+    run = client.create_run("0")
+    client.log_text(run.info.run_id, "hello", "model/readme.txt")
+    client.create_model_version("other-kind", f"{run.info.artifact_uri}/model", run.info.run_id)
+    found = registry.find_version("other-kind", "1", tracking_uri=tracker_uri)
+    with pytest.raises(RegistryError, match="not registered by this project"):
+        registry.download_version(found, tmp_path / "got")
+
+
+def test_export_does_not_write_into_a_folder_with_files(tracker_uri, tmp_path):
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(RegistryError, match="Expected a new or empty folder"):
+        registry.export_folder(version("1"), tmp_path)
+
+
+# --- the tracker is away ----------------------------------------------------------------------------
+
+
+def test_nobody_at_the_address_is_said_at_once():
+    with pytest.raises(registry.TrackerUnreachable, match="No MLflow tracker answers at http://127.0.0.1"):
+        registry.find_version("m", tracking_uri=f"http://127.0.0.1:{free_port()}")
+
+
+class Dull(http.server.BaseHTTPRequestHandler):
+    """Some other web server."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>hello</html>")
+
+    def log_message(self, *args):
+        pass
+
+
+def test_another_server_at_the_address_is_told_apart():
+    with http.server.HTTPServer(("127.0.0.1", 0), Dull) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with pytest.raises(registry.TrackerUnreachable, match="is no MLflow tracker"):
+                registry.check_tracker(f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+
+
+def test_tracker_that_does_not_know_the_name_it_is_called_by_is_named(tracker_uri):
+    port = tracker_uri.rpartition(":")[2]
+    with pytest.raises(registry.TrackerUnreachable, match="MLFLOW_SERVER_ALLOWED_HOSTS"):
+        registry.check_tracker(f"http://0177.0.0.1:{port}")  # 127.0.0.1 in another spelling
+
+
+# --- promote and roll back --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("challenger", "champion", "against"), [
+    ({"val__map": 0.6}, {"val__map": 0.5}, []),  # better
+    ({"val__map": 0.5}, {"val__map": 0.5}, []),  # as good
+    ({"val__map": 0.4}, {"val__map": 0.5}, ["its val/map is 0.4000, the champion's (version 1) 0.5000"]),
+    ({}, {"val__map": 0.5}, ["val/map of version 2 was not measured"]),
+    ({"val__map": "nan"}, {"val__map": 0.5}, ["val/map of version 2 was not measured"]),
+    ({"val__map": 0.1}, {}, []),  # nothing known of the champion: anything measured is better
+    (
+        {"val__map": 0.6, "val__lookalike_alarm_rate": 0.2},
+        {"val__map": 0.5, "val__lookalike_alarm_rate": 0.1},
+        ["its val/lookalike_alarm_rate is 0.2000, the champion's (version 1) 0.1000"],
+    ),
+    ({"val__map": 0.6, "val__lookalike_alarm_rate": 0.1}, {"val__map": 0.5, "val__lookalike_alarm_rate": 0.2}, []),
+])  # fmt: skip
+def test_gate(challenger, champion, against):
+    assert registry.objections(version("2", **challenger), version("1", **champion)) == against
+
+
+def test_gate_says_when_the_two_were_measured_on_different_data():
+    worse = version("2", val__map=0.4, data_fingerprint="a")
+    against = registry.objections(worse, version("1", val__map=0.5, data_fingerprint="b"))
+    assert len(against) == 2
+    assert "measured on different data" in against[1]
+
+
+def test_worse_challenger_is_refused_unless_forced(tracker_uri, small_model, tmp_path):
+    import_model(small_model, tmp_path / "a", "gate", tracker_uri, val__map=0.5)
+    import_model(small_model, tmp_path / "b", "gate", tracker_uri, val__map=0.4)
+    with pytest.raises(registry.PromotionRefused, match=r"its val/map is 0\.4000"):
+        registry.promote("gate", None, tracking_uri=tracker_uri)
+    assert registry.find_version("gate", tracking_uri=tracker_uri).version == "1"
+    now, overruled = registry.promote(
+        "gate", None, tracking_uri=tracker_uri, why="fewer false alarms", force=True
+    )
+    assert now.version == "2"
+    assert overruled == ["its val/map is 0.4000, the champion's (version 1) 0.5000"]
+    assert now.tags["promoted.why"] == "fewer false alarms"
+    assert now.tags["promoted.who"] == registry.who()
+    assert now.tags["promoted.when"].startswith("20")
+    assert now.tags["promoted.against"] == overruled[0]
+    assert now.aliases == ("champion",)  # and challenger no more
+
+
+def test_rollback_goes_back_one_champion_at_a_time(tracker_uri, small_model, tmp_path):
+    for number, score in enumerate((0.5, 0.6, 0.7), start=1):
+        import_model(small_model, tmp_path / str(number), "back", tracker_uri, val__map=score)
+        if number > 1:
+            registry.promote("back", None, tracking_uri=tracker_uri)
+    assert registry.rollback("back", tracking_uri=tracker_uri, why="too slow").version == "2"
+    left = registry.find_version("back", "3", tracking_uri=tracker_uri)
+    assert left.tags["rolled_back.why"] == "too slow"
+    assert registry.rollback("back", tracking_uri=tracker_uri).version == "1"
+    with pytest.raises(RegistryError, match="There is no champion of back before version 1"):
+        registry.rollback("back", tracking_uri=tracker_uri)
+
+
+@pytest.mark.parametrize(("changes", "line"), [
+    (["first 1"], ["1"]),
+    (["first 1", "promote 2", "promote 3"], ["1", "2", "3"]),
+    (["first 1", "promote 2", "promote 3", "rollback 2"], ["1", "2"]),
+    (["first 1", "promote 2", "rollback 1", "promote 3"], ["1", "3"]),
+    (["first 1", "promote 2", "promote 1"], ["2", "1"]),  # back to 1 by promotion: before it was 2
+])  # fmt: skip
+def test_champion_line(changes, line):
+    history = [dict(zip(("action", "version"), change.split(), strict=True)) for change in changes]
+    assert registry.champion_line(history) == line
+
+
+def test_champion_is_not_promoted_again(tracker_uri, small_model, tmp_path):
+    import_model(small_model, tmp_path / "a", "again", tracker_uri, val__map=0.5)
+    with pytest.raises(RegistryError, match="is the champion already"):
+        registry.promote("again", "1", tracking_uri=tracker_uri)
+
+
+# --- the command ------------------------------------------------------------------------------------
+
+
+def run_command(uri: str, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "registry.py", "--mlflow-tracking-uri", uri, "--model-name", name, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_command_imports_lists_and_compares(tracker_uri, small_model, tmp_path):
+    folder = model_folder(small_model, tmp_path / "a", val__map=0.5, val__map_50=0.75)
+    imported = run_command(tracker_uri, "command", "--experiment", "command", "import", str(folder))
+    assert imported.returncode == 0, imported.stderr
+    assert "version 1 of command (champion)" in " ".join(imported.stdout.split())
+    again = run_command(tracker_uri, "command", "import", str(folder), "--if-none")
+    assert "was not imported" in " ".join(again.stdout.split())
+    listed = run_command(tracker_uri, "command", "list").stdout
+    assert next(line for line in listed.splitlines() if "champion" in line).split()[:4] == [
+        "1",
+        "champion",
+        "0.5",
+        "0.75",
+    ]
+    compared = run_command(tracker_uri, "command", "compare", "--experiment", "command").stdout
+    assert "import of a" in compared
+    assert "0.75" in compared
+    assert f"{tracker_uri}/#/compare-runs?runs=" in compared
+
+
+def test_command_ends_in_a_sentence_without_a_traceback(tmp_path):
+    nobody = f"http://127.0.0.1:{free_port()}"
+    failed = run_command(nobody, "m", "list")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: No MLflow tracker answers at")
+    assert len(failed.stderr.splitlines()) == 1
+
+
+def test_runs_side_by_side_show_best_values_and_only_differing_parameters(tracker_uri):
+    client = MlflowClient(tracker_uri)
+    experiment = client.create_experiment("side by side")
+    for name, lr, score in (("low", "0.1", 0.25), ("high", "0.2", 0.75)):
+        run = client.create_run(experiment, run_name=name).info.run_id
+        client.log_param(run, "lr", lr)
+        client.log_param(run, "epochs", "3")
+        client.log_metric(run, "val/map", score)
+        client.set_terminated(run)
+    runs = registry.last_runs("side by side", 5, tracking_uri=tracker_uri)
+    rows = {
+        row[0]: row[1:]
+        for row in zip(*(column.cells for column in registry.runs_table(runs, []).columns), strict=True)
+    }
+    assert rows["val/map"] == ("[bold]0.75[/bold]", "0.25")  # newest first
+    assert rows["lr"] == ("0.2", "0.1")
+    assert "epochs" not in rows
+
+
+# --- MLflow's own serving ---------------------------------------------------------------------------
+
+
+def jpeg() -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (80, 60), (10, 90, 200)).save(content, "JPEG")
+    return content.getvalue()
+
+
+def test_serving_code_is_all_that_the_logged_model_imports():
+    wanted, seen = {"pyfunc_model"}, set()
+    while wanted - seen:
+        module = (wanted - seen).pop()
+        seen.add(module)
+        tree = ast.parse((ROOT / f"{module}.py").read_text())
+        names = {
+            alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+        }
+        names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+        wanted |= {name for name in names if (ROOT / f"{name}.py").is_file()}
+    assert {f"{module}.py" for module in seen - {"pyfunc_model"}} == set(registry.SERVING_CODE)
+
+
+def test_logged_model_answers_through_pyfunc(tracker_uri, small_model, tmp_path):
+    import_model(small_model, tmp_path / "a", "pyfunc", tracker_uri)
+    mlflow.set_tracking_uri(tracker_uri)
+    loaded = mlflow.pyfunc.load_model("models:/pyfunc@champion")
+    pictures = pd.DataFrame({"image": [jpeg(), b"no picture"]})
+    good, bad = loaded.predict(pictures, params={"score_threshold": 0.0})
+    assert good["image_size"] == {"width": 80, "height": 60}
+    assert good["error"] is None
+    assert {found["label"] for found in good["detections"]} <= set(CLASS_NAMES[1:])
+    assert bad["detections"] is None
+    assert bad["error"]
+    assert loaded.metadata.signature.inputs.input_names() == ["image"]
+
+
+def test_logged_model_holds_no_pickle(tracker_server, tracker_uri, small_model, tmp_path):
+    import_model(small_model, tmp_path / "a", "no-pickle", tracker_uri)
+    model_id = MlflowClient(tracker_uri).get_model_version("no-pickle", "1").model_id
+    stored = [
+        path for path in tracker_server.folder.glob(f"artifacts/*/models/{model_id}/**/*") if path.is_file()
+    ]
+    assert {path.suffix for path in stored} <= {"", ".py", ".yaml", ".txt", ".json", ".safetensors"}
+    assert any(path.name == "weights.safetensors" for path in stored)
+
+
+@pytest.mark.slow
+def test_mlflow_models_serve_answers(tracker_uri, small_model, tmp_path):
+    import_model(small_model, tmp_path / "a", "served", tracker_uri)
+    port = free_port()
+    command = [
+        sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", "models:/served@champion",
+        "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port),
+    ]  # fmt: skip
+    with (tmp_path / "log.txt").open("wb") as log:
+        server = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        wait_until_served(port, server, tmp_path / "log.txt")
+        body = {"dataframe_split": {"columns": ["image"], "data": [[base64.b64encode(jpeg()).decode()]]}}
+        answer = requests.post(f"http://127.0.0.1:{port}/invocations", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        (record,) = json.loads(answer.text)["predictions"]
+        assert record["image_size"] == {"width": 80, "height": 60}
+        assert record["error"] is None
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait_until_served(port: int, server: "subprocess.Popen[bytes]", log: Path) -> None:
+    end = time.monotonic() + 120
+    while True:
+        try:
+            if requests.get(f"http://127.0.0.1:{port}/ping", timeout=2).ok:
+                return
+        except requests.RequestException:
+            pass
+        if server.poll() is not None or time.monotonic() > end:
+            pytest.fail(log.read_text()[-3000:])
+        time.sleep(0.5)
