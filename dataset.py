@@ -1,5 +1,10 @@
 """Photographs and Pascal VOC boxes on disk -> samples of fixed splits. Pictures go through imaging; no torch.
 
+    python dataset.py download data         fetch OD-WeaponDetection's photographs
+    python dataset.py check data more/data  what is wrong with them; exit status 1 on errors
+    python dataset.py stats data            plots of classes, sizes and places
+    python dataset.py synth drawn           a small drawn set, to try training out
+
 A root is laid out as OD-WeaponDetection's Sohas_weapon-Detection: images/, annotations/xmls/, images_test/,
 annotations_test/xmls/. Picture and annotation belong together by file stem.
 
@@ -13,22 +18,32 @@ DatasetError
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import re
 import unicodedata
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
+import duplicates
 import imaging
 from detections import CLASS_NAMES, GroundTruth
+from download import DownloadError, download_folder
+from settings import CheckCommand, DownloadCommand, StatsCommand, SynthCommand, dataset_command
+from synthetic import draw_synthetic
 
 log = logging.getLogger(__name__)
 
@@ -519,3 +534,294 @@ def fingerprint(samples: Sequence[Sample]) -> str:
         digest.update(sample.boxes.astype("<f4").tobytes() + sample.labels.astype("<i8").tobytes())
         digests.append(digest.digest())
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
+# --- commands ---------------------------------------------------------------------------------------
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+console = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass
+class Findings:
+    """What a check found. Errors cost pictures or falsify the numbers; warnings are for a person to weigh."""
+
+    errors: dict[str, list[str]] = field(default_factory=dict)  # heading -> one line per finding
+    warnings: dict[str, list[str]] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+
+
+def check(roots: Sequence[Path], *, negatives: bool, near: int, show: int) -> bool:
+    """Print what is in the data and what is wrong with it; return whether there is no error.
+
+    Raises:
+        WrongLayout, DuplicateStem: nothing else can be said then.
+        EmptySplit: there is no usable picture in any split.
+    """
+    reports = {split: DatasetReport() for split in SPLITS}
+    samples = {
+        split: _collect(roots, split, CLASS_NAMES, VAL_FRACTION, reports[split], negatives=negatives)
+        for split in SPLITS
+    }
+    everything = [(split, sample) for split in SPLITS for sample in samples[split]]
+    problems = [problem for split in SPLITS for problem in reports[split].problems]
+    if not everything and not problems:
+        raise EmptySplit(f"there is no picture with an annotation in {', '.join(map(str, roots))}")
+    with _progress("looking at pictures", len(everything)) as advance:
+        looks = duplicates.look_at([sample.image_path for _, sample in everything], advance=advance)
+    findings = Findings()
+    _file_findings(problems, findings)
+    _duplicate_findings(everything, looks, near, findings)
+    _recording_findings(samples, findings)
+    console.print(_count_table(samples, reports))
+    console.print(_size_table([sample for _, sample in everything]))
+    _print_findings(findings, show)
+    return not findings.errors
+
+
+def _file_findings(problems: Sequence[Problem], findings: Findings) -> None:
+    for problem in problems:
+        kind = findings.errors if problem.kind in ERRORS else findings.warnings
+        kind.setdefault(problem.kind, []).append(f"{problem.path}: {problem.detail}")
+
+
+def _duplicate_findings(
+    everything: Sequence[tuple[Split, Sample]],
+    looks: Sequence[duplicates.Look],
+    near: int,
+    findings: Findings,
+) -> None:
+    """Add pictures that cannot be decoded, and those that occur twice: a leak where they cross splits."""
+    for (_, sample), look in zip(everything, looks, strict=True):
+        if look.error is not None:
+            findings.errors.setdefault("unreadable image", []).append(f"{sample.image_path}: {look.error}")
+    for group in duplicates.same_bytes(looks):
+        splits = sorted({everything[position][0] for position in group}, key=SPLITS.index)
+        line = " = ".join(str(everything[position][1].image_path) for position in group)
+        if len(splits) > 1:
+            findings.errors.setdefault(f"same picture in {' and '.join(splits)}", []).append(line)
+        else:
+            findings.warnings.setdefault(f"same picture twice in {splits[0]}", []).append(line)
+    for pair in sorted(duplicates.near_pairs(looks, near=near), key=lambda pair: pair.distance):
+        (first_split, first), (second_split, second) = everything[pair.first], everything[pair.second]
+        how = f"{pair.distance} of 256 bits apart{', mirrored' if pair.mirrored else ''}"
+        line = f"{first.image_path} ~ {second.image_path}: {how}"
+        if first_split == second_split:
+            findings.notes.setdefault(f"pairs of nearly the same picture in {first_split}", []).append(line)
+        else:
+            where = f"{first_split} and {second_split}"
+            findings.warnings.setdefault(f"nearly the same picture in {where}", []).append(line)
+
+
+def _recording_findings(samples: dict[Split, list[Sample]], findings: Findings) -> None:
+    """Add recordings on both sides of train and test. Numbered blocks of stills are no evidence of one."""
+    counts = {split: Counter(sample.recording for sample in samples[split]) for split in SPLITS}
+    for recording in sorted(counts["test"]):
+        in_train = counts["train"][recording] + counts["val"][recording]
+        if in_train and "#" not in recording:
+            line = f"{recording}: {in_train} pictures in train, {counts['test'][recording]} in test"
+            findings.warnings.setdefault("recording in train and test", []).append(line)
+
+
+def _count_table(samples: dict[Split, list[Sample]], reports: dict[Split, DatasetReport]) -> Table:
+    table = _table("Counts", "", *SPLITS)
+    rows: dict[str, list[int]] = {
+        "images": [reports[split].images for split in SPLITS],
+        "images without objects": [reports[split].negatives for split in SPLITS],
+        "recordings": [len({sample.recording for sample in samples[split]}) for split in SPLITS],
+    }
+    rows |= {f"{name} boxes": [reports[split].boxes[name] for split in SPLITS] for name in CLASS_NAMES[1:]}
+    for heading, numbers in rows.items():
+        table.add_row(heading, *(f"{number:,}" for number in numbers))
+    return table
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left")
+    return table
+
+
+def _size_table(samples: Sequence[Sample]) -> Table:
+    """Tell how large pictures and boxes are: what decides the network's input size."""
+    table = Table(
+        "", "smallest", "median", "largest", title="Sizes in pixels (boxes: square root of the area)"
+    )
+    sizes = np.array([sample.size_wh for sample in samples]).reshape(-1, 2)
+    rows = {"picture width": sizes[:, 0], "picture height": sizes[:, 1]}
+    sides = _box_sides(samples)
+    rows |= {f"{name} box": sides[name] for name in CLASS_NAMES[1:]}
+    for heading, values in rows.items():
+        if len(values):
+            numbers = (values.min(), float(np.median(values)), values.max())
+            table.add_row(heading, *(f"{number:,.0f}" for number in numbers))
+    return table
+
+
+def _box_sides(samples: Sequence[Sample], *, relative: bool = False) -> dict[str, NDArray[np.float64]]:
+    """Return the square root of each box's area by class: pixels, or a share of the picture's."""
+    sides: dict[str, list[float]] = {name: [] for name in CLASS_NAMES[1:]}
+    for sample in samples:
+        whole = float(np.sqrt(np.prod(sample.size_wh))) if relative else 1.0
+        areas = np.prod(sample.boxes[:, 2:] - sample.boxes[:, :2], axis=1)
+        for label, area in zip(sample.labels, areas, strict=True):
+            sides[CLASS_NAMES[label]].append(float(np.sqrt(area)) / whole)
+    return {name: np.array(values) for name, values in sides.items()}
+
+
+def _print_findings(findings: Findings, show: int) -> None:
+    groups = (("note", "cyan", findings.notes), ("warning", "yellow", findings.warnings))
+    for word, style, group in (*groups, ("error", "red", findings.errors)):  # the worst ends up in sight
+        for heading, lines in group.items():
+            console.print(f"[{style}]{word}[/]: {heading}: {len(lines):,}")
+            for line in lines[: show or None]:
+                console.print(f"    {line}", markup=False)
+            if show and len(lines) > show:
+                console.print(f"    ... and {len(lines) - show:,} more (all: --show 0)")
+    errors, warnings = (sum(map(len, group.values())) for group in (findings.errors, findings.warnings))
+    console.print(f"{errors:,} errors, {warnings:,} warnings")
+
+
+@contextmanager
+def _progress(what: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """Show a bar on the terminal while something is done total times; yield what to call each time."""
+    with _bar() as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def fetch(command: DownloadCommand) -> None:
+    """Download the data set and say what to do with it."""
+    with _bar() as bar:
+        task = bar.add_task("asking what there is", total=None)
+
+        def progress(present: int, wanted: int) -> None:
+            bar.update(task, description="files", completed=present, total=wanted)
+
+        folder = download_folder(command.url, command.name, command.folder, progress=progress)
+    console.print(f"All files are in {folder}", markup=False)
+    console.print(
+        "Licence and citation: its README.md (CC BY-SA 4.0, University of Granada).\n"
+        f"Next: python dataset.py check {command.folder}, then python train.py --data {command.folder}",
+        markup=False,
+    )
+
+
+def stats(roots: Sequence[Path], output: Path) -> None:
+    """Write stats.png and stats.json: classes, sizes and places of the boxes of every split."""
+    samples: dict[Split, list[Sample]] = {}
+    for split in SPLITS:
+        with suppress(EmptySplit):  # a small set may have no val or test
+            samples[split] = read_samples(roots, split)
+    if not samples:
+        raise EmptySplit(f"there is no picture with an annotation in {', '.join(map(str, roots))}")
+    output.mkdir(parents=True, exist_ok=True)
+    everything = [sample for split in samples for sample in samples[split]]
+    counts = {split: _class_counts(samples[split]) for split in samples}
+    sides = _box_sides(everything, relative=True)
+    summary = {
+        "images": {split: len(samples[split]) for split in samples},
+        "boxes": counts,
+        "relative_box_side_median": {
+            name: float(np.median(sides[name])) for name in sides if len(sides[name])
+        },
+    }
+    (output / "stats.json").write_text(json.dumps(summary, indent=2) + "\n")
+    _plot(everything, counts, sides, output / "stats.png")
+    console.print(f"Wrote {output / 'stats.png'} and {output / 'stats.json'}", markup=False)
+
+
+def _class_counts(samples: Sequence[Sample]) -> dict[str, int]:
+    labels = np.concatenate([sample.labels for sample in samples])
+    return {name: int((labels == index).sum()) for index, name in enumerate(CLASS_NAMES) if index}
+
+
+def _plot(
+    samples: Sequence[Sample],
+    counts: dict[Split, dict[str, int]],
+    sides: dict[str, NDArray[np.float64]],
+    path: Path,
+) -> None:
+    from matplotlib.figure import Figure  # half a second and 40 MB that only this command needs
+
+    figure = Figure(figsize=(15, 9), layout="constrained")
+    axes = figure.subplots(2, 3).ravel()
+    names = CLASS_NAMES[1:]
+    for number, split in enumerate(counts):
+        bars = axes[0].bar(
+            np.arange(6) + 0.27 * number, [counts[split][name] for name in names], 0.27, label=split
+        )
+        axes[0].bar_label(bars, fontsize=7, rotation=90, padding=3)
+    axes[0].set(title="Boxes per class", xticks=np.arange(6) + 0.27, xticklabels=names)
+    axes[0].margins(y=0.2)
+    bins = np.linspace(0, 1, 26)
+    for name in names:
+        axes[1].hist(sides[name], bins, histtype="step", linewidth=1.5, density=True, label=name)
+    axes[1].set(title="Box size by class", xlabel="square root of box area / picture area", ylabel="density")
+    ratios = _aspect_ratios(samples)
+    axes[2].boxplot([ratios[name] for name in names], tick_labels=names, showfliers=False)
+    axes[2].set(title="Box shape", ylabel="width / height", yscale="log")
+    centres = np.concatenate([_centres(sample) for sample in samples])
+    shown = axes[3].hist2d(centres[:, 0], centres[:, 1], 24, range=[[0, 1], [0, 1]], cmap="viridis")
+    axes[3].set(title="Box centres", xlabel="x / width", ylabel="y / height", ylim=(1, 0))
+    figure.colorbar(shown[3], ax=axes[3], label="boxes")
+    objects = [len(sample.labels) for sample in samples]
+    axes[4].hist(objects, np.arange(max(objects) + 2) - 0.5, color="tab:gray")
+    axes[4].set(title="Objects per picture", xlabel="objects", ylabel="pictures", yscale="log")
+    sizes = np.array([sample.size_wh for sample in samples])
+    axes[5].scatter(sizes[:, 0], sizes[:, 1], s=12, alpha=0.3, edgecolors="none")
+    axes[5].set(title="Picture sizes", xlabel="width, pixels", ylabel="height, pixels")
+    for axis in axes[:2]:
+        axis.legend()
+    figure.savefig(path, dpi=110)
+
+
+def _aspect_ratios(samples: Sequence[Sample]) -> dict[str, list[float]]:
+    ratios: dict[str, list[float]] = {name: [] for name in CLASS_NAMES[1:]}
+    for sample in samples:
+        for label, (x1, y1, x2, y2) in zip(sample.labels, sample.boxes.tolist(), strict=True):
+            ratios[CLASS_NAMES[label]].append((x2 - x1) / (y2 - y1))
+    return ratios
+
+
+def _centres(sample: Sample) -> NDArray[np.float32]:
+    """Return the centres of the boxes as shares of width and height: (N, 2)."""
+    centres = (sample.boxes[:, :2] + sample.boxes[:, 2:]) / 2
+    return (centres / sample.size_wh).astype(np.float32)
+
+
+def _run(command: BaseModel) -> int:
+    """Do what the command says and return the exit status."""
+    match command:
+        case CheckCommand():
+            sound = check(command.data, negatives=command.negatives, near=command.near, show=command.show)
+            return 0 if sound else 1
+        case DownloadCommand():
+            fetch(command)
+        case StatsCommand():
+            stats(command.data, command.output)
+        case SynthCommand():
+            draw_synthetic(command.folder, train=command.train, test=command.test, seed=command.seed)
+            console.print(f"Drew {command.train} + {command.test} pictures in {command.folder}", markup=False)
+    return 0
+
+
+def main() -> None:
+    """Run one command; say in a sentence what went wrong."""
+    command = dataset_command()
+    try:
+        raise SystemExit(_run(command))
+    except (DatasetError, DownloadError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; a download goes on where it stopped when started again") from None
+
+
+if __name__ == "__main__":
+    main()
