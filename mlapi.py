@@ -365,14 +365,15 @@ async def _run(
 ) -> list[Ran[Look]]:
     """Run the work; drop what has not begun when the client goes away or the time is up."""
     futures = queue.submit(work)
-    everything = asyncio.gather(*futures)
     gone = asyncio.ensure_future(_wait_until_gone(request))
-    waited_for: set[asyncio.Future[Any]] = {everything, gone}
+    pending: set[asyncio.Future[Any]] = set(futures)
     try:
-        await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
-        if not everything.done():
-            raise ClientDisconnect
-        return everything.result()
+        while pending:
+            done, _ = await asyncio.wait({*pending, gone}, return_when=asyncio.FIRST_COMPLETED)
+            pending -= done
+            if gone in done and pending:
+                raise ClientDisconnect
+        return [future.result() for future in futures]
     finally:
         gone.cancel()
         for future in futures:
@@ -477,11 +478,15 @@ def _translate_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
+        unknown = {"extra_forbidden": "There is no such parameter; /docs lists those there are"}
         errors = [
-            {"parameter": ".".join(str(part) for part in item["loc"][1:]), "message": item["msg"]}
+            {
+                "parameter": ".".join(str(part) for part in item["loc"][1:])[:100],
+                "message": unknown.get(item["type"], item["msg"]),
+            }
             for item in error.errors()
         ]
-        detail = "; ".join(f"{item['parameter']}: {item['message']}" for item in errors)
+        detail = "; ".join(f"{item['parameter']}: {item['message']}" for item in errors) + "."
         return problem_response(ApiProblem("invalid-parameters", detail, errors=errors), request.scope)
 
     @app.exception_handler(HTTPException)

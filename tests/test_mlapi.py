@@ -1,0 +1,547 @@
+"""The API as its callers see it: every status, every parameter, and what happens under load and change."""
+
+import io
+import json
+import logging.config
+import os
+import socket
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import pytest
+from fake_detector import (
+    KNIFE,
+    PHONE,
+    PISTOL,
+    FakeDetector,
+    api_settings,
+    found,
+    live_server,
+    make_card,
+    png,
+    wait_until,
+)
+from PIL import Image as PillowImage
+from starlette.testclient import TestClient
+
+import mlapi
+from detections import CLASS_NAMES, Detections
+from gate import PROBLEMS, TYPE_PREFIX
+
+
+def make_client(detector: FakeDetector | None = None, **settings) -> TestClient:
+    fake = detector or FakeDetector()
+    return TestClient(mlapi.create_app(api_settings(**settings), load_detector=lambda _: fake))
+
+
+@pytest.fixture
+def detector():
+    return FakeDetector()
+
+
+@pytest.fixture
+def client(detector):
+    with make_client(detector) as client:
+        wait_until(lambda: client.get("/ready").status_code == 200)
+        yield client
+
+
+def send(client, *contents: bytes, headers=None, **query):
+    files = [("file", (f"{i}.png", content)) for i, content in enumerate(contents)]
+    return client.post("/predict", files=files, params=query, headers=headers)
+
+
+def assert_problem(response, name: str) -> dict:
+    status, title = PROBLEMS[name]
+    body = response.json()
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert body["type"] == TYPE_PREFIX + name
+    assert body["title"] == title
+    assert body["status"] == status
+    assert body["request_id"] == response.headers["x-request-id"]
+    assert body["detail"].endswith((".", "photo.jpg"))  # a sentence, or a command to copy
+    return body
+
+
+# --- the answer -------------------------------------------------------------------------------------
+
+
+def test_one_photo_gives_one_result_in_the_promised_shape(client):
+    body = send(client, png((40, 30))).json()
+    times = body["results"][0].pop("time_ms")
+    assert times.keys() == {"decode", "queue", "inference"}
+    assert body == {
+        "model": {"name": "weapon-detector", "version": None, "alias": None},
+        "score_threshold": 0.6,
+        "results": [
+            {
+                "file": "0.png",
+                "image_size": {"width": 40, "height": 30},
+                "alarm": True,
+                "detections": [
+                    {
+                        "label": "pistol",
+                        "dangerous": True,
+                        "score": 0.9,
+                        "box": {"x1": 0.0, "y1": 1.0, "x2": 8.5, "y2": 5.0},
+                    }
+                ],
+            }
+        ],
+    }
+
+
+def test_nothing_found_is_a_normal_answer(client, detector):
+    detector.detections = Detections.empty()
+    result = send(client, png()).json()["results"][0]
+    assert result["detections"] == []
+    assert result["alarm"] is False
+
+
+@pytest.mark.parametrize(
+    ("query", "labels"),
+    [
+        ({}, ["pistol"]),  # the operating point is 0.6
+        ({"score_threshold": 0.5}, ["pistol", "smartphone"]),  # inclusive
+        ({"score_threshold": 0.51}, ["pistol"]),
+        ({"score_threshold": 1}, []),
+        ({"score_threshold": 0, "labels": "smartphone"}, ["smartphone"]),
+        ({"score_threshold": 0, "labels": ["knife", "smartphone"]}, ["smartphone"]),
+        ({"score_threshold": 0, "max_detections": 1}, ["pistol"]),
+        ({"score_threshold": 0, "max_detections": 1, "labels": "smartphone"}, ["smartphone"]),
+        ({"labels": "knife"}, []),
+    ],
+)
+def test_parameters_choose_what_is_answered_but_never_hide_an_alarm(client, query, labels):
+    result = send(client, png(), **query).json()["results"][0]
+    assert [item["label"] for item in result["detections"]] == labels
+    assert result["alarm"] is True
+
+
+@pytest.mark.parametrize(
+    ("items", "alarm"),
+    [
+        ([(KNIFE, 0.6)], True),
+        ([(PISTOL, 0.59)], False),
+        ([(PHONE, 0.99)], False),
+        ([(PHONE, 0.99), (PHONE, 0.95), (KNIFE, 0.7)], True),
+    ],
+)
+def test_alarm_means_a_weapon_at_or_above_the_operating_point(client, detector, items, alarm):
+    detector.detections = found(*items)
+    assert send(client, png(), score_threshold=0, max_detections=1).json()["results"][0]["alarm"] is alarm
+
+
+def test_without_an_operating_point_the_models_floor_is_the_threshold():
+    fake = FakeDetector(found((KNIFE, 0.06)), make_card(operating_point=None))
+    with make_client(fake) as client:
+        wait_until(lambda: client.get("/ready").status_code == 200)
+        body = send(client, png()).json()
+    assert body["score_threshold"] == 0.05
+    assert body["results"][0]["alarm"] is True
+
+
+def test_parameters_of_the_network_reach_it(client, detector):
+    send(client, png(), nms_iou=0.3, max_detections=50)
+    assert detector.calls[-1] == {"shape": (30, 40, 3), "nms_iou": 0.3, "max_detections": 50}
+
+
+def test_probabilities_come_on_request_only(client):
+    plain = send(client, png()).json()["results"][0]["detections"][0]
+    asked = send(client, png(), probabilities=True).json()["results"][0]["detections"][0]
+    assert "probabilities" not in plain
+    assert list(asked["probabilities"]) == list(CLASS_NAMES)
+    assert asked["probabilities"]["pistol"] == 0.9
+    assert asked["probabilities"]["knife"] == 0.01
+
+
+def test_the_image_is_upright_and_the_size_is_that_of_the_upright_image(client, detector):
+    exif = PillowImage.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    PillowImage.new("RGB", (40, 30)).save(stream, "JPEG", exif=exif)
+    body = send(client, stream.getvalue()).json()
+    assert body["results"][0]["image_size"] == {"width": 30, "height": 40}
+    assert detector.seen[-1] == (40, 30, 3)
+
+
+def test_one_bad_file_among_several_fails_alone_and_is_named(client):
+    body = send(client, png(), b"not a picture", png()).json()
+    assert [result["file"] for result in body["results"]] == ["0.png", "1.png", "2.png"]
+    assert [("error" in result) for result in body["results"]] == [False, True, False]
+    error = body["results"][1]["error"]
+    assert error["type"] == TYPE_PREFIX + "not-an-image"
+    assert error["status"] == 415
+    assert "detections" not in body["results"][1]
+
+
+@pytest.mark.parametrize("score", [0.1, 0.3, 0.7, 0.123456789, 1 / 3])
+def test_scores_read_back_as_the_same_float32(client, detector, score):
+    detector.detections = found((KNIFE, score))
+    answered = send(client, png(), score_threshold=0).json()["results"][0]["detections"][0]["score"]
+    assert np.float32(answered) == np.float32(score)
+    assert len(str(answered)) <= 11
+
+
+@pytest.mark.parametrize(
+    ("accept", "image_format"),
+    [
+        ("image/jpeg", "JPEG"),
+        ("image/png", "PNG"),
+        ("image/*", "JPEG"),
+        ("application/json;q=0.5, image/png", "PNG"),
+    ],
+)
+def test_accept_image_gives_the_annotated_picture(client, accept, image_format):
+    response = send(client, png((640, 480), (255, 255, 255)), headers={"Accept": accept})
+    assert response.headers["content-type"] == f"image/{image_format.lower()}"
+    assert response.headers["x-alarm"] == "true"
+    picture = PillowImage.open(io.BytesIO(response.content))
+    assert picture.format == image_format
+    assert picture.size == (640, 480)
+    assert len(picture.convert("RGB").getcolors(1 << 20)) > 10, "boxes and a caption are drawn"
+
+
+@pytest.mark.parametrize(
+    "accept", [None, "*/*", "application/json", "image/png;q=0.1, application/json", "application/*"]
+)
+def test_everything_else_gives_json(client, accept):
+    headers = {"Accept": accept} if accept else {}
+    assert send(client, png(), headers=headers).headers["content-type"] == "application/json"
+
+
+# --- problems ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ({"score_threshold": 1.01}, "score_threshold"),
+        ({"score_threshold": -0.1}, "score_threshold"),
+        ({"score_threshold": "nan"}, "score_threshold"),
+        ({"score_threshold": "high"}, "score_threshold"),
+        ({"treshold": 0.5}, "treshold"),
+        ({"labels": "rifle"}, "labels"),
+        ({"labels": "__background__"}, "labels"),
+        ({"nms_iou": 0}, "nms_iou"),
+        ({"max_detections": 0}, "max_detections"),
+        ({"max_detections": 1001}, "max_detections"),
+        ({"probabilities": "perhaps"}, "probabilities"),
+    ],
+)
+def test_invalid_parameters_are_named(client, query, parameter):
+    body = assert_problem(send(client, png(), **query), "invalid-parameters")
+    assert [error["parameter"] for error in body["errors"]] == [parameter]
+
+
+@pytest.mark.parametrize(
+    ("request_options", "name"),
+    [
+        ({"json": {"file": "x"}}, "not-multipart"),
+        ({"content": png(), "headers": {"content-type": "image/png"}}, "not-multipart"),
+        ({}, "not-multipart"),
+        ({"content": b"", "headers": {"content-type": "multipart/form-data; boundary=x"}}, "missing-file"),
+        ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, "bad-multipart"),
+        (
+            {"content": b"nonsense", "headers": {"content-type": "multipart/form-data; boundary=x"}},
+            "bad-multipart",
+        ),
+        ({"files": {"image": ("a.png", png())}}, "missing-file"),
+        ({"data": {"file": "text"}, "files": {"other": ("a.png", png())}}, "missing-file"),
+        ({"files": [("file", ("a.png", png()))] * 9}, "too-many-files"),
+        ({"files": {"file": ("a.png", png())}, "data": {f"f{i}": "x" for i in range(20)}}, "bad-multipart"),
+        ({"files": {"file": ("a.png", b"")}}, "not-an-image"),
+        ({"files": {"file": ("a.jpg", b"%PDF-1.7")}}, "not-an-image"),
+        ({"files": {"file": ("a.jpg", png()[:60])}}, "not-an-image"),
+        ({"files": {"file": ("a.png", png())}, "headers": {"accept": "text/html"}}, "not-acceptable"),
+        ({"files": [("file", ("a.png", png()))] * 2, "headers": {"accept": "image/png"}}, "not-acceptable"),
+    ],
+)
+def test_every_refusal_is_a_problem_of_its_own(client, request_options, name):
+    assert_problem(client.post("/predict", **request_options), name)
+
+
+def test_too_many_pixels_are_refused():
+    with make_client(api_max_pixels=1199) as client:
+        wait_until(lambda: client.get("/ready").status_code == 200)
+        body = assert_problem(send(client, png((40, 30))), "image-too-large")
+    assert "1,199 pixels, got 40 x 30" in body["detail"]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_over_the_limit_is_refused(chunked):
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + b"x" * 200_000
+    with make_client(api_max_body_mb=0.1) as client:
+        wait_until(lambda: client.get("/ready").status_code == 200)
+        body = iter([part[:60_000], part[60_000:120_000], part[120_000:]]) if chunked else part
+        headers = {"content-type": "multipart/form-data; boundary=x"}
+        answer = client.post("/predict", content=body, headers=headers)
+    assert "at most 100,000 bytes" in assert_problem(answer, "body-too-large")["detail"]
+
+
+def test_unknown_addresses_and_methods_are_problems(client):
+    assert_problem(client.get("/nope"), "not-found")
+    assert_problem(client.get("/predict"), "method-not-allowed")
+    assert client.get("/predict").headers["allow"] == "POST"
+
+
+def test_an_unexpected_error_is_a_problem_with_the_request_id_and_no_traceback(client, detector, caplog):
+    detector.error = RuntimeError("secret inner state")
+    response = client.post("/predict", files={"file": png()}, headers={"X-Request-ID": "abc-1"})
+    body = assert_problem(response, "internal-error")
+    assert "abc-1" in body["detail"]
+    assert "secret" not in response.text
+    assert "secret inner state" in caplog.text, "the log has the whole story"
+
+
+# --- around every request ---------------------------------------------------------------------------
+
+
+def test_a_request_id_is_taken_over_or_made(client):
+    assert client.get("/health", headers={"X-Request-ID": "my-id.7"}).headers["x-request-id"] == "my-id.7"
+    made = [client.get("/health").headers["x-request-id"] for _ in range(2)]
+    assert made[0] != made[1]
+
+
+@pytest.mark.parametrize("given", ["a b", "x" * 129, "é", '"><script>'])
+def test_a_request_id_that_could_do_harm_is_replaced(client, given):
+    answered = client.get("/health", headers={"X-Request-ID": given.encode()}).headers["x-request-id"]
+    assert len(answered) == 32
+
+
+@pytest.mark.parametrize("path", ["/health", "/nope", "/docs"])
+def test_security_headers_are_everywhere_and_the_server_keeps_quiet(client, path):
+    headers = client.get(path).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cache-control"] == "no-store"
+    assert "default-src" in headers["content-security-policy"]
+    assert "server" not in headers
+
+
+def test_documentation_loads_nothing_from_elsewhere(client):
+    page = client.get("/docs").text
+    assert "http://" not in page.replace("http://testserver", "")
+    assert "https://" not in page
+    assert client.get("/static-offline-docs/swagger-ui-bundle.js").status_code == 200
+
+
+def test_cors_is_off_unless_set():
+    ask = {"Origin": "https://page.example"}
+    with make_client() as client:
+        assert "access-control-allow-origin" not in client.get("/health", headers=ask).headers
+    with make_client(api_cors_origins="https://page.example") as client:
+        headers = client.get("/health", headers=ask).headers
+        assert headers["access-control-allow-origin"] == "https://page.example"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"X-API-Key": "wrong"}, 401),
+        ({"X-API-Key": "key-2"}, 200),
+        ({"Authorization": "Bearer key-1"}, 200),
+        ({"Authorization": "Bearer key-11"}, 401),
+        ({"Authorization": "Basic key-1"}, 401),
+        ({"X-API-Key": ""}, 401),
+    ],
+)
+def test_api_keys(headers, status):
+    with make_client(api_keys="key-1, key-2") as client:
+        wait_until(lambda: client.get("/ready").status_code == 200)
+        for path in ("/model", "/metrics"):
+            assert client.get(path, headers=headers).status_code == status
+        response = send(client, png(), headers=headers)
+        assert response.status_code == status
+        if status == 401:
+            assert_problem(response, "unauthorized")
+            assert response.headers["www-authenticate"] == "Bearer"
+        assert client.get("/health").status_code == 200
+        assert "key-1" not in repr(client.app.state.service.settings)
+
+
+def test_the_log_has_one_json_line_per_request_and_nothing_of_the_file(client, caplog):
+    content = png((41, 31), (1, 2, 3))
+    config = mlapi.logging_config("info")
+    formatter = logging.config.DictConfigurator(config).configure_formatter(config["formatters"]["json"])
+    with caplog.at_level(logging.INFO, "mlapi"):
+        client.post("/predict", files={"file": ("Ivan-Petrov-passport.png", content)})
+    lines = [formatter.format(record) for record in caplog.records if record.name.startswith("mlapi")]
+    [line] = [json.loads(line) for line in lines if '"/predict"' in line]
+    assert line["status"] == 200
+    assert line["files"] == 1
+    assert line["bytes"] == len(content)
+    assert line["detections"] == {"pistol": 1}
+    assert line["alarms"] == 1
+    assert "passport" not in "".join(lines)
+    assert "PNG" not in "".join(lines)
+
+
+def test_metrics_count_requests_stages_detections_and_name_the_model(client):
+    send(client, png())
+    send(client, b"no picture")
+    text = client.get("/metrics").text
+    assert 'weapon_api_requests_total{method="POST",route="/predict",status="200"} 1.0' in text
+    assert 'weapon_api_requests_total{method="POST",route="/predict",status="415"} 1.0' in text
+    for stage in ("decode", "queue", "inference"):
+        assert f'weapon_api_stage_seconds_count{{stage="{stage}"}} 1.0' in text
+    assert 'weapon_api_detections_total{label="pistol"} 1.0' in text
+    assert "weapon_api_alarms_total 1.0" in text
+    assert 'weapon_api_files_total{outcome="error"} 1.0' in text
+    assert "weapon_api_queue_length 0.0" in text
+    assert 'weapon_api_model_info{alias="",name="weapon-detector",version=""} 1.0' in text
+
+
+def test_a_path_nobody_knows_makes_no_new_series(client):
+    for i in range(3):
+        client.get(f"/scan-{i}")
+    text = client.get("/metrics").text
+    assert 'weapon_api_requests_total{method="GET",route="other",status="404"} 3.0' in text
+    assert "scan-" not in text
+
+
+# --- under load (a real server) ---------------------------------------------------------------------
+
+
+def post(client, timeout=20, **query):
+    return client.post("/predict", files={"file": ("a.png", png())}, params=query, timeout=timeout)
+
+
+def test_a_full_queue_is_503_with_retry_after_and_health_still_answers(detector):
+    app = mlapi.create_app(api_settings(api_queue_size=2, api_max_files=2), load_detector=lambda _: detector)
+    with live_server(app) as (client, _), ThreadPoolExecutor(3) as threads:
+        detector.gate.clear()
+        accepted = [threads.submit(post, client) for _ in range(3)]  # one runs, two wait
+        queue = app.state.service.queue
+        wait_until(lambda: queue.waiting == 2 and len(detector.seen) == 1)
+        refused = post(client)
+        assert_problem(refused, "queue-full")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert client.get("/health").status_code == 200
+        assert client.get("/ready").status_code == 200
+        assert "weapon_api_queue_length 2.0" in client.get("/metrics").text
+        detector.gate.set()
+        assert [future.result().status_code for future in accepted] == [200, 200, 200]
+        assert post(client).status_code == 200
+
+
+def test_a_request_that_needs_more_places_than_are_free_takes_none(detector):
+    app = mlapi.create_app(api_settings(api_queue_size=2, api_max_files=3), load_detector=lambda _: detector)
+    with live_server(app) as (client, _), ThreadPoolExecutor(1) as threads:
+        detector.gate.clear()
+        first = threads.submit(post, client)
+        wait_until(lambda: len(detector.seen) == 1)
+        three = client.post("/predict", files=[("file", ("a.png", png()))] * 3)
+        assert_problem(three, "queue-full")
+        assert app.state.service.queue.waiting == 0
+        detector.gate.set()
+        assert first.result().status_code == 200
+
+
+def test_an_answer_after_the_deadline_is_504_and_what_waited_is_dropped(detector):
+    app = mlapi.create_app(api_settings(api_deadline_seconds=0.5), load_detector=lambda _: detector)
+    with live_server(app) as (client, _), ThreadPoolExecutor(2) as threads:
+        detector.gate.clear()
+        late = [threads.submit(post, client) for _ in range(2)]
+        for future in late:
+            body = assert_problem(future.result(), "deadline-exceeded")
+            assert "0.5 s" in body["detail"]
+        wait_until(lambda: app.state.service.queue.waiting == 0)
+        detector.gate.set()
+        assert post(client).status_code == 200
+        assert len(detector.seen) == 2, "the one that waited never reached the detector"
+
+
+def raw_request(address: httpx.URL, head: str) -> socket.socket:
+    connection = socket.create_connection((address.host, address.port), timeout=20)
+    connection.sendall(head.replace("\n", "\r\n").encode() + b"\r\n\r\n")
+    return connection
+
+
+UPLOAD_HEAD = """POST /predict HTTP/1.1
+Host: x
+Content-Type: multipart/form-data; boundary=x
+Content-Length: 1000"""
+
+
+def test_an_upload_that_never_ends_is_408(detector):
+    app = mlapi.create_app(api_settings(api_deadline_seconds=0.5), load_detector=lambda _: detector)
+    with live_server(app) as (client, _), raw_request(client.base_url, UPLOAD_HEAD) as connection:
+        connection.sendall(b"--x\r\n")
+        answer = connection.recv(10_000)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"upload-timeout" in answer
+
+
+def test_more_uploads_than_allowed_are_refused_at_the_door(detector):
+    app = mlapi.create_app(api_settings(api_max_uploads=1), load_detector=lambda _: detector)
+    with live_server(app) as (client, _), raw_request(client.base_url, UPLOAD_HEAD):
+        wait_until(app.state.service.uploads.locked)
+        assert_problem(post(client), "queue-full")
+    with live_server(mlapi.create_app(api_settings(), load_detector=lambda _: detector)) as (client, _):
+        assert post(client).status_code == 200
+
+
+def test_work_of_a_client_that_went_away_is_dropped(detector):
+    app = mlapi.create_app(api_settings(), load_detector=lambda _: detector)
+    with live_server(app) as (client, _), ThreadPoolExecutor(2) as threads:
+        detector.gate.clear()
+        first = threads.submit(post, client)
+        wait_until(lambda: len(detector.seen) == 1)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{client.base_url}/predict", files={"file": png((50, 50))}, timeout=0.5)
+        wait_until(lambda: app.state.service.queue.waiting == 0)
+        detector.gate.set()
+        assert first.result().status_code == 200
+        assert post(client).status_code == 200
+        assert (50, 50, 3) not in detector.seen
+
+
+def test_shutdown_finishes_what_was_accepted(detector):
+    app = mlapi.create_app(api_settings(), load_detector=lambda _: detector)
+    with live_server(app) as (client, server), ThreadPoolExecutor(3) as threads:
+        detector.gate.clear()
+        accepted = [threads.submit(post, client) for _ in range(3)]
+        wait_until(lambda: app.state.service.queue.waiting == 2)
+        server.should_exit = True
+        time.sleep(0.3)  # the server has begun to stop while the work is held up
+        assert not any(future.done() for future in accepted)
+        detector.gate.set()
+        assert [future.result().status_code for future in accepted] == [200, 200, 200]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_refusal_reaches_a_client_that_is_still_sending(detector, chunked):
+    app = mlapi.create_app(api_settings(api_max_body_mb=3), load_detector=lambda _: detector)
+    with live_server(app) as (client, _):
+        content = bytes(5_000_000)
+        for _ in range(5):
+            body = iter([content]) if chunked else content
+            headers = {"content-type": "multipart/form-data; boundary=x"}
+            name = "bad-multipart" if chunked else "body-too-large"
+            assert_problem(client.post("/predict", content=body, headers=headers), name)
+
+
+def test_nothing_is_written_to_disk(detector, tmp_path, monkeypatch):
+    written = []
+
+    def watch(event, arguments):
+        if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            written.append(arguments[0])
+
+    sys.addaudithook(watch)  # cannot be removed; the list below is only looked at here
+    noise = np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    PillowImage.fromarray(noise).save(stream, "PNG")
+    big = stream.getvalue()
+    assert len(big) > 4_000_000, "over the megabyte from which the framework alone would use a file"
+    with live_server(mlapi.create_app(api_settings(), load_detector=lambda _: detector)) as (client, _):
+        written.clear()
+        for accept in ("application/json", "image/jpeg"):
+            answer = client.post("/predict", files={"file": ("a.png", big)}, headers={"Accept": accept})
+            assert answer.status_code == 200
+        assert [path for path in written if path != "/dev/null"] == []
