@@ -64,12 +64,18 @@ types: $(DEV_DONE) ## mypy, strict
 
 # --- model ------------------------------------------------------------------------------------------
 
-.PHONY: train train-smoke evaluate
+.PHONY: train train-smoke evaluate compare
 train: $(RUN_DONE) ## train.py with ARGS="--data FOLDER --preset best ..."; needs a tracker (make demo)
 	$(BIN)/python train.py $(ARGS)
 
 train-smoke: $(RUN_DONE) ## a few minutes on two cores, on pictures that the project draws itself
-	$(BIN)/python train.py --preset smoke $(ARGS)
+	@test -d runs/smoke-data || $(BIN)/python dataset.py synth runs/smoke-data
+	@mkdir -p runs/smoke
+	MLFLOW_TRACKING_URI=sqlite:///runs/smoke/mlflow.db $(BIN)/python train.py --preset smoke \
+		--data runs/smoke-data --output runs/smoke $(ARGS)
+
+compare: $(RUN_DONE) ## the last training runs side by side; needs a tracker (make demo)
+	@$(BIN)/python registry.py compare $(ARGS)
 
 evaluate: $(RUN_DONE) ## evaluate.py with ARGS="--data FOLDER ..."
 	$(BIN)/python evaluate.py $(ARGS)

@@ -1,0 +1,222 @@
+"""What the documents name exists: commands and their flags, paths, settings, routes, links."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic_settings import BaseSettings
+
+import settings
+
+ROOT = Path(__file__).parents[1]
+READMES = ["README.md", "README.ru.md"]
+DOCUMENTS = [*READMES, "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"]
+COMPOSE_FILES = [*ROOT.glob("*.compose.yaml"), *ROOT.glob("deploy/*.compose.yaml")]
+SERVICES: list[type[BaseSettings]] = [
+    settings.TrackerSettings,
+    settings.ApiSettings,
+    settings.WebSettings,
+    settings.DemoSettings,
+]
+# What a command line after the program's name must be accepted by.
+PARSERS: dict[str, Callable[[list[str]], Any]] = {
+    "train.py": settings.train_config,
+    "evaluate.py": settings.evaluate_config,
+    "registry.py": settings.registry_command,
+    "client.py": settings.predict_config,
+    "dataset.py": settings.dataset_command,
+    "mlapi.py": settings.api_settings,
+}
+# Named in the documents, made by a person or a command.
+MADE_LATER = (
+    "data",
+    ".env",
+    ".venv",
+    "runs/",
+    "reports/",
+    "photo.jpg",
+    "photos/*.jpg",
+    "found.csv",
+    "mlflow-data",
+)
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def blocks(name: str) -> list[str]:
+    """The fenced blocks of a document."""
+    return re.findall(r"^```\w*\n(.*?)^```", text(name), flags=re.M | re.S)
+
+
+def snippets(name: str) -> list[str]:
+    """Every line of a fenced block, and every piece of inline code."""
+    rest = re.sub(r"^```.*?^```", "", text(name), flags=re.M | re.S)
+    return [line for block in blocks(name) for line in block.splitlines()] + re.findall(r"`([^`]+)`", rest)
+
+
+def commands(name: str) -> list[list[str]]:
+    """The snippets that are command lines, as words, without comments and leading VARIABLE=value."""
+    starts = ("make", "docker", "torchrun", "curl", "kubectl", "python", ".venv/bin/python")
+    found = []
+    for snippet in snippets(name):
+        words = shlex.split(re.sub(r"\s+# .*", "", snippet)) if snippet.count("'") % 2 == 0 else []
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            words = words[1:]
+        if words and words[0] in starts and len(words) > 2 - (words[0] == "make"):
+            found.append(words)
+    return found
+
+
+def all_commands() -> list[tuple[str, list[str]]]:
+    return [(name, words) for name in DOCUMENTS for words in commands(name)]
+
+
+def test_the_documents_hold_commands_to_check():
+    programs = {Path(word).name for _, words in all_commands() for word in words}
+    assert {"make", "docker", *PARSERS} - {"mlapi.py"} <= programs
+
+
+@pytest.mark.parametrize(("name", "words"), [each for each in all_commands() if each[1][0] == "make"])
+def test_make_targets_exist(name, words):
+    targets = set(re.findall(r"^([a-z][a-z-]*):", text("Makefile"), flags=re.M))
+    assert set(words[1:]) - {word for word in words if "=" in word} <= targets
+
+
+@pytest.mark.parametrize(
+    ("name", "program", "arguments"),
+    [
+        (name, program, words[i + 1 :])
+        for name, words in all_commands()
+        for i, program in enumerate(words)
+        if program in PARSERS
+    ],
+)
+def test_programs_accept_the_flags_named(name, program, arguments):
+    if arguments == ["--help"]:
+        return
+    PARSERS[program](arguments)  # SystemExit, with a sentence, if not
+
+
+@pytest.mark.parametrize(("name", "words"), [each for each in all_commands() if each[1][0] == "docker"])
+def test_compose_commands_name_files_services_and_flags_that_exist(name, words):
+    assert words[:2] == ["docker", "compose"]
+    files = [ROOT / words[i + 1] for i, word in enumerate(words) if word == "-f"]
+    assert files
+    named = {service for file in files for service in yaml.load(file.read_text(), _AnyTag)["services"]}
+    if "run" in words:
+        after = [word for word in words[words.index("run") + 1 :] if not word.startswith("-")]
+        assert after[0] in named
+        settings.train_config(words[words.index("train") + 1 :])
+    if "--scale" in words:
+        assert words[words.index("--scale") + 1].split("=")[0] in named
+
+
+class _AnyTag(yaml.SafeLoader):
+    """Reads compose's own tags as nothing."""
+
+
+_AnyTag.add_multi_constructor("!", lambda *_: None)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_paths_named_exist(name):
+    suffixes = "py|yaml|md|toml|txt|cfg|cff|css|example|api|web|tracker|jpg|png"
+    file, folder = (
+        rf"(?:[\w.-]+/)*[\w.*-]+\.(?:{suffixes})",
+        r"(?:weights|config|deploy|photos|tests)/[\w./-]*",
+    )
+    pattern = rf"(?<![\w/.-])({file}|{folder})(?![\w/])"
+    named = {path for snippet in snippets(name) for path in re.findall(pattern, snippet)}
+    named |= {link for link in re.findall(r"\]\(([^)#]+)\)", text(name)) if "://" not in link}
+    missing = [path for path in named if not path.startswith(MADE_LATER) and not (ROOT / path).exists()]
+    assert sorted(missing) == []
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_settings_named_exist(name):
+    named = {word for snippet in snippets(name) for word in re.findall(r"\b[A-Z]{2,}_[A-Z_]+\b", snippet)}
+    known = (
+        set(example())
+        | {"PIP_ARGS", "PYTHON"}
+        | {f"TRAIN_{n.upper()}" for n in settings.TrainConfig.model_fields}
+    )
+    assert sorted(named - known) == []
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_routes_named_exist_and_every_route_is_named(name):
+    from mlapi import create_app
+
+    described = create_app(settings.ApiSettings()).openapi()["paths"]
+    routes = {(method.upper(), path) for path, methods in described.items() for method in methods}
+    named = set(re.findall(r"`(GET|POST) (/[\w/]*)`", text(name)))
+    assert named == routes | {("GET", "/metrics")}  # which is for Prometheus and not described
+
+
+def test_both_readmes_hold_the_same_commands():
+    first, second = ([strip_comments(block) for block in blocks(name)] for name in READMES)
+    assert first == second
+    assert "https://download.pytorch.org/whl/cpu" in text("README.md")
+
+
+def strip_comments(block: str) -> list[str]:
+    return [re.sub(r"\s+# .*|--why \".*\"|──.*", "", line) for line in block.splitlines()]
+
+
+# --- .env.example -----------------------------------------------------------------------------------------
+
+
+def example() -> dict[str, tuple[str, bool]]:
+    """Name -> (value, commented out) of .env.example."""
+    found = re.findall(r"^(# )?([A-Z][A-Z0-9_]*)=(.*)$", text(".env.example"), flags=re.M)
+    return {variable: (value, bool(hidden)) for hidden, variable, value in found}
+
+
+def compose_variables() -> set[str]:
+    """What the compose files take from .env: ${NAME} and names without a value."""
+    named = {name for file in COMPOSE_FILES for name in re.findall(r"\$\{([A-Z0-9_]+)", file.read_text())}
+    for file in COMPOSE_FILES:
+        for service in yaml.load(file.read_text(), _AnyTag)["services"].values():
+            named |= {key for key, value in (service.get("environment") or {}).items() if value is None}
+    return named
+
+
+def test_env_example_names_exactly_what_is_read():
+    read = {field.upper() for group in SERVICES for field in group.model_fields} | compose_variables()
+    assert set(example()) == read | {"COMPOSE_PROFILES"}
+
+
+@pytest.mark.parametrize("group", SERVICES)
+def test_env_example_shows_the_defaults(group, monkeypatch):
+    shown = {name: value for name, (value, hidden) in example().items() if not hidden}
+    for name in example():
+        monkeypatch.delenv(name, raising=False)
+    defaults = group()
+    for name, value in shown.items():
+        monkeypatch.setenv(name, value)
+    assert group() == defaults
+    optional = {field.upper() for field in group.model_fields} - shown.keys()
+    assert all(not getattr(defaults, name.lower()) for name in optional)
+
+
+# --- the others -----------------------------------------------------------------------------------------
+
+
+def test_citation_and_licence_agree():
+    citation = yaml.safe_load(text("CITATION.cff"))
+    assert citation["license"] == "MIT"
+    assert text("LICENSE").startswith("MIT License")
+
+
+def test_presets_named_exist():
+    named = {words[words.index("--preset") + 1] for _, words in all_commands() if "--preset" in words}
+    assert named
+    assert named <= {path.stem for path in (ROOT / "config").glob("*.toml")}
