@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ COLORS = {
 }  # fmt: skip
 GREY = "#5b6470"
 EXAMPLE_PX = 480  # longer side of an example picture, before captions are drawn
+log = logging.getLogger(__name__)
 TEMPLATE = Path(__file__).with_name("report_template.html")
 _ADAPTER = TypeAdapter(Report)
 
@@ -266,11 +268,18 @@ def _errors_figure(report: Report) -> Figure:
 
 
 def draw_examples(report: Report, samples: Sequence[Picture]) -> dict[str, bytes]:
-    """Return the worst and best images with detections and missed boxes drawn, JPEG files by name."""
+    """Return the worst and best images with detections and missed boxes drawn, JPEG files by name.
+
+    A picture that cannot be read any more is left out: a long run is not lost for it.
+    """
     examples = {}
     for group, results in (("worst", report.worst), ("best", report.best)):
         for result in results if samples else ():
-            image = imaging.decode_image(samples[result.index].image_path.read_bytes())
+            try:
+                image = imaging.decode_image(samples[result.index].image_path.read_bytes())
+            except (imaging.ImageError, OSError) as error:
+                log.warning("no example of %s: %s", result.name, error)
+                continue
             examples[example_name(group, result)] = imaging.encode_image(
                 draw_example(image, result), quality=82
             )
