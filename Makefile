@@ -34,7 +34,7 @@ test: $(DEV_DONE) ## the tests that need neither browser, containers nor minutes
 
 .PHONY: test-browser test-slow test-compose check
 test-browser: $(DEV_DONE) ## the page in a real headless Chromium (Debian: chromium chromium-driver)
-	$(BIN)/python -m pytest -m browser $(ARGS)
+	$(BIN)/python -m pytest -m "browser and not compose" $(ARGS)
 
 test-slow: $(DEV_DONE) ## tests that train the real network: minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
