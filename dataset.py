@@ -645,9 +645,7 @@ def _table(title: str, *headings: str) -> Table:
 
 def _size_table(samples: Sequence[Sample]) -> Table:
     """Tell how large pictures and boxes are: what decides the network's input size."""
-    table = Table(
-        "", "smallest", "median", "largest", title="Sizes in pixels (boxes: square root of the area)"
-    )
+    table = _table("Sizes in pixels (boxes: square root of the area)", "", "smallest", "median", "largest")
     sizes = np.array([sample.size_wh for sample in samples]).reshape(-1, 2)
     rows = {"picture width": sizes[:, 0], "picture height": sizes[:, 1]}
     sides = _box_sides(samples)
@@ -761,16 +759,16 @@ def _plot(
     axes[0].set(title="Boxes per class", xticks=np.arange(6) + 0.27, xticklabels=names)
     axes[0].margins(y=0.2)
     bins = np.linspace(0, 1, 26)
-    for name in names:
+    for name in (name for name in names if len(sides[name])):
         axes[1].hist(sides[name], bins, histtype="step", linewidth=1.5, density=True, label=name)
     axes[1].set(title="Box size by class", xlabel="square root of box area / picture area", ylabel="density")
     ratios = _aspect_ratios(samples)
     axes[2].boxplot([ratios[name] for name in names], tick_labels=names, showfliers=False)
     axes[2].set(title="Box shape", ylabel="width / height", yscale="log")
     centres = np.concatenate([_centres(sample) for sample in samples])
-    shown = axes[3].hist2d(centres[:, 0], centres[:, 1], 24, range=[[0, 1], [0, 1]], cmap="viridis")
+    shown = axes[3].hist2d(centres[:, 0], centres[:, 1], 24, range=[[0, 1], [0, 1]], norm="log")
     axes[3].set(title="Box centres", xlabel="x / width", ylabel="y / height", ylim=(1, 0))
-    figure.colorbar(shown[3], ax=axes[3], label="boxes")
+    figure.colorbar(shown[3], ax=axes[3], label="boxes", pad=0.01)
     objects = [len(sample.labels) for sample in samples]
     axes[4].hist(objects, np.arange(max(objects) + 2) - 0.5, color="tab:gray")
     axes[4].set(title="Objects per picture", xlabel="objects", ylabel="pictures", yscale="log")
@@ -779,6 +777,8 @@ def _plot(
     axes[5].set(title="Picture sizes", xlabel="width, pixels", ylabel="height, pixels")
     for axis in axes[:2]:
         axis.legend()
+    for axis in (axes[0], axes[2]):
+        axis.tick_params(axis="x", rotation=20)
     figure.savefig(path, dpi=110)
 
 
