@@ -46,7 +46,7 @@ check: lint types test ## what a change must pass
 
 # --- code -------------------------------------------------------------------------------------------
 
-.PHONY: format lint types
+.PHONY: format lint types graph
 format: $(DEV_DONE) ## rewrite the code in the project's layout
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -58,6 +58,9 @@ lint: $(DEV_DONE) ## ruff, hadolint, and the schemas of compose and Kubernetes f
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec *.compose.yaml deploy/gpu.*.compose.yaml
 	sed 's/!reset//' deploy/scale.compose.yaml | $(BIN)/check-jsonschema --builtin-schema vendor.compose-spec --default-filetype yaml -
 	$(BIN)/kubernetes-validate --strict --quiet --no-warn deploy/kubernetes/*.yaml
+
+graph: $(RUN_DONE) ## draw the import graph into both READMEs
+	$(BIN)/python docs/import_graph.py
 
 types: $(DEV_DONE) ## mypy, strict
 	$(BIN)/mypy

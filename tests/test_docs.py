@@ -13,6 +13,7 @@ import yaml
 from pydantic_settings import BaseSettings
 
 import settings
+from docs.import_graph import import_graph, mermaid, reduced
 
 ROOT = Path(__file__).parents[1]
 READMES = ["README.md", "README.ru.md"]
@@ -169,6 +170,12 @@ def test_both_readmes_hold_the_same_commands():
 
 def strip_comments(block: str) -> list[str]:
     return [re.sub(r"\s+# .*|--why \".*\"|──.*", "", line) for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_import_graph_drawn_is_the_real_one(name):
+    drawing = mermaid(reduced(import_graph()))
+    assert drawing in text(name), "run: make graph"
 
 
 # --- .env.example -----------------------------------------------------------------------------------------
