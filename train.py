@@ -276,6 +276,7 @@ def loader(config: TrainConfig, samples: Sequence[Sample], order: transforms.Epo
     return DataLoader(
         images, batch_sampler=order, num_workers=config.workers, collate_fn=transforms.collate,
         worker_init_fn=one_thread, prefetch_factor=4 if config.workers else None,
+        generator=torch.Generator(),  # its own, so that starting an epoch twice draws nothing from the network's
     )  # fmt: skip
 
 

@@ -1,0 +1,195 @@
+"""The training loop: it learns, stops on nonsense, and goes on as if never interrupted."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import detector as detectors
+import engine
+import transforms
+from detections import CLASS_NAMES
+from detector import Detector
+from engine import NonFiniteLoss, Progress, Training, WrongCheckpoint
+from schemas import ModelCard
+from tests.test_transforms import red_box_image, sample
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Two threads that wait for each other are slower than one on networks this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_training(*, lr: float = 1e-3, decay: float = 0.9) -> Training:
+    torch.manual_seed(1)
+    config = detectors.network_config(
+        "fasterrcnn_mobilenet_v2_fpn", min_size=64, max_size=64, fpn_channels=16, box_head_width=16, norm="batch"
+    )
+    detector = Detector(ModelCard(network=config, class_names=CLASS_NAMES))
+    network = detector.network
+    network.rpn.fg_bg_sampler.batch_size_per_image = network.roi_heads.fg_bg_sampler.batch_size_per_image = 16
+    network.rpn._pre_nms_top_n["training"] = network.rpn._post_nms_top_n["training"] = 50
+    optimizer = engine.build_optimizer(detector.network, "adamw", lr=lr, backbone_lr_factor=0.5)
+    average = engine.moving_average(detector.network, decay)
+    return Training(detector, detector.network, optimizer, lambda progress: 1.0, average=average, clip_norm=10.0)
+
+
+@pytest.fixture
+def samples():
+    return [sample([(10 + 5 * i, 20, 60 + 5 * i, 70)], [1 + i % 2]) for i in range(8)]
+
+
+@pytest.fixture
+def order(samples):
+    return transforms.EpochOrder(np.ones(len(samples)), 2, seed=0)
+
+
+@pytest.fixture
+def batches(samples, order):
+    cache = [red_box_image(tuple(one.boxes[0].astype(int))) for one in samples]
+    images = transforms.TrainingImages(samples, transforms.augmentation("flip", size=96), seed=0, cache=cache)
+    generator = torch.Generator()  # as in train.py: a new iterator must not draw from the network's numbers
+    return DataLoader(images, batch_sampler=order, collate_fn=transforms.collate, generator=generator)
+
+
+def run_epochs(training, order, batches, epochs, *, stop_at_step=None):
+    def after_step(_losses):
+        return training.progress.step == stop_at_step
+
+    means = []
+    while training.progress.epoch < epochs:
+        order.epoch, order.first_batch = training.progress.epoch, training.progress.batch
+        means.append(engine.train_one_epoch(training, batches, names=["x"] * 8, after_step=after_step))
+        if training.progress.step == stop_at_step:
+            break
+    return means
+
+
+def test_the_loss_falls_and_every_image_is_counted(order, batches):
+    training = make_training()
+    means = run_epochs(training, order, batches, 5)
+    assert sum(means[-1].values()) < 0.8 * sum(means[0].values())
+    assert training.progress.images == 5 * 8
+    assert training.progress.step == 5 * 4
+    assert training.progress.batch == 0
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(order, batches, tmp_path):
+    whole = make_training()
+    whole_means = run_epochs(whole, order, batches, 2)
+
+    first = make_training()
+    run_epochs(first, order, batches, 2, stop_at_step=6)  # in the middle of the second epoch
+    engine.save_checkpoint(first, tmp_path / "checkpoint.pt", fingerprint="f")
+    torch.rand(1000)  # whatever else happened in between
+    second = make_training(lr=123.0)  # the optimiser's state comes from the checkpoint
+    engine.load_checkpoint(second, tmp_path / "checkpoint.pt", fingerprint="f")
+    assert second.progress == first.progress
+    resumed_means = run_epochs(second, order, batches, 2)
+
+    assert resumed_means[-1] == whole_means[-1]
+    for name, value in whole.detector.network.state_dict().items():
+        torch.testing.assert_close(second.detector.network.state_dict()[name], value, rtol=0, atol=0, msg=name)
+    for name, value in whole.average.state_dict().items():
+        torch.testing.assert_close(second.average.state_dict()[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    engine.save_checkpoint(make_training(), tmp_path / "checkpoint.pt", fingerprint="one")
+    with pytest.raises(WrongCheckpoint, match="other data or another configuration"):
+        engine.load_checkpoint(make_training(), tmp_path / "checkpoint.pt", fingerprint="two")
+
+
+def write_nothing(path):
+    pass
+
+
+def write_garbage(path):
+    path.write_bytes(b"PK garbage")
+
+
+def write_weights(path):
+    torch.save({"weight": torch.zeros(1)}, path)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [(write_nothing, "found none"), (write_garbage, "no readable checkpoint"), (write_weights, "not a checkpoint")],
+)
+def test_a_bad_checkpoint_is_a_sentence(write, message, tmp_path):
+    write(tmp_path / "checkpoint.pt")
+    with pytest.raises(WrongCheckpoint, match=message):
+        engine.load_checkpoint(make_training(), tmp_path / "checkpoint.pt", fingerprint="f")
+
+
+def test_a_loss_that_is_not_finite_names_the_images(order, batches):
+    training = make_training()
+    with torch.no_grad():
+        training.detector.network.roi_heads.box_predictor.cls_score.bias.fill_(math.nan)
+    before = copy.deepcopy(training.detector.network.state_dict())
+    with pytest.raises(NonFiniteLoss, match=r"loss_classifier.*nan.*gun_1, gun_|gun_\d, gun_\d"):
+        engine.train_one_epoch(
+            training, batches, names=[f"gun_{i}" for i in range(8)], after_step=lambda losses: False
+        )
+    for name, value in training.detector.network.state_dict().items():
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            torch.testing.assert_close(value, before[name], equal_nan=True)
+
+
+def test_a_batch_of_negatives_trains(order):
+    negatives = [sample((), ())] * 8
+    images = transforms.TrainingImages(
+        negatives, transforms.augmentation("none", size=96), seed=0, cache=[red_box_image()] * 8
+    )
+    batches = DataLoader(images, batch_sampler=order, collate_fn=transforms.collate)
+    means = engine.train_one_epoch(make_training(), batches, names=["n"] * 8, after_step=lambda losses: False)
+    assert means["loss_box_reg"] == 0
+    assert means["loss_classifier"] > 0
+
+
+def test_the_average_follows_quickly_at_first_and_slowly_later():
+    network = torch.nn.Linear(1, 1, bias=False)
+    average = engine.moving_average(network, 0.5)
+    for value in (0.0, 8.0, 16.0):
+        with torch.no_grad():
+            network.weight.fill_(value)
+        average.update_parameters(network)
+    # first update copies 0; then decay 2/11: 8 * 9/11; then 3/12: 16 * 3/4 + that / 4
+    assert average.module.weight.item() == pytest.approx(16 * 3 / 4 + 8 * 9 / 11 / 4)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "fraction", "step", "epoch", "expected"),
+    [
+        ("cosine", 0.0, 99, 0, 1.0),
+        ("cosine", 0.5, 99, 0, 0.505),
+        ("cosine", 1.0, 99, 0, 0.01),
+        ("cosine", 1.7, 99, 0, 0.01),  # past the end: a time budget was overrun
+        ("cosine", 0.0, 0, 0, 0.1),  # first of ten warm-up steps
+        ("step", 0.9, 99, 4, 1.0),
+        ("step", 0.9, 99, 10, 0.01),
+        ("constant", 0.9, 99, 10, 1.0),
+    ],
+)
+def test_learning_rate_by_hand(schedule, fraction, step, epoch, expected):
+    factor = engine.learning_rate_factor(schedule, fraction, step=step, epoch=epoch, warmup_steps=9)
+    assert factor == pytest.approx(expected)
+
+
+def test_the_backbone_learns_at_its_own_rate():
+    training = make_training(lr=1e-2)
+    assert [group["peak_lr"] for group in training.optimizer.param_groups] == [5e-3, 1e-2]
+    body = {id(p) for p in training.detector.network.backbone.body.parameters()}
+    assert {id(p) for p in training.optimizer.param_groups[0]["params"]} == body
+
+
+def test_progress_survives_as_plain_values():
+    progress = Progress(epoch=3, sums={"loss": 1.5})
+    assert Progress(**vars(progress)) == progress
