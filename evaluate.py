@@ -69,15 +69,15 @@ def run(config: EvaluateConfig) -> Report:
     """Load the model, score it, write the report, print the figures, log them if asked."""
     reports.check_writable(config.output)
     other = reports.read_report(config.against) if config.against else None
-    if config.log:
-        tracker.check_tracker(config.mlflow_tracking_uri)
     if config.threads:
         torch.set_num_threads(config.threads)
     with ExitStack() as stack:
         folder, model, run_id = find_model(config, stack)
         detector = detectors.load_folder(folder, device=config.device)
-    if config.log and not run_id:
-        raise tracker.RegistryError(f"{model} does not say which MLflow run made it: leave out --log")
+    if config.log:  # before the work, not after it
+        if not run_id:
+            raise tracker.RegistryError(f"{model} does not say which MLflow run made it: leave out --log")
+        tracker.check_tracker(config.mlflow_tracking_uri)
     samples = read_split(config, detector.class_names)
     detectors.warm_up(detector)
     result = score(config, detector, samples, model, detector.card.operating_point, detector.class_names)

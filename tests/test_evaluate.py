@@ -1,0 +1,274 @@
+"""The program, on pictures drawn here: what it measures, what it writes, what it says when it cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from PIL import Image as PillowImage
+from PIL import ImageDraw
+from pydantic import TypeAdapter
+
+import dataset
+import detector
+import evaluate
+import imaging
+import metrics
+import report
+from detections import CLASS_NAMES, Detections
+from schemas import ModelCard
+from settings import evaluate_config
+
+PISTOL, SMARTPHONE = CLASS_NAMES.index("pistol"), CLASS_NAMES.index("smartphone")
+COLORS = {"pistol": (230, 40, 40), "smartphone": (40, 40, 230)}
+SIZE = (160, 120)
+
+
+def write_picture(root: Path, stem: str, objects, *, side="test", filename=None):
+    """Draw coloured ellipses and write picture and XML as the data set has them."""
+    images, annotations = (root / part for part in dataset.FOLDERS[side])
+    images.mkdir(parents=True, exist_ok=True)
+    annotations.mkdir(parents=True, exist_ok=True)
+    picture = PillowImage.new("RGB", SIZE, (128, 128, 128))
+    xml = ElementTree.Element("annotation")
+    ElementTree.SubElement(xml, "filename").text = filename or f"{stem}.png"
+    size = ElementTree.SubElement(xml, "size")
+    for key, value in (("width", SIZE[0]), ("height", SIZE[1]), ("depth", 3)):
+        ElementTree.SubElement(size, key).text = str(value)
+    for name, box in objects:
+        ImageDraw.Draw(picture).ellipse(box, fill=COLORS[name])
+        element = ElementTree.SubElement(xml, "object")
+        ElementTree.SubElement(element, "name").text = name
+        bounds = ElementTree.SubElement(element, "bndbox")
+        for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True):
+            ElementTree.SubElement(bounds, key).text = str(value)
+    picture.save(images / f"{stem}.png")
+    ElementTree.ElementTree(xml).write(annotations / f"{stem}.xml")
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "data"
+    for i in range(6):
+        write_picture(root, f"gun_{i}", [("pistol", (20 + 5 * i, 30, 80 + 5 * i, 70))])
+        write_picture(root, f"phone_{i}", [("smartphone", (60, 20 + 3 * i, 100, 90 + 3 * i))])
+    write_picture(root, "nothing", [])
+    return root
+
+
+class ColorFinder:
+    """Finds what is much redder or much bluer than grey; a real detector of what write_picture draws."""
+
+    def __init__(self, blind_below=0):
+        self.blind_below = blind_below  # contrast needed
+
+    def detect(self, image):
+        boxes, scores, labels = [], [], []
+        for label, strong, weak in ((PISTOL, 0, 2), (SMARTPHONE, 2, 0)):
+            contrast = image[..., strong].astype(int) - image[..., weak]
+            rows, columns = np.nonzero(contrast > max(10, contrast.max() / 2))
+            if len(rows) and contrast.max() > self.blind_below:
+                boxes.append((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+                scores.append(0.9 if label == PISTOL else 0.8)
+                labels.append(label)
+        return Detections(
+            np.array(boxes, np.float32).reshape(-1, 4),
+            np.array(scores, np.float32),
+            np.array(labels, np.int64),
+        )
+
+
+def config_for(root, *arguments):
+    return evaluate_config(["--data", str(root), *arguments])
+
+
+def score(config, finder):
+    samples = dataset.read_samples(config.data, config.split)
+    return evaluate.score(config, finder, samples, "a model", None, CLASS_NAMES)
+
+
+def test_score_measures_what_the_finder_finds(root):
+    result = score(config_for(root), ColorFinder())
+    assert result.title == "local test"
+    assert (result.images, result.negatives) == (13, 1)
+    assert result.coco["map_50"] == pytest.approx(1)
+    assert (result.measured.image_recall, result.measured.false_alarms_per_1000) == (1, 0)
+    assert result.latency.images == 13
+    assert result.data["Fingerprint"] == dataset.fingerprint(dataset.read_samples([root], "test"))
+
+
+def test_robustness_shows_which_change_hurts(root):
+    result = score(config_for(root, "--robustness"), ColorFinder(blind_below=120))
+    slices = {one.name.split(" ")[0]: one for one in result.robustness}
+    assert list(slices) == ["unchanged", "darker", "blurred", "JPEG", "half", "rotated"]
+    assert slices["darker"].image_recall == 0  # contrast 190 x .35 is under 120
+    for name in ("unchanged", "blurred", "JPEG", "half", "rotated"):
+        assert slices[name].image_recall == 1, name
+        assert slices[name].map_50 == pytest.approx(1), name
+
+
+@pytest.mark.parametrize("change", evaluate.CHANGES.values(), ids=evaluate.CHANGES)
+def test_boxes_stay_on_their_objects(change):
+    picture = PillowImage.new("RGB", (200, 140), (128, 128, 128))
+    ImageDraw.Draw(picture).ellipse((20, 60, 140, 100), fill=COLORS["pistol"])
+    image, boxes = change(np.asarray(picture), np.array([(20, 60, 140, 100)], np.float32))
+    assert image.dtype == np.uint8
+    assert image.shape[2] == 3
+    assert metrics.box_iou(boxes, ColorFinder().detect(image).boxes)[0, 0] > 0.9
+
+
+def test_changes_do_what_they_say():
+    image = np.full((60, 80, 3), 200, np.uint8)
+    no_boxes = np.zeros((0, 4), np.float32)
+    assert evaluate.darken(image, no_boxes)[0].mean() == pytest.approx(200 * evaluate.DARKER, abs=1)
+    assert evaluate.halve(image, no_boxes)[0].shape == (30, 40, 3)
+    turned = evaluate.rotate(image, no_boxes)[0]
+    assert turned.shape[0] > 60
+    assert turned.min() > 190  # the corners have the mean colour
+    checks = np.indices((60, 80)).sum(axis=0) % 2 * 255
+    fine = np.repeat(checks[..., None], 3, axis=2).astype(np.uint8)
+    assert np.ptp(evaluate.blur(np.tile(fine, (5, 5, 1)), no_boxes)[0][100:200, 100:200].astype(int)) < 60
+    assert (evaluate.compress(fine, no_boxes)[0] != fine).any()
+
+
+def test_local_images_are_never_put_beside_the_published_figures(root):
+    result = score(config_for(root, "--compare-to-original"), ColorFinder())
+    assert result.published == {}
+    assert result.original_subset == {}
+    assert any("These are 13 others" in note for note in result.notes)
+
+
+def test_official_split_stands_beside_them_on_all_and_on_the_originals_images(root, monkeypatch):
+    monkeypatch.setattr(metrics, "OFFICIAL_TEST_IMAGES", 13)
+    write_picture(root, "gun_0", [("pistol", (20, 30, 80, 70))], filename="renamed.jpg")
+    result = score(config_for(root, "--compare-to-original"), ColorFinder())
+    assert result.title == "official test"
+    assert result.published["map_50"] == 0.9004
+    assert result.original_subset["images"] == 12  # the original's loader drops a picture named otherwise
+
+
+def test_two_roots_or_another_split_are_not_the_official_test(root, monkeypatch):
+    samples = dataset.read_samples([root], "test")
+    monkeypatch.setattr(metrics, "OFFICIAL_TEST_IMAGES", 13)
+    assert evaluate.is_official(samples, "test")
+    assert not evaluate.is_official(samples, "val")
+    assert not evaluate.is_official(samples[1:], "test")
+
+
+def test_table_shows_two_reports_side_by_side(root):
+    good, bad = (score(config_for(root), finder) for finder in (ColorFinder(), ColorFinder(blind_below=255)))
+    table = evaluate.figures_table(good, bad)
+    row = list(table.columns[0].cells).index("mAP at IoU 0.50, COCO")
+    assert [list(column.cells)[row] for column in table.columns[1:]] == ["1.0000", "0.0000"]
+
+
+def test_a_picture_that_cannot_be_decoded_is_named(root):
+    samples = dataset.read_samples([root], "test")
+    samples[3].image_path.write_bytes(b"no picture")
+    with pytest.raises(imaging.ImageError, match=samples[3].image_path.name):
+        evaluate.detect_all(ColorFinder(), samples, "evaluate")
+
+
+# --- the whole program, with a real network -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model folder: the light network with random weights, at a size that takes no time."""
+    torch.manual_seed(0)
+    network = detector.network_config(
+        "fasterrcnn_mobilenet_v2_fpn", min_size=64, max_size=96, fpn_channels=16, box_head_width=16
+    )
+    folder = tmp_path_factory.mktemp("model")
+    detector.Detector(ModelCard(network=network, class_names=CLASS_NAMES)).save_folder(folder)
+    return folder
+
+
+def test_program_writes_the_report_and_says_where(root, model, tmp_path, capsys):
+    other = dataclasses.replace(score(config_for(root), ColorFinder()), model="another one")
+    (tmp_path / "report.json").write_bytes(TypeAdapter(metrics.Report).dump_json(other))
+    out = tmp_path / "out"
+    arguments = ["--data", str(root), "--model", str(model), "--output", str(out), "--limit", "4"]
+    code = evaluate.main([*arguments, "--against", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert code == 0
+    assert report.read_report(out).images == 4
+    assert "local test, 4 images" in said
+    assert "another" in said
+    assert f"report: {out / 'report.html'}" in said
+    assert "chosen on these very images" in " ".join(said.split())  # the model has no operating point
+
+
+def test_program_logs_to_the_run_that_made_the_model(root, model, tmp_path):
+    tracking_uri = f"sqlite:///{tmp_path / 'tracker.db'}"
+    client = MlflowClient(tracking_uri)
+    experiment = client.create_experiment("e", artifact_location=(tmp_path / "artifacts").as_uri())
+    run_id = client.create_run(experiment).info.run_id
+    result = score(config_for(root), ColorFinder())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.html").write_text("the page")
+    evaluate.log_report(result, tmp_path / "out", run_id, tracking_uri)
+    run = client.get_run(run_id)
+    assert run.data.metrics["test/map_50"] == pytest.approx(1)
+    assert run.data.metrics["test/alarm/image_recall"] == 1
+    assert run.data.tags["evaluation.test"] == "local test, 13 images"
+    files = [file.path for file in client.list_artifacts(run_id, "evaluation/test")]
+    assert files == ["evaluation/test/report.html"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "{tmp}/absent", "--model", "{model}"], "there is no folder"),
+        (["--data", "{tmp}", "--model", "{model}"], "expected images/"),
+        (["--data", "{data}", "--model", "{tmp}"], "expected a model folder with model.json"),
+        (["--data", "{data}", "--model", "{model}", "--against", "{tmp}"], "expected a report at"),
+        (["--data", "{data}", "--model", "{model}", "--output", "{file}"], "cannot write the report into"),
+        (["--data", "{data}", "--model", "{logged}", "--log"], "No MLflow tracker answers at"),
+        (["--data", "{data}"], "No MLflow tracker answers at"),
+    ],
+)
+def test_problems_are_sentences_and_exit_code_1(arguments, message, root, model, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    logged = tmp_path / "logged"
+    shutil.copytree(model, logged)
+    card = detector.read_card(logged).model_copy(update={"run_id": "a run"})
+    (logged / "model.json").write_text(card.model_dump_json())
+    places = {"tmp": tmp_path, "model": model, "logged": logged, "data": root, "file": file}
+    output = [] if "--output" in arguments else ["--output", str(tmp_path / "out")]
+    filled = [argument.format(**places) for argument in arguments]
+    code = evaluate.main([*filled, *output, "--mlflow-tracking-uri", "http://127.0.0.1:9"])
+    said = capsys.readouterr().err
+    assert code == 1
+    assert said.startswith("error: ")
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_a_model_without_a_run_cannot_be_logged(root, model, tmp_path, capsys):
+    arguments = ["--data", str(root), "--model", str(model), "--output", str(tmp_path / "out"), "--log"]
+    assert evaluate.main(arguments) == 1
+    assert "does not say which MLflow run made it: leave out --log" in capsys.readouterr().err
+
+
+def test_environment_names_the_model_and_the_tracker(monkeypatch):
+    monkeypatch.setenv("MODEL_NAME", "other")
+    monkeypatch.setenv("MODEL_VERSION", "7")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
+    config = evaluate_config(["--data", "a", "b", "--model-version", "8"])
+    assert (config.model_name, config.model_version, config.mlflow_tracking_uri) == (
+        "other", "8", "http://tracker:5000",
+    )  # fmt: skip
+    assert config.data == [Path("a"), Path("b")]
+
+
+def test_a_misspelt_flag_is_refused():
+    with pytest.raises(SystemExit):
+        evaluate_config(["--data", "a", "--robust"])
