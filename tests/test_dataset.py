@@ -1,0 +1,664 @@
+"""Reading the original's layout: what goes together, is repaired, is refused, and which split it is in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image as PillowImage
+
+import dataset
+import detections
+import imaging
+import synthetic
+from dataset import DatasetReport, in_val, read_samples, recording_of
+
+ROOT = Path(__file__).parents[1]
+SHARED = [ROOT.parent / "shared" / "data" / name for name in ("weapons", "lookalikes")]
+
+
+def add(
+    root: Path, name: str, *objects: tuple[str, object],
+    size=(100, 80), side="train", filename=None, mode="RGB", annotated=True,
+):  # fmt: skip
+    """Add a grey picture of that file name and its annotation; return both paths."""
+    images, xmls = (root / folder for folder in dataset.FOLDERS[side])
+    images.mkdir(parents=True, exist_ok=True)
+    xmls.mkdir(parents=True, exist_ok=True)
+    image_path, xml_path = images / name, xmls / f"{Path(name).stem}.xml"
+    PillowImage.new(mode, size).save(image_path)
+    if annotated:
+        names, boxes = zip(*objects, strict=True) if objects else ((), ())
+        synthetic.write_voc(xml_path, filename or name, size, names, boxes)
+    return image_path, xml_path
+
+
+def read_all(*roots: Path, **options) -> tuple[list[dataset.Sample], DatasetReport]:
+    report = DatasetReport()
+    return read_samples(roots, "train", val_fraction=0, report=report, **options), report
+
+
+def kinds(report: DatasetReport) -> Counter[str]:
+    return Counter(problem.kind for problem in report.problems)
+
+
+# --- what goes together -----------------------------------------------------------------------------
+
+
+def test_a_sample_has_its_pictures_size_boxes_and_labels(tmp_path):
+    image_path, _ = add(tmp_path, "a.jpg", ("knife", (10, 20, 30, 40)), ("tarjeta", (1, 2, 50, 60)))
+    [sample], report = read_all(tmp_path)
+    assert (sample.image_path, sample.size_wh, sample.name, sample.root) == (
+        image_path,
+        (100, 80),
+        "a",
+        tmp_path,
+    )
+    np.testing.assert_array_equal(sample.boxes, [[10, 20, 30, 40], [1, 2, 50, 60]])
+    assert sample.boxes.dtype == np.float32
+    assert sample.labels.tolist() == [2, 6]
+    assert sample.labels.dtype == np.int64
+    assert (report.images, report.negatives, report.boxes) == (1, 0, {"knife": 1, "tarjeta": 1})
+    assert report.problems == []
+
+
+def test_pictures_and_annotations_go_together_by_stem_whatever_filename_says(tmp_path):
+    add(tmp_path, "a.jpg", ("pistol", (1, 1, 9, 9)), filename="b.jpg")
+    add(tmp_path, "b.jpg", ("knife", (2, 2, 8, 8)), filename="gone.png")
+    samples, report = read_all(tmp_path)
+    assert [(sample.name, sample.labels.tolist()) for sample in samples] == [("a", [1]), ("b", [2])]
+    assert report.problems == []
+
+
+@pytest.mark.parametrize(
+    "name", ["armas (12).jpg", "a.b.c.PNG", "нож 1.jpeg", "cafe\u0301.webp", "#1 %20.bmp"]
+)
+def test_names_with_spaces_parentheses_dots_and_letters_of_any_script(tmp_path, name):
+    add(tmp_path, name, ("pistol", (1, 1, 9, 9)))
+    assert [sample.image_path.name for sample in read_all(tmp_path)[0]] == [name]
+
+
+def test_an_accent_written_the_other_way_is_the_same_stem(tmp_path):
+    _, xml_path = add(tmp_path, "cafe\u0301.jpg", ("knife", (1, 1, 9, 9)))
+    xml_path.rename(xml_path.with_name("caf\u00e9.xml"))
+    assert len(read_all(tmp_path)[0]) == 1
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
+def test_grey_and_transparent_pictures_are_fine(tmp_path, mode):
+    add(tmp_path, "a.png", ("knife", (1, 1, 9, 9)), mode=mode)
+    [sample], report = read_all(tmp_path)
+    assert sample.size_wh == (100, 80)
+    assert report.problems == []
+
+
+def test_roots_are_merged_and_may_share_stems(tmp_path):
+    for folder, name in (("one", "pistol"), ("two", "knife")):
+        add(tmp_path / folder, "a.jpg", (name, (1, 1, 9, 9)))
+    samples, _ = read_all(
+        tmp_path / "one", tmp_path / "two", tmp_path / "one"
+    )  # a root named twice counts once
+    assert [(sample.root.name, sample.labels.tolist()) for sample in samples] == [("one", [1]), ("two", [2])]
+
+
+@pytest.mark.parametrize(
+    "inside", [".", dataset.FOLDER_NAME, f"{dataset.DOWNLOADED_IN}/{dataset.FOLDER_NAME}"]
+)
+def test_the_folder_above_and_a_download_count_as_the_root(tmp_path, inside):
+    add(tmp_path / inside, "a.jpg", ("pistol", (1, 1, 9, 9)))
+    assert read_all(tmp_path)[0][0].root == tmp_path / inside
+
+
+def test_test_split_is_its_own_folders(tmp_path):
+    add(tmp_path, "a.jpg", ("pistol", (1, 1, 9, 9)))
+    add(tmp_path, "t.jpg", ("knife", (1, 1, 9, 9)), side="test")
+    assert [sample.name for sample in read_samples([tmp_path], "test")] == ["t"]
+    assert [sample.name for sample in read_all(tmp_path)[0]] == ["a"]
+
+
+def test_files_that_are_no_pictures_are_passed_over(tmp_path):
+    image_path, _ = add(tmp_path, "a.jpg", ("pistol", (1, 1, 9, 9)))
+    for name in ("._a.jpg", "Thumbs.db", "classes.txt"):
+        (image_path.parent / name).write_bytes(b"?")
+    samples, report = read_all(tmp_path)
+    assert len(samples) == 1
+    assert report.problems == []
+
+
+# --- negatives --------------------------------------------------------------------------------------
+
+
+def test_an_annotation_without_objects_is_a_negative(tmp_path):
+    add(tmp_path, "a.jpg")
+    [sample], report = read_all(tmp_path)
+    assert sample.boxes.shape == (0, 4)
+    assert sample.labels.shape == (0,)
+    assert sample.truth.labels.shape == (0,)
+    assert report.negatives == 1
+
+
+def test_a_picture_without_annotation_is_a_negative_only_when_asked(tmp_path):
+    add(tmp_path, "a.jpg", ("pistol", (1, 1, 9, 9)))
+    add(tmp_path, "b.jpg", annotated=False)
+    samples, report = read_all(tmp_path)
+    assert [sample.name for sample in samples] == ["a"]
+    assert kinds(report) == {"image without annotation": 1}
+    assert report.errors == []
+    samples, report = read_all(tmp_path, negatives=True)
+    assert [(sample.name, len(sample.boxes)) for sample in samples] == [("a", 1), ("b", 0)]
+    assert report.problems == []
+
+
+def test_a_folder_of_pictures_alone_holds_negatives_when_asked(tmp_path):
+    add(tmp_path, "a.jpg", annotated=False)
+    shutil.rmtree(tmp_path / "annotations")
+    with pytest.raises(dataset.WrongLayout, match="annotations"):
+        read_all(tmp_path)
+    assert len(read_all(tmp_path, negatives=True)[0]) == 1
+
+
+# --- boxes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("box", "repaired", "kind"),
+    [
+        ((-5, 10, 30, 40), (0, 10, 30, 40), "clipped box"),
+        ((10, 10, 130, 95), (10, 10, 100, 80), "clipped box"),
+        ((30, 40, 10, 20), (10, 20, 30, 40), "swapped corners"),
+        ((10, 10, 10, 40), None, "dropped box"),  # no width
+        ((10, 10, 10.5, 40), None, "dropped box"),  # thinner than a pixel
+        ((120, 10, 150, 40), None, "dropped box"),  # wholly outside
+        ((0, 0, 100, 80), (0, 0, 100, 80), None),  # all of the picture
+    ],
+)
+def test_boxes_are_repaired_or_dropped_and_counted(tmp_path, box, repaired, kind):
+    add(tmp_path, "a.jpg", ("pistol", box), ("knife", (1, 2, 3, 4)))
+    [sample], report = read_all(tmp_path)
+    wanted = [(repaired, 1)] if repaired else []
+    wanted.append(((1, 2, 3, 4), 2))
+    assert [tuple(row) for row in sample.boxes.tolist()] == [box for box, _ in wanted]
+    assert sample.labels.tolist() == [label for _, label in wanted]
+    assert kinds(report) == ({kind: 1} if kind else {})
+    assert report.errors == []
+
+
+@given(st.tuples(*[st.floats(-300, 300)] * 4))
+def test_repaired_boxes_lie_inside_and_cover_a_pixel(box):
+    report = DatasetReport()
+    boxes, labels = dataset._repair(np.array([box]), np.array([1]), (100, 80), Path("a.xml"), report)
+    assert len(boxes) == len(labels)
+    assert (boxes >= 0).all()
+    assert (boxes <= [100, 80, 100, 80]).all()
+    assert (boxes[:, 2:] - boxes[:, :2] >= 1).all()
+    x1, y1, x2, y2 = box
+    untouched = 0 <= x1 <= x2 - 1 and x2 <= 100 and 0 <= y1 <= y2 - 1 and y2 <= 80
+    assert untouched == (report.problems == [])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("drawn_on", ["stored", "upright"])
+def test_boxes_of_photographs_taken_on_their_side_end_on_the_object(tmp_path, orientation, drawn_on):
+    """A white patch is found again by its box, whichever way the annotator saw the photograph."""
+    stored = np.zeros((80, 100, 3), np.uint8)
+    stored[16:32, 8:40] = 255
+    exif = PillowImage.Exif()
+    exif[0x0112] = orientation
+    image_path, xml_path = add(tmp_path, "a.png", ("pistol", (0, 0, 9, 9)))
+    PillowImage.fromarray(stored).save(image_path, exif=exif)
+    upright = imaging.decode_image(image_path.read_bytes())
+    rows, columns = np.nonzero(upright[:, :, 0])
+    patch = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    on_side = orientation >= 5
+    if drawn_on == "stored" and on_side:
+        synthetic.write_voc(xml_path, "a.png", (100, 80), ["pistol"], [(8, 16, 40, 32)])
+    else:
+        synthetic.write_voc(xml_path, "a.png", upright.shape[1::-1], ["pistol"], [patch])
+    [sample], report = read_all(tmp_path)
+    assert sample.size_wh == ((80, 100) if on_side else (100, 80))
+    np.testing.assert_array_equal(sample.boxes, [patch])
+    assert kinds(report) == ({"turned boxes": 1} if drawn_on == "stored" and on_side else {})
+
+
+def test_a_size_that_is_not_the_pictures_is_named(tmp_path):
+    _, xml_path = add(tmp_path, "a.jpg", ("pistol", (1, 1, 9, 9)))
+    synthetic.write_voc(xml_path, "a.jpg", (640, 480), ["pistol"], [(1, 1, 9, 9)])
+    assert kinds(read_all(tmp_path)[1]) == {"size differs": 1}
+
+
+# --- what is wrong ----------------------------------------------------------------------------------
+
+
+def test_an_annotation_without_picture_is_named(tmp_path):
+    add(tmp_path, "a.jpg", ("pistol", (1, 1, 9, 9)))
+    image_path, xml_path = add(tmp_path, "b.jpg", ("pistol", (1, 1, 9, 9)))
+    image_path.unlink()
+    samples, report = read_all(tmp_path)
+    assert [sample.name for sample in samples] == ["a"]
+    assert [(problem.kind, problem.path) for problem in report.errors] == [("missing image", xml_path)]
+
+
+def test_each_problem_is_told_in_one_split_only(tmp_path):
+    for number in range(40):
+        image_path, _ = add(tmp_path, f"drawn ({number * 50}).jpg", ("pistol", (1, 1, 9, 9)))
+        if number % 2:
+            image_path.unlink()
+    reports = {}
+    for split in ("train", "val"):
+        reports[split] = DatasetReport()
+        read_samples([tmp_path], split, report=reports[split])
+    assert min(report.count("missing image") for report in reports.values()) > 0
+    assert sum(report.count("missing image") for report in reports.values()) == 20
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"not a picture"])
+def test_an_unreadable_picture_is_named(tmp_path, content):
+    add(tmp_path, "a.jpg", ("pistol", (1, 1, 9, 9)))
+    image_path, _ = add(tmp_path, "b.jpg", ("pistol", (1, 1, 9, 9)))
+    image_path.write_bytes(content)
+    samples, report = read_all(tmp_path)
+    assert [sample.name for sample in samples] == ["a"]
+    assert [(problem.kind, problem.path) for problem in report.errors] == [("unreadable image", image_path)]
+
+
+def test_a_picture_too_large_to_train_on_is_named(tmp_path, monkeypatch):
+    add(tmp_path, "a.jpg", ("pistol", (1, 1, 9, 9)))
+    add(tmp_path, "b.jpg", ("pistol", (1, 1, 9, 9)), size=(200, 80))
+    monkeypatch.setattr(imaging, "MAX_PIXELS", 8000)
+    assert kinds(read_all(tmp_path)[1]) == {"unreadable image": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "<annotation>",
+        "<annotation><object><name>pistol</name></object></annotation>",
+        "<annotation><object><name>pistol</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax></bndbox>"
+        "</object></annotation>",
+        "<annotation><object><name>pistol</name><bndbox><xmin>x</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax>"
+        "</bndbox></object></annotation>",
+        "<annotation><object><name>pistol</name><bndbox><xmin>nan</xmin><ymin>1</ymin><xmax>9</xmax>"
+        "<ymax>9</ymax></bndbox></object></annotation>",
+    ],
+)
+def test_a_broken_annotation_is_named_and_costs_its_picture_alone(tmp_path, text):
+    add(tmp_path, "a.jpg", ("pistol", (1, 1, 9, 9)))
+    _, xml_path = add(tmp_path, "b.jpg", ("pistol", (1, 1, 9, 9)))
+    xml_path.write_text(text)
+    samples, report = read_all(tmp_path)
+    assert [sample.name for sample in samples] == ["a"]
+    assert [(problem.kind, problem.path) for problem in report.errors] == [("broken annotation", xml_path)]
+
+
+def test_unknown_classes_are_refused_all_at_once(tmp_path):
+    _, first = add(tmp_path, "a.jpg", ("gun", (1, 1, 9, 9)))
+    add(tmp_path, "b.jpg", ("Pistol", (1, 1, 9, 9)))
+    add(tmp_path, "c.jpg", ("pistol", (1, 1, 9, 9)))
+    with pytest.raises(dataset.UnknownClass) as caught:
+        read_all(tmp_path)
+    for part in ("2 annotations", "'gun'", "'Pistol'", str(first), "pistol, knife, billete"):
+        assert part in str(caught.value)
+
+
+def test_other_class_names_can_be_asked_for(tmp_path):
+    add(tmp_path, "a.jpg", ("gun", (1, 1, 9, 9)))
+    [sample], _ = read_all(tmp_path, class_names=("__background__", "gun"))
+    assert sample.labels.tolist() == [1]
+
+
+def test_two_pictures_of_one_stem_are_refused(tmp_path):
+    add(tmp_path, "a.jpg", ("pistol", (1, 1, 9, 9)))
+    add(tmp_path, "a.png", ("pistol", (1, 1, 9, 9)))
+    with pytest.raises(dataset.DuplicateStem, match=r"a\.jpg and a\.png"):
+        read_all(tmp_path)
+
+
+def test_a_wrong_folder_is_refused_with_what_it_holds(tmp_path):
+    with pytest.raises(dataset.WrongLayout, match="no folder"):
+        read_all(tmp_path / "absent")
+    (tmp_path / "holiday").mkdir()
+    with pytest.raises(dataset.WrongLayout, match=r"expected images/.*found holiday"):
+        read_all(tmp_path)
+
+
+def test_an_empty_split_is_refused_and_says_why(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "annotations" / "xmls").mkdir(parents=True)
+    with pytest.raises(dataset.EmptySplit, match=r"train split.*found none"):
+        read_all(tmp_path)
+    image_path, _ = add(tmp_path, "a.jpg", ("pistol", (1, 1, 9, 9)))
+    image_path.write_bytes(b"?")
+    with pytest.raises(dataset.EmptySplit, match="unreadable image"):
+        read_all(tmp_path)
+    with pytest.raises(dataset.EmptySplit, match="images_test"):
+        read_samples([tmp_path], "test")
+
+
+@pytest.mark.parametrize("val_fraction", [-0.1, 1, float("nan")])
+def test_an_impossible_share_is_refused(tmp_path, val_fraction):
+    with pytest.raises(ValueError, match="val_fraction"):
+        read_samples([tmp_path], "train", val_fraction=val_fraction)
+
+
+# --- recordings and splits --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recording", "stems"),
+    [
+        ("KravMagaTraining", ["KravMagaTraining626", "KravMagaTraining21334"]),
+        ("office", ["ABbframe00154", "LBsframe00001", "HBmframe00256"]),
+        ("rooms", ["pistola_z3v7_05", "smartphone_z3v8_09"]),
+        ("DSC", ["DSC_0010", "DSC_00591"]),
+        ("cam1_frame_", ["cam1_frame_00154", "cam1_frame_9"]),
+        ("knife_605-1016", ["knife_605", "knife_1016"]),
+        ("knife_1017-1267", ["knife_1017"]),
+        ("knife_#10", ["knife_500", "knife_549"]),
+        ("armas (#0", ["armas (1)", "armas (49)", "armas (1)_jpg.rf.0a1b2c"]),
+        ("armas (#1", ["armas (50)"]),
+        ("img#0", ["img498", "img498v2", "img36"]),
+        ("mkd_0_note#0", ["mkd_1000_note15_jpg", "mkd_50_note49_jpg"]),
+        ("IMG_20240501", ["IMG_20240501_123344", "IMG_20240501_235959"]),
+        ("clip", ["clip"]),
+        ("", []),
+    ],
+)
+def test_recordings_follow_from_names(recording, stems):
+    assert {recording_of(stem) for stem in stems} <= {recording}
+
+
+@given(st.text(max_size=40))
+def test_any_name_has_a_recording_and_a_side(stem):
+    assert in_val(recording_of(stem), 0.12) in (True, False)
+    assert not in_val(recording_of(stem), 0)
+
+
+@given(st.text(st.characters(categories=["L"]), min_size=1, max_size=10))
+def test_a_long_series_gives_val_its_share_whatever_it_is_called(series):
+    chosen = [in_val(f"{series}#{block}", 0.12) for block in range(200)]
+    assert 22 <= sum(chosen) <= 26  # 24 of 200, evenly spread
+    assert max(np.diff(np.flatnonzero(chosen))) <= 13
+
+
+def test_a_larger_share_only_adds_recordings():
+    names = [f"series{number}#{number}" for number in range(500)]
+    small, large = ({name for name in names if in_val(name, share)} for share in (0.1, 0.3))
+    assert small < large
+
+
+def test_known_pictures_keep_their_side():
+    """Fixed by name: a change here moves pictures between train and val, and old numbers stop comparing."""
+    assert in_val(recording_of("KravMagaKnifeDefenseTechniques066"))
+    assert in_val(recording_of("billete_0031"))
+    assert in_val(recording_of("img2500"))
+    assert not in_val(recording_of("KravMagaTraining626"))
+    assert not in_val(recording_of("ABbframe00154"))
+    assert not in_val(recording_of("knife_700"))
+
+
+def test_splits_share_no_recording_and_miss_no_picture(tmp_path):
+    for number in range(0, 3000, 10):
+        add(tmp_path, f"armas ({number}).png", ("pistol", (1, 1, 9, 9)), size=(10, 10))
+    train, val = (read_samples([tmp_path], split) for split in ("train", "val"))
+    assert not {sample.recording for sample in train} & {sample.recording for sample in val}
+    assert len(train) + len(val) == 300
+    assert 0.1 <= len(val) / 300 <= 0.14
+    names = [sample.name for sample in train]
+    assert names == sorted(names)
+
+
+def test_adding_pictures_moves_none(tmp_path):
+    for number in range(0, 500, 25):
+        add(tmp_path, f"knife_{number}.png", ("knife", (1, 1, 9, 9)), size=(10, 10))
+    before = {sample.name for sample in read_samples([tmp_path], "train")}
+    for number in range(7, 500, 50):
+        add(tmp_path, f"knife_{number}.png", ("knife", (1, 1, 9, 9)), size=(10, 10))
+    assert before <= {sample.name for sample in read_samples([tmp_path], "train")}
+
+
+# --- fingerprint ------------------------------------------------------------------------------------
+
+
+def test_the_fingerprint_is_of_contents_not_of_places(tmp_path):
+    for folder in ("one", "two"):
+        add(tmp_path / folder, "a.jpg", ("pistol", (1, 1, 9, 9)))
+        add(tmp_path / folder, "b.jpg", ("knife", (1, 1, 9, 9)))
+    one, two = (read_all(tmp_path / folder)[0] for folder in ("one", "two"))
+    assert dataset.fingerprint(one) == dataset.fingerprint(two[::-1])
+    assert len(dataset.fingerprint(one)) == 64
+
+
+@pytest.mark.parametrize("change", ["box", "label", "bytes", "name", "fewer"])
+def test_the_fingerprint_changes_with_anything_that_training_sees(tmp_path, change):
+    add(tmp_path, "a.jpg", ("pistol", (1, 1, 9, 9)))
+    add(tmp_path, "b.jpg", ("pistol", (1, 1, 9, 9)))
+    before = dataset.fingerprint(read_all(tmp_path)[0])
+    image_path, xml_path = (tmp_path / "images" / "b.jpg", tmp_path / "annotations" / "xmls" / "b.xml")
+    if change == "box":
+        add(tmp_path, "b.jpg", ("pistol", (1, 1, 9, 10)))
+    elif change == "label":
+        add(tmp_path, "b.jpg", ("knife", (1, 1, 9, 9)))
+    elif change == "bytes":
+        image_path.write_bytes(image_path.read_bytes() + b" ")
+    elif change == "name":
+        image_path.rename(image_path.with_stem("c"))
+        xml_path.rename(xml_path.with_stem("c"))
+    else:
+        image_path.unlink()
+    assert dataset.fingerprint(read_all(tmp_path)[0]) != before
+
+
+# --- the command ------------------------------------------------------------------------------------
+
+
+def run(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "dataset.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def pattern(seed: int, size=(120, 90)) -> PillowImage.Image:
+    """A coarse random picture: different seeds look nothing alike."""
+    coarse = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
+    return PillowImage.fromarray(coarse).resize(size, PillowImage.Resampling.BICUBIC)
+
+
+def put(root: Path, name: str, picture: PillowImage.Image, side="train", **options) -> Path:
+    image_path, _ = add(root, name, ("pistol", (1, 1, 9, 9)), size=picture.size, side=side)
+    picture.save(image_path, **options)
+    return image_path
+
+
+def test_check_counts_and_passes_sound_data(tmp_path):
+    put(tmp_path, "a.jpg", pattern(1))
+    put(tmp_path, "b.jpg", pattern(2), side="test")
+    done = run("check", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "0 errors, 0 warnings" in done.stdout
+    assert "pistol boxes" in done.stdout
+
+
+def test_check_tells_every_error_and_fails(tmp_path):
+    put(tmp_path, "good.jpg", pattern(1))
+    cut = put(tmp_path, "cut.jpg", pattern(2))
+    cut.write_bytes(cut.read_bytes()[:-600])  # the header is sound, the pixels are not
+    put(tmp_path, "lonely.jpg", pattern(3)).unlink()
+    add(tmp_path, "odd.jpg", ("gun", (1, 1, 9, 9)))
+    put(tmp_path, "same1.jpg", pattern(4))
+    put(tmp_path, "same2.jpg", pattern(4), side="test")
+    add(tmp_path, "out.jpg", ("pistol", (-4, 1, 9, 9)))
+    done = run("check", tmp_path)
+    assert done.returncode == 1
+    for text in (
+        "error: missing image: 1", "lonely.xml", "error: unknown class: 1", "'gun'",
+        "error: unreadable image: 1", "cut.jpg", "error: same picture in train and test: 1",
+        "same2.jpg", "warning: clipped box: 1",
+        "4 errors, 1 warnings",
+    ):  # fmt: skip
+        assert text in done.stdout, text
+    assert "Traceback" not in done.stderr
+
+
+def test_check_finds_near_duplicates_across_splits_and_within(tmp_path):
+    original = pattern(1, (240, 180))
+    put(tmp_path, "a.jpg", original)
+    put(tmp_path, "smaller.jpg", original.resize((120, 90)), quality=40)
+    put(tmp_path, "mirrored.jpg", original.transpose(PillowImage.Transpose.FLIP_LEFT_RIGHT), side="test")
+    put(tmp_path, "other.jpg", pattern(2), side="test")
+    done = run("check", tmp_path, "--show", 0)
+    assert done.returncode == 0, done.stderr
+    assert "note: pairs of nearly the same picture in train: 1" in done.stdout
+    assert "warning: nearly the same picture in train and test: 2" in done.stdout
+    assert done.stdout.count("mirrored\n") == 2
+    assert "other.jpg" not in done.stdout
+
+
+def test_check_tells_recordings_on_both_sides(tmp_path):
+    put(tmp_path, "KravMagaTraining1.jpg", pattern(1))
+    put(tmp_path, "KravMagaTraining2.jpg", pattern(2), side="test")
+    put(tmp_path, "armas (1).jpg", pattern(3))
+    put(tmp_path, "armas (2).jpg", pattern(4), side="test")
+    done = run("check", tmp_path)
+    assert "KravMagaTraining: 1 pictures in train, 1 in test" in done.stdout
+    assert "0 errors, 1 warnings" in done.stdout  # a block of numbered stills is no evidence of a recording
+
+
+@pytest.mark.parametrize("show", [2, 0])
+def test_check_lists_as_many_findings_as_asked(tmp_path, show):
+    for number in range(5):
+        put(tmp_path, f"lonely{number}.jpg", pattern(number)).unlink()
+    put(tmp_path, "good.jpg", pattern(9))
+    lines = run("check", tmp_path, "--show", show).stdout.splitlines()
+    assert sum("lonely" in line for line in lines) == (show or 5)
+    assert any("and 3 more" in line for line in lines) == (show == 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "expected a command"),
+        (["check", "absent"], "no folder absent"),
+        (["stats", "absent"], "no folder absent"),
+        (["check"], "DATA"),
+        (["check", "x", "--near", "99"], "less than or equal to 64"),
+        (["invent"], "invalid choice"),
+    ],
+)
+def test_a_wrong_command_line_is_answered_in_a_sentence(arguments, said):
+    done = run(*arguments)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_stats_writes_a_plot_and_the_numbers(tmp_path):
+    synthetic.draw_synthetic(tmp_path / "data", train=30, test=6, seed=0)
+    done = run("stats", tmp_path / "data", "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    picture = imaging.decode_image((tmp_path / "out" / "stats.png").read_bytes())
+    assert picture.shape[1] > 1000
+    summary = json.loads((tmp_path / "out" / "stats.json").read_text())
+    assert summary["images"]["train"] + summary["images"]["val"] == 30
+    total = sum(sum(boxes.values()) for boxes in summary["boxes"].values())
+    assert total == sum(
+        len(sample.labels)
+        for split in ("train", "val", "test")
+        for sample in read_samples([tmp_path / "data"], split)
+    )
+
+
+def test_stats_into_a_place_that_cannot_be_written_is_a_sentence(tmp_path):
+    add(tmp_path / "data", "a.jpg", ("pistol", (1, 1, 9, 9)))
+    (tmp_path / "out").write_text("a file is in the way")
+    done = run("stats", tmp_path / "data", "--output", tmp_path / "out")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_synth_draws_data_that_check_finds_sound(tmp_path):
+    assert run("synth", tmp_path / "drawn", "--train", 12, "--test", 3).returncode == 0
+    assert run("check", tmp_path / "drawn").returncode == 0
+    (tmp_path / "drawn" / "images" / "mine.jpg").write_bytes(b"")
+    again = run("synth", tmp_path / "drawn", "--train", 12, "--test", 3)
+    assert again.returncode == 1
+    assert "mine.jpg" in again.stderr
+
+
+# --- the drawn data set -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("drawn")
+    synthetic.draw_synthetic(root, train=60, test=12, seed=1)
+    return root
+
+
+def test_drawn_data_has_every_class_empty_pictures_and_pairs(drawn):
+    samples = [sample for split in ("train", "val", "test") for sample in read_samples([drawn], split)]
+    assert len(samples) == 72
+    labels = Counter(int(label) for sample in samples for label in sample.labels)
+    assert set(labels) == {1, 2, 3, 4, 5, 6}
+    assert max(labels.values()) - min(labels.values()) <= 3
+    assert {len(sample.labels) for sample in samples} == {0, 1, 2}
+    assert len(read_samples([drawn], "val")) >= 5
+
+
+def test_drawn_boxes_hold_the_object(drawn):
+    """A smartphone's black edge touches all four sides of its box."""
+    for sample in read_samples([drawn], "train"):
+        image = imaging.decode_image(sample.image_path.read_bytes()).astype(int)
+        for box, label in zip(sample.boxes.astype(int), sample.labels, strict=True):
+            inside = image[box[1] : box[3], box[0] : box[2]]
+            if detections.CLASS_NAMES[label] == "smartphone":
+                dark = inside.max(axis=2) < 70
+                assert all(side.any() for side in (dark[:4], dark[-4:], dark[:, :4], dark[:, -4:])), (
+                    sample.name
+                )
+
+
+def test_the_same_seed_draws_the_same_files_and_another_does_not(tmp_path):
+    for folder, seed in (("a", 3), ("b", 3), ("c", 4)):
+        synthetic.draw_synthetic(tmp_path / folder, train=4, test=1, seed=seed)
+    a, b, c = (
+        {
+            path.relative_to(tmp_path / folder): path.read_bytes()
+            for path in sorted((tmp_path / folder).rglob("*.*"))
+        }
+        for folder in "abc"
+    )
+    assert a == b
+    assert a != c
+
+
+# --- the photographs --------------------------------------------------------------------------------
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not all(path.is_dir() for path in SHARED), reason="the photographs are not here")
+def test_the_photographs_are_all_read_and_every_class_is_in_every_split():
+    samples = {}
+    for split in ("train", "val", "test"):
+        report = DatasetReport()
+        samples[split] = read_samples(SHARED, split, report=report)
+        assert report.problems == []
+        assert set(report.boxes) == set(detections.CLASS_NAMES[1:])
+        assert report.negatives > 0
+    assert len(samples["train"]) + len(samples["val"]) == 4349 + 1299
+    assert len(samples["test"]) == 740 + 243
+    train, val = (
+        Counter(int(label) for s in samples[split] for label in s.labels) for split in ("train", "val")
+    )
+    for label in val:
+        assert 0.1 <= val[label] / (val[label] + train[label]) <= 0.16
+    recordings = Counter(sample.recording for sample in samples["val"])
+    assert recordings.most_common(1)[0][1] < 0.3 * len(samples["val"])  # no recording swallows the split
