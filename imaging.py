@@ -256,14 +256,15 @@ def _clip(box: NDArray[np.float64], size_wh: tuple[int, int]) -> _Rectangle:
 
 
 def _line_width(size_wh: tuple[int, int], is_dangerous: bool) -> int:
-    return max(2, round(max(size_wh) / (200 if is_dangerous else 300)))
+    return max(2, round(max(size_wh) / (160 if is_dangerous else 240)))
 
 
 def _draw_frame(draw: ImageDraw.ImageDraw, frame: _Rectangle, is_dangerous: bool) -> None:
     """Draw one frame over a white one that is a little wider, so that it shows on any ground."""
     x1, y1, x2, y2 = frame
     width = _line_width(draw.im.size, is_dangerous)
-    draw.rectangle(frame, outline="white", width=min(width + 2, max(1, int(min(x2 - x1, y2 - y1)))))
+    halo = max(1, width // 3)
+    draw.rectangle((x1 - halo, y1 - halo, x2 + halo, y2 + halo), outline="white", width=width + 2 * halo)
     if is_dangerous:
         draw.rectangle(frame, outline=DANGEROUS_COLOR, width=width)
         return

@@ -223,7 +223,8 @@ class Page:
 
     def percent(self, fraction: float) -> str:
         """Return a fraction in whole percent, never rounded up to certainty."""
-        return f"{min(99, round(fraction * 100)) if fraction < 1 else 100}\N{NO-BREAK SPACE}%"
+        whole = 100 if fraction == 1 else min(99, round(fraction * 100))
+        return self.text("percent", value=whole)
 
 
 def weapons(detections: Sequence[Detection], score_threshold: float) -> list[Detection]:

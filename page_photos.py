@@ -15,6 +15,7 @@ import streamlit as st
 import imaging
 from client import CSV_COLUMNS, csv_rows, draw_detections
 from page import Failure, Page, Photo, strongest, weapons
+from page_feedback import feedback_ui
 from schemas import AlarmPoint, Detection, ImageResult, ModelCard, PredictResponse
 
 GALLERY = Path(__file__).parent / "photos"
@@ -40,20 +41,23 @@ class Choice:
 
 
 def photos_ui(page: Page) -> None:
-    """Draw the whole tab."""
+    """Draw the whole tab: photos go in on top, answers on the left, what to show on the right."""
     photos = input_ui(page)
     if not photos:
         st.caption(page.text("nothing_yet"))
         return
-    choice = choice_ui(page)
-    summary = st.container()
-    outcomes = check_ui(page, photos)
-    with summary:
-        if len(photos) > 1:
-            summary_ui(page, photos, outcomes, choice)
-    for photo, outcome in zip(photos, outcomes, strict=True):
-        with st.container(border=True, key=f"card_{photo.digest[:16]}"):
-            card_ui(page, photo, outcome, choice)
+    answers, choices = st.columns([2, 1], gap="medium")
+    with choices:
+        choice = choice_ui(page)
+    with answers:
+        summary = st.container()
+        outcomes = check_ui(page, photos)
+        with summary:
+            if len(photos) > 1:
+                summary_ui(page, photos, outcomes, choice)
+        for photo, outcome in zip(photos, outcomes, strict=True):
+            with st.container(border=True, key=f"card_{photo.digest[:16]}"):
+                card_ui(page, photo, outcome, choice)
 
 
 # --- putting photos in ------------------------------------------------------------------------------
@@ -123,20 +127,18 @@ def choice_ui(page: Page) -> Choice:
     labels = page.info.card.class_names[1:] if page.info else ()
     dangerous = frozenset(page.info.dangerous if page.info else ())
     with st.container(border=True, key="choice"):
-        left, right = st.columns(2, gap="large")
-        with left:
-            threshold = threshold_ui(page, "photos")
-        with right:
-            only_weapons = st.toggle(page.text("only_weapons"), key="only_weapons")
-            wanted = st.pills(
-                page.text("filter"),
-                labels,
-                selection_mode="multi",
-                default=labels,
-                format_func=page.class_name,
-                key="labels",
-                disabled=only_weapons,
-            )
+        threshold = threshold_ui(page, "photos")
+        only_weapons = st.toggle(page.text("only_weapons"), key="only_weapons")
+        wanted = st.pills(
+            page.text("filter"),
+            labels,
+            selection_mode="multi",
+            default=labels,
+            format_func=page.class_name,
+            key="labels",
+            disabled=only_weapons,
+            wrap=True,
+        )
     return Choice(threshold, dangerous if only_weapons else frozenset(wanted))
 
 
@@ -146,10 +148,10 @@ def threshold_ui(page: Page, place: str) -> float:
     key = f"threshold_{place}_{page.default_threshold:.2f}"  # another model's operating point starts afresh
     threshold = st.slider(
         page.text("threshold"), lowest, 0.99, max(lowest, page.default_threshold), 0.01,
-        key=key, help=page.text("threshold_help"),
+        format="percent", key=key, help=page.text("threshold_help"),
     )  # fmt: skip
     if page.info:
-        st.markdown(meaning(page, page.info.card, threshold))
+        st.caption(meaning(page, page.info.card, threshold))
     if threshold != page.default_threshold:
         st.button(
             page.text("threshold_reset"), key=f"threshold_reset_{place}", type="tertiary",
@@ -266,8 +268,10 @@ def card_ui(page: Page, photo: Photo, outcome: ImageResult | Failure, choice: Ch
         picture_ui(page, photo, outcome, shown, sentence)
     except imaging.ImageError:
         st.info(page.text("error_no_preview"))
-    objects_ui(page, photo, outcome, shown)
+    else:
+        objects_ui(page, photo, outcome, shown)
     downloads_ui(page, photo, outcome, choice)
+    feedback_ui(page, photo, outcome, shown)
 
 
 def markdown_safe(name: str) -> str:

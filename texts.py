@@ -84,6 +84,7 @@ TEXTS = {
         "en": "No weapon found, and none of the look-alikes either.",
         "ru": "Оружие не найдено, похожих предметов тоже нет.",
     },
+    "percent": {"en": "{value}%", "ru": "{value}\N{NO-BREAK SPACE}%"},
     "answer_sure": {"en": "{name} ({score} sure)", "ru": "{name} (уверенность {score})"},
     "answer_near": {
         "en": "Below your threshold, the strongest sign of a weapon is {found}.",
@@ -366,14 +367,14 @@ TEXTS = {
     "feedback_down": {"en": "From top to bottom, % of the height", "ru": "Сверху вниз, % высоты"},
     "feedback_preview": {"en": "The box you describe", "ru": "Рамка, которую вы задали"},
     "feedback_consent": {
-        "en": "I may pass this photo on, and agree that it is kept on this computer, with faces blurred, to train "
-        "the model.",
-        "ru": "Я вправе передать это фото и согласен, чтобы оно хранилось на этом компьютере с размытыми лицами для "
-        "обучения модели.",
+        "en": "I may pass this photo on, and agree that it is kept on the computer that runs this page, to train the "
+        "model. Faces seen from the front are blurred first; others may stay recognisable.",
+        "ru": "Я вправе передать это фото и даю согласие хранить его для обучения модели на компьютере, где работает "
+        "эта страница. Лица, снятые спереди, сначала размываются; другие могут остаться узнаваемыми.",
     },
     "feedback_send": {"en": "Keep the correction", "ru": "Сохранить исправление"},
     "feedback_thanks": {
-        "en": "Kept, with {faces} faces blurred. Thank you.",
+        "en": "Kept; faces blurred: {faces}. Thank you.",
         "ru": "Сохранено, размыто лиц: {faces}. Спасибо.",
     },
     "feedback_failed": {

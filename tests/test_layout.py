@@ -34,7 +34,8 @@ ALLOWED = {
     "answers": {"detections", "gate", "imaging", "schemas", "serving", "texts"},
     "client": {"imaging", "schemas", "settings", "texts"},
     "page": {"client", "imaging", "schemas", "settings", "texts"},
-    "page_photos": {"client", "feedback", "imaging", "page", "schemas"},
+    "page_feedback": {"feedback", "imaging", "page", "schemas"},
+    "page_photos": {"client", "imaging", "page", "page_feedback", "schemas"},
     "page_video": {"client", "imaging", "page", "page_photos", "schemas", "video"},
     "page_model": {"page", "schemas"},
     "tracker": set(),
@@ -58,7 +59,7 @@ HEAVY = {"torch", "torchvision", "detecto", "mlflow"}
 ONLY_IMPORTERS = {
     "detecto": {"detector"},
     "mlflow": {"registry", "tracker", "pyfunc_model"},
-    "streamlit": {"web", "page", "page_photos", "page_video", "page_model"},
+    "streamlit": {"web", "page", "page_photos", "page_video", "page_model", "page_feedback"},
     "av": {"video"},
     "fastapi": {"mlapi"},
 }
