@@ -690,7 +690,7 @@ LIST_COLUMNS = {
     "map_50": "val/map_50",
     "look-alike\nalarms": "val/lookalike_alarm_rate",
     "image\nrecall": "operating_point.image_recall",
-    "false\nalarms\nper 1000": "operating_point.false_alarms_per_1000",
+    "false\nalarms\n/1000": "operating_point.false_alarms_per_1000",
 }
 
 
@@ -705,14 +705,14 @@ def _table(*titles: str, **options: Any) -> Table:
 def versions_table(versions: Sequence[RegisteredVersion]) -> Table:
     """Return all versions as a table, one row each. Numbers are those of the validation split."""
     table = _table(caption="measured on each version's own validation split")
-    table.add_column("no.", justify="right")
+    table.add_column("no.", justify="right", no_wrap=True, style="bold")
     table.add_column("alias", style="bold", no_wrap=True)
     for title in LIST_COLUMNS:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("registered", no_wrap=True)
     for found in versions:
         numbers = [_number(found.measured(key)) for key in LIST_COLUMNS.values()]
-        table.add_row(found.version, "\n".join(found.aliases), *numbers, _when(found.created_at))
+        table.add_row(found.version, "\n".join(found.aliases), *numbers, _when(found.created_at)[:10])
     return table
 
 

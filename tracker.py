@@ -30,11 +30,13 @@ import requests
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.environment_variables import (
+    MLFLOW_DISABLE_TELEMETRY,
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR,
     MLFLOW_HTTP_REQUEST_MAX_RETRIES,
     MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
 )
 from mlflow.exceptions import MlflowException
+from mlflow.telemetry import get_telemetry_client, set_telemetry_client
 
 ROOT = Path(__file__).parent
 ANSWER_SECONDS = 4  # how long a tracker that is up may take to answer a trivial question
@@ -108,9 +110,17 @@ def ask_version(tracking_uri: str) -> None:
         )
 
 
+def _keep_private() -> None:
+    """Keep MLflow from telling its makers how it is used. Nothing has been sent before the first call."""
+    if get_telemetry_client() is not None:
+        MLFLOW_DISABLE_TELEMETRY.set(True)  # type: ignore[no-untyped-call]
+        set_telemetry_client()  # type: ignore[no-untyped-call]
+
+
 @contextlib.contextmanager
 def connection(tracking_uri: str) -> Iterator[MlflowClient]:
     """Give MLflow's client, and turn its errors into sentences."""
+    _keep_private()
     mlflow.set_tracking_uri(tracking_uri)  # parts of MLflow look there, whatever the client was told
     try:
         yield MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
@@ -305,6 +315,7 @@ class TrainingRun:
             self._outbox = Outbox(tracking_uri)
             self._lock = threading.Lock()  # metrics come from the training loop and from SystemMetrics
             self._on_paper = _read_metrics(folder / METRICS_FILE)
+            _end_last_line(folder / METRICS_FILE)
             self._known = {(metric.key, metric.step) for metric in self._on_paper}
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
@@ -451,6 +462,13 @@ def _append_metrics(path: Path, metrics: list[Metric]) -> None:
         file.write(line + "\n")
 
 
+def _end_last_line(path: Path) -> None:
+    """Let what is appended next begin a line, after a crash in the middle of one."""
+    if path.is_file() and not path.read_bytes().endswith(b"\n"):
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n")
+
+
 def _read_metrics(path: Path) -> list[Metric]:
     """Read metrics.jsonl; a last line cut short by a crash is left out."""
     if not path.is_file():
@@ -507,6 +525,7 @@ def training_run(
     folder: Path,
     resume_run_id: str | None = None,
     active: bool = True,
+    patience_seconds: float = PATIENCE_SECONDS,
 ) -> Iterator[TrainingRun]:
     """Start or resume an MLflow run, and end it as the block ends.
 
@@ -518,6 +537,7 @@ def training_run(
         folder: of the run, on this machine; gets metrics.jsonl, texts and figures.
         resume_run_id: the run to go on with.
         active: False in all but one of several processes.
+        patience_seconds: how long to wait at the end for a tracker that went away.
 
     Raises:
         RegistryError: the tracker cannot be used; nothing has been started then.
@@ -544,7 +564,7 @@ def training_run(
             raise
         finally:
             system.close()
-            run.close()
+            run.close(patience_seconds=patience_seconds)
 
 
 def _make_room(folder: Path) -> None:

@@ -16,7 +16,7 @@ import mlflow
 import pandas as pd
 import pytest
 import requests
-from conftest import free_port
+from conftest import TrackerServer, free_port
 from mlflow import MlflowClient
 from PIL import Image
 
@@ -64,40 +64,77 @@ def version(number: str, **tags: object) -> RegisteredVersion:
     return RegisteredVersion("m", number, None, "", values, "http://127.0.0.1:1")
 
 
+@pytest.fixture(scope="module")
+def two(tracker_server, small_model, tmp_path_factory) -> tuple[RegisteredVersion, RegisteredVersion]:
+    """Two versions of "two", the first made from the folder its tag `source` names."""
+    tracker_server.start()
+    folder = tmp_path_factory.mktemp("two")
+    first = import_model(small_model, folder / "a", "two", tracker_server.uri, val__map=0.512345678)
+    second = import_model(small_model, folder / "b", "two", tracker_server.uri, val__map=0.6)
+    return first, second
+
+
+def stored_files(server: TrackerServer, found: RegisteredVersion) -> list[Path]:
+    """Return what the tracker keeps of a logged model."""
+    model_id = (
+        MlflowClient(server.uri).get_model_version(found.name, found.version).source.removeprefix("models:/")
+    )
+    return [path for path in server.folder.glob(f"artifacts/*/models/{model_id}/**/*") if path.is_file()]
+
+
 # --- register, find, download -----------------------------------------------------------------------
 
 
-def test_first_version_is_champion_and_the_next_challenger(tracker_uri, small_model, tmp_path):
-    first = import_model(small_model, tmp_path / "a", "first", tracker_uri, val__map=0.5)
-    second = import_model(small_model, tmp_path / "b", "first", tracker_uri, val__map=0.6)
+def test_first_version_is_champion_and_the_next_challenger(two, tracker_uri):
+    first, second = two
     assert (first.version, first.alias) == ("1", "champion")
     assert (second.version, second.alias) == ("2", "challenger")
-    assert registry.find_version("first", tracking_uri=tracker_uri).version == "1"
+    assert registry.find_version("two", tracking_uri=tracker_uri).version == "1"
 
 
-def test_version_carries_metrics_operating_point_data_and_commit(tracker_uri, small_model, tmp_path):
-    made = import_model(small_model, tmp_path / "a", "tags", tracker_uri, val__map=0.512345678)
+def test_new_numbers_for_the_same_weights_are_a_new_version(two):
+    first, second = two
+    assert first.tags["sha256.weights.safetensors"] == second.tags["sha256.weights.safetensors"]
+    assert first.version != second.version
+
+
+def test_version_carries_metrics_operating_point_data_and_commit(two):
+    made = two[0]
     assert made.measured("val/map") == pytest.approx(0.512346)
     assert made.tags["operating_point.score_threshold"] == "0.62"
     assert made.tags["data_fingerprint"] == "f" * 64
     assert made.tags["git_commit"] == "c" * 40
-    assert made.tags["source"] == str(tmp_path / "a")
+    assert Path(made.tags["source"]).name == "a"
 
 
-def test_download_gives_the_same_two_files(tracker_uri, small_model, tmp_path):
-    made = import_model(small_model, tmp_path / "a", "download", tracker_uri)
-    got = registry.download_version(made, tmp_path / "got")
+def test_run_and_logged_model_show_the_numbers(two, tracker_uri):
+    client = MlflowClient(tracker_uri)
+    run = client.get_run(two[0].run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["model/val/map"] == pytest.approx(0.512345678)
+    (made,) = run.outputs.model_outputs
+    assert {metric.key: metric.value for metric in client.get_logged_model(made.model_id).metrics} == {
+        "model/val/map": pytest.approx(0.512345678)
+    }
+
+
+def test_download_gives_the_same_two_files(two, tracker_uri, tmp_path):
+    got = registry.download_version(two[0], tmp_path / "got")
     assert sorted(path.name for path in got.iterdir()) == ["model.json", "weights.safetensors"]
     for file in ("model.json", "weights.safetensors"):
-        assert (got / file).read_bytes() == (tmp_path / "a" / file).read_bytes()
+        assert (got / file).read_bytes() == (Path(two[0].tags["source"]) / file).read_bytes()
+
+
+def test_same_folder_is_imported_once(two, tracker_uri):
+    folder = Path(two[0].tags["source"])
+    found, is_new = registry.import_folder(folder, name="two", experiment="imports", tracking_uri=tracker_uri)
+    assert (found.version, is_new) == ("1", False)
+    assert len(registry.list_versions("two", tracking_uri=tracker_uri)) == 2
 
 
 def test_changed_file_in_the_store_is_refused(tracker_server, tracker_uri, small_model, tmp_path):
     made = import_model(small_model, tmp_path / "a", "changed", tracker_uri)
-    model_id = MlflowClient(tracker_uri).get_model_version("changed", "1").model_id
-    (stored,) = tracker_server.folder.glob(
-        f"artifacts/*/models/{model_id}/artifacts/artifacts/detector/model.json"
-    )
+    (stored,) = [path for path in stored_files(tracker_server, made) if path.name == "model.json"]
     stored.write_text(stored.read_text().replace("pistol", "pencil"))
     with pytest.raises(RegistryError, match=r"model\.json of version 1 of changed is not the file that was"):
         registry.download_version(made, tmp_path / "got")
@@ -112,19 +149,6 @@ def test_absent_version_is_said_to_be_absent(tracker_uri, wanted, sentence):
     MlflowClient(tracker_uri).search_registered_models()
     with pytest.raises(registry.VersionNotFound, match=sentence):
         registry.find_version("absent", **wanted, tracking_uri=tracker_uri)
-
-
-def test_same_folder_is_imported_once(tracker_uri, small_model, tmp_path):
-    folder = model_folder(small_model, tmp_path / "a", val__map=0.5)
-    arguments = {"name": "once", "experiment": "imports", "tracking_uri": tracker_uri}
-    assert [registry.import_folder(folder, **arguments)[1] for _ in range(2)] == [True, False]
-    assert len(registry.list_versions("once", tracking_uri=tracker_uri)) == 1
-
-
-def test_new_numbers_for_the_same_weights_are_a_new_version(tracker_uri, small_model, tmp_path):
-    import_model(small_model, tmp_path / "a", "numbers", tracker_uri, val__map=0.5)
-    made = import_model(small_model, tmp_path / "b", "numbers", tracker_uri, val__map=0.4)
-    assert made.version == "2"
 
 
 def test_folder_without_a_model_is_refused(tracker_uri, tmp_path):
@@ -177,7 +201,9 @@ def test_export_does_not_write_into_a_folder_with_files(tracker_uri, tmp_path):
 
 
 def test_nobody_at_the_address_is_said_at_once():
-    with pytest.raises(registry.TrackerUnreachable, match="No MLflow tracker answers at http://127.0.0.1"):
+    with pytest.raises(
+        registry.TrackerUnreachable, match=r"No MLflow tracker answers at http://127\.0\.0\.1"
+    ):
         registry.find_version("m", tracking_uri=f"http://127.0.0.1:{free_port()}")
 
 
@@ -224,7 +250,11 @@ def test_tracker_that_does_not_know_the_name_it_is_called_by_is_named(tracker_ur
         {"val__map": 0.5, "val__lookalike_alarm_rate": 0.1},
         ["its val/lookalike_alarm_rate is 0.2000, the champion's (version 1) 0.1000"],
     ),
-    ({"val__map": 0.6, "val__lookalike_alarm_rate": 0.1}, {"val__map": 0.5, "val__lookalike_alarm_rate": 0.2}, []),
+    (
+        {"val__map": 0.6, "val__lookalike_alarm_rate": 0.1},
+        {"val__map": 0.5, "val__lookalike_alarm_rate": 0.2},
+        [],
+    ),
 ])  # fmt: skip
 def test_gate(challenger, champion, against):
     assert registry.objections(version("2", **challenger), version("1", **champion)) == against
@@ -237,35 +267,30 @@ def test_gate_says_when_the_two_were_measured_on_different_data():
     assert "measured on different data" in against[1]
 
 
-def test_worse_challenger_is_refused_unless_forced(tracker_uri, small_model, tmp_path):
-    import_model(small_model, tmp_path / "a", "gate", tracker_uri, val__map=0.5)
-    import_model(small_model, tmp_path / "b", "gate", tracker_uri, val__map=0.4)
+def test_promotion_is_guarded_recorded_and_undone(tracker_uri, small_model, tmp_path):
+    uri = {"tracking_uri": tracker_uri}
+    for folder, score in (("a", 0.5), ("b", 0.4), ("c", 0.6)):
+        import_model(small_model, tmp_path / folder, "gate", tracker_uri, val__map=score)
     with pytest.raises(registry.PromotionRefused, match=r"its val/map is 0\.4000"):
-        registry.promote("gate", None, tracking_uri=tracker_uri)
-    assert registry.find_version("gate", tracking_uri=tracker_uri).version == "1"
-    now, overruled = registry.promote(
-        "gate", None, tracking_uri=tracker_uri, why="fewer false alarms", force=True
-    )
-    assert now.version == "2"
+        registry.promote("gate", "2", **uri)
+    assert registry.find_version("gate", **uri).version == "1"
+
+    now, overruled = registry.promote("gate", "2", **uri, why="fewer false alarms", force=True)
+    assert (now.version, now.aliases) == ("2", ("champion",))
     assert overruled == ["its val/map is 0.4000, the champion's (version 1) 0.5000"]
     assert now.tags["promoted.why"] == "fewer false alarms"
     assert now.tags["promoted.who"] == registry.who()
     assert now.tags["promoted.when"].startswith("20")
     assert now.tags["promoted.against"] == overruled[0]
-    assert now.aliases == ("champion",)  # and challenger no more
 
+    now, overruled = registry.promote("gate", None, **uri)  # the challenger, which is then none any more
+    assert (now.version, now.aliases, overruled) == ("3", ("champion",), [])
 
-def test_rollback_goes_back_one_champion_at_a_time(tracker_uri, small_model, tmp_path):
-    for number, score in enumerate((0.5, 0.6, 0.7), start=1):
-        import_model(small_model, tmp_path / str(number), "back", tracker_uri, val__map=score)
-        if number > 1:
-            registry.promote("back", None, tracking_uri=tracker_uri)
-    assert registry.rollback("back", tracking_uri=tracker_uri, why="too slow").version == "2"
-    left = registry.find_version("back", "3", tracking_uri=tracker_uri)
-    assert left.tags["rolled_back.why"] == "too slow"
-    assert registry.rollback("back", tracking_uri=tracker_uri).version == "1"
-    with pytest.raises(RegistryError, match="There is no champion of back before version 1"):
-        registry.rollback("back", tracking_uri=tracker_uri)
+    assert registry.rollback("gate", **uri, why="too slow").version == "2"
+    assert registry.find_version("gate", "3", **uri).tags["rolled_back.why"] == "too slow"
+    assert registry.rollback("gate", **uri).version == "1"
+    with pytest.raises(RegistryError, match="There is no champion of gate before version 1"):
+        registry.rollback("gate", **uri)
 
 
 @pytest.mark.parametrize(("changes", "line"), [
@@ -280,10 +305,9 @@ def test_champion_line(changes, line):
     assert registry.champion_line(history) == line
 
 
-def test_champion_is_not_promoted_again(tracker_uri, small_model, tmp_path):
-    import_model(small_model, tmp_path / "a", "again", tracker_uri, val__map=0.5)
+def test_champion_is_not_promoted_again(two, tracker_uri):
     with pytest.raises(RegistryError, match="is the champion already"):
-        registry.promote("again", "1", tracking_uri=tracker_uri)
+        registry.promote("two", "1", tracking_uri=tracker_uri)
 
 
 # --- the command ------------------------------------------------------------------------------------
@@ -294,21 +318,24 @@ def run_command(uri: str, name: str, *arguments: str) -> subprocess.CompletedPro
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_command_imports_lists_and_compares(tracker_uri, small_model, tmp_path):
+def test_command_imports_lists_and_compares(tracker_uri, small_model, tmp_path, capsys, monkeypatch):
     folder = model_folder(small_model, tmp_path / "a", val__map=0.5, val__map_50=0.75)
-    imported = run_command(tracker_uri, "command", "--experiment", "command", "import", str(folder))
-    assert imported.returncode == 0, imported.stderr
-    assert "version 1 of command (champion)" in " ".join(imported.stdout.split())
-    again = run_command(tracker_uri, "command", "import", str(folder), "--if-none")
-    assert "was not imported" in " ".join(again.stdout.split())
-    listed = run_command(tracker_uri, "command", "list").stdout
-    assert next(line for line in listed.splitlines() if "champion" in line).split()[:4] == [
-        "1",
-        "champion",
-        "0.5",
-        "0.75",
-    ]
-    compared = run_command(tracker_uri, "command", "compare", "--experiment", "command").stdout
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["registry.py", "--model-name", "command", *arguments])
+        registry.main()
+        return capsys.readouterr().out
+
+    imported = run("--experiment", "command", "import", str(folder))
+    assert "version 1 of command (champion)" in " ".join(imported.split())
+    assert "was not imported" in " ".join(run("import", str(folder), "--if-none").split())
+    row = next(line for line in run("list").splitlines() if "champion" in line).split()
+    assert row[:4] == ["1", "champion", "0.5", "0.75"]
+    shown = run("show")
+    assert "operating_point.score_threshold" in shown
+    assert "the first version" in shown
+    compared = run("compare", "--experiment", "command")
     assert "import of a" in compared
     assert "0.75" in compared
     assert f"{tracker_uri}/#/compare-runs?runs=" in compared
@@ -364,10 +391,9 @@ def test_serving_code_is_all_that_the_logged_model_imports():
     assert {f"{module}.py" for module in seen - {"pyfunc_model"}} == set(registry.SERVING_CODE)
 
 
-def test_logged_model_answers_through_pyfunc(tracker_uri, small_model, tmp_path):
-    import_model(small_model, tmp_path / "a", "pyfunc", tracker_uri)
+def test_logged_model_answers_through_pyfunc(two, tracker_uri):
     mlflow.set_tracking_uri(tracker_uri)
-    loaded = mlflow.pyfunc.load_model("models:/pyfunc@champion")
+    loaded = mlflow.pyfunc.load_model("models:/two@champion")
     pictures = pd.DataFrame({"image": [jpeg(), b"no picture"]})
     good, bad = loaded.predict(pictures, params={"score_threshold": 0.0})
     assert good["image_size"] == {"width": 80, "height": 60}
@@ -378,19 +404,14 @@ def test_logged_model_answers_through_pyfunc(tracker_uri, small_model, tmp_path)
     assert loaded.metadata.signature.inputs.input_names() == ["image"]
 
 
-def test_logged_model_holds_no_pickle(tracker_server, tracker_uri, small_model, tmp_path):
-    import_model(small_model, tmp_path / "a", "no-pickle", tracker_uri)
-    model_id = MlflowClient(tracker_uri).get_model_version("no-pickle", "1").model_id
-    stored = [
-        path for path in tracker_server.folder.glob(f"artifacts/*/models/{model_id}/**/*") if path.is_file()
-    ]
+def test_logged_model_holds_no_pickle(two, tracker_server):
+    stored = stored_files(tracker_server, two[0])
     assert {path.suffix for path in stored} <= {"", ".py", ".yaml", ".txt", ".json", ".safetensors"}
     assert any(path.name == "weights.safetensors" for path in stored)
 
 
 @pytest.mark.slow
-def test_mlflow_models_serve_answers(tracker_uri, small_model, tmp_path):
-    import_model(small_model, tmp_path / "a", "served", tracker_uri)
+def test_mlflow_models_serve_answers(two, tracker_uri, tmp_path):
     port = free_port()
     command = [
         sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", "models:/served@champion",
