@@ -1,7 +1,7 @@
 """How long scoring takes once the detections are there: `python bench/eval_speed.py [IMAGES] [DETECTIONS]`.
 
-Draws truths and detections at random (750 images with 20 detections each by default) and prints the seconds of
-the COCO evaluation alone and of a whole report with 1,000 bootstrap draws. Goal: COCO under 2 s on two cores.
+Draws truths and detections at random (750 images with 20 detections each by default) and prints the seconds
+of the COCO evaluation alone and of a whole report with 1,000 bootstrap draws. Goal: COCO under 2 s.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 def main() -> None:
     """Measure and print."""
-    images, per_image = (int(value) for value in (*sys.argv[1:3], *("750", "20")[len(sys.argv) - 1 :]))
+    images = int(sys.argv[1]) if len(sys.argv) > 1 else 750
+    per_image = int(sys.argv[2]) if len(sys.argv) > 2 else 20
     truths, detections = random_split(images, per_image)
     print(f"{images} images, {per_image} detections each, best of three")
     print(
