@@ -21,6 +21,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 import registry
+import tracker
 from detections import CLASS_NAMES
 from registry import RegisteredVersion, RegistryError
 from schemas import ModelCard, OperatingPoint
@@ -76,9 +77,8 @@ def two(tracker_server, small_model, tmp_path_factory) -> tuple[RegisteredVersio
 
 def stored_files(server: TrackerServer, found: RegisteredVersion) -> list[Path]:
     """Return what the tracker keeps of a logged model."""
-    model_id = (
-        MlflowClient(server.uri).get_model_version(found.name, found.version).source.removeprefix("models:/")
-    )
+    source = str(MlflowClient(server.uri).get_model_version(found.name, found.version).source)
+    model_id = source.removeprefix("models:/")
     return [path for path in server.folder.glob(f"artifacts/*/models/{model_id}/**/*") if path.is_file()]
 
 
@@ -112,10 +112,10 @@ def test_run_and_logged_model_show_the_numbers(two, tracker_uri):
     run = client.get_run(two[0].run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["model/val/map"] == pytest.approx(0.512345678)
+    assert run.outputs is not None
     (made,) = run.outputs.model_outputs
-    assert {metric.key: metric.value for metric in client.get_logged_model(made.model_id).metrics} == {
-        "model/val/map": pytest.approx(0.512345678)
-    }
+    numbers = client.get_logged_model(made.model_id).metrics or []
+    assert {metric.key: metric.value for metric in numbers} == {"model/val/map": pytest.approx(0.512345678)}
 
 
 def test_download_gives_the_same_two_files(two, tracker_uri, tmp_path):
@@ -279,7 +279,7 @@ def test_promotion_is_guarded_recorded_and_undone(tracker_uri, small_model, tmp_
     assert (now.version, now.aliases) == ("2", ("champion",))
     assert overruled == ["its val/map is 0.4000, the champion's (version 1) 0.5000"]
     assert now.tags["promoted.why"] == "fewer false alarms"
-    assert now.tags["promoted.who"] == registry.who()
+    assert now.tags["promoted.who"] == tracker.who()
     assert now.tags["promoted.when"].startswith("20")
     assert now.tags["promoted.against"] == overruled[0]
 
@@ -378,7 +378,8 @@ def jpeg() -> bytes:
 
 
 def test_serving_code_is_all_that_the_logged_model_imports():
-    wanted, seen = {"pyfunc_model"}, set()
+    wanted = {"pyfunc_model"}
+    seen: set[str] = set()
     while wanted - seen:
         module = (wanted - seen).pop()
         seen.add(module)

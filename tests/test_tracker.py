@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import TrackerServer, free_port
@@ -150,10 +151,15 @@ def test_data_environment_and_figures_are_logged(tracker_uri, tmp_path):
         run.log_artifacts(report, "report")
         run.set_tags({"note": "hello"})
     found = MlflowClient(tracker_uri).get_run(run.run_id)
+    assert found.inputs is not None
     (given,) = found.inputs.dataset_inputs
     assert given.dataset.name == "train"
     assert given.dataset.digest == "a" * 36
-    assert json.loads(given.dataset.profile) == {"fingerprint": "a" * 64, "images": 3, "boxes": {"knife": 2}}
+    assert json.loads(given.dataset.profile or "") == {
+        "fingerprint": "a" * 64,
+        "images": 3,
+        "boxes": {"knife": 2},
+    }
     assert found.data.tags["note"] == "hello"
     assert found.data.tags["version.python"].startswith("3.")
     assert {"config.json", "environment.txt", "curves", "report"} <= artifacts(tracker_uri, run)
@@ -212,8 +218,11 @@ def test_experiment_that_keeps_files_on_the_clients_disk_is_refused():
     class Old:
         lifecycle_stage, artifact_location, experiment_id = "active", "/mlflow/artifacts/1", "1"
 
-    class Client:
-        def get_experiment_by_name(self, name: str) -> Old:
+    class Client(MlflowClient):
+        def __init__(self) -> None:
+            pass
+
+        def get_experiment_by_name(self, name: str) -> Any:
             return Old()
 
     with pytest.raises(RegistryError, match="keeps its files in /mlflow/artifacts/1"):
