@@ -285,10 +285,10 @@ async def read_files(request: Request, *, max_files: int, part: str = "file") ->
     Args:
         request: whose body nobody has read.
         max_files: files allowed.
-        part: name of the parts that hold files; others are ignored, but counted.
+        part: name of the parts that hold files.
 
     Raises:
-        ApiProblem: the body is no multipart, is damaged, or holds no such file, or too many.
+        ApiProblem: the body is no multipart, is damaged, or holds no such file, too many or anything else.
         ClientDisconnect: the client went away.
     """
     given = request.headers.get("content-type", "")
@@ -309,6 +309,7 @@ async def read_files(request: Request, *, max_files: int, part: str = "file") ->
         found = [value for value in form.getlist(part) if isinstance(value, UploadFile)]
         if not found:
             raise _missing_file(part, list(form.keys()))
+        _check_parts(part, list(form.keys()))
         return [
             SentFile(value.filename or f"{part}-{i}", await value.read()) for i, value in enumerate(found)
         ]
@@ -329,6 +330,17 @@ def _missing_file(part: str, names: Sequence[str]) -> ApiProblem:
         got = ", ".join(repr(name[:50]) for name in names[:5]) or "no part at all"
         detail = f"Expected at least one file in a part named {part!r}, got {got}."
     return ApiProblem("missing-file", detail)
+
+
+def _check_parts(part: str, names: Sequence[str]) -> None:
+    others = sorted({name[:50] for name in names if name != part})[:5]
+    if others:
+        detail = (
+            f"Expected only parts named {part!r}, got also {', '.join(map(repr, others))}. "
+            "Parameters belong in the address: /predict?score_threshold=0.5"
+        )
+        errors = [{"parameter": name, "message": "There is no such part"} for name in others]
+        raise ApiProblem("invalid-parameters", detail, errors=errors)
 
 
 # --- keys -------------------------------------------------------------------------------------------

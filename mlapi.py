@@ -92,6 +92,7 @@ PREDICT_BODY = {
             "schema": {
                 "type": "object",
                 "required": ["file"],
+                "additionalProperties": False,
                 "properties": {
                     "file": {
                         "type": "array",
@@ -437,6 +438,8 @@ def create_app(
     guards = [Depends(check_key)] if settings.api_keys else []
     app.include_router(router, dependencies=guards, responses=problems("unauthorized") if guards else {})
     _translate_errors(app)
+    body = app.openapi()["paths"]["/predict"]["post"]["requestBody"]["content"]["multipart/form-data"]
+    body["schema"]["properties"]["file"]["maxItems"] = settings.api_max_files
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestFrame, observe=service.metrics.observe)
     if settings.api_cors_origins:

@@ -63,7 +63,7 @@ def assert_problem(response, name: str) -> dict:
     assert body["title"] == title
     assert body["status"] == status
     assert body["request_id"] == response.headers["x-request-id"]
-    assert body["detail"].endswith((".", "photo.jpg"))  # a sentence, or a command to copy
+    assert body["detail"].endswith((".", "photo.jpg", "=0.5"))  # a sentence, or a command to copy
     return body
 
 
@@ -254,6 +254,7 @@ def test_invalid_parameters_are_named(client, query, parameter):
         ({"data": {"file": "text"}, "files": {"other": ("a.png", png())}}, "missing-file"),
         ({"files": [("file", ("a.png", png()))] * 9}, "too-many-files"),
         ({"files": {"file": ("a.png", png())}, "data": {f"f{i}": "x" for i in range(20)}}, "bad-multipart"),
+        ({"files": {"file": ("a.png", png())}, "data": {"score_threshold": "0.1"}}, "invalid-parameters"),
         ({"files": {"file": ("a.png", b"")}}, "not-an-image"),
         ({"files": {"file": ("a.jpg", b"%PDF-1.7")}}, "not-an-image"),
         ({"files": {"file": ("a.jpg", png()[:60])}}, "not-an-image"),

@@ -1,0 +1,75 @@
+"""The OpenAPI document is true: schemathesis plays it against the API."""
+
+import pytest
+import schemathesis
+from fake_detector import FakeDetector, api_settings, live_server, png
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from schemathesis.generation import GenerationMode
+from schemathesis.transport.serialization import Binary
+
+import mlapi
+from detections import CLASS_NAMES
+from gate import PROBLEMS, TYPE_PREFIX
+
+
+@pytest.fixture(scope="module")
+def client():
+    detector = FakeDetector()
+    with live_server(mlapi.create_app(api_settings(), load_detector=lambda _: detector)) as (client, _):
+        yield client
+
+
+PICTURES = [png(), png((1, 1)), png((70, 20), (1, 200, 3))]
+schemathesis.openapi.format("binary", st.sampled_from(PICTURES).map(Binary))
+
+
+@pytest.fixture(scope="module")
+def api(client):
+    return schemathesis.openapi.from_url(f"{client.base_url}/openapi.json")
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/health"), ("GET", "/ready"), ("GET", "/model"), ("POST", "/predict")]
+)
+def test_every_answer_is_as_documented(api, method, path, mode):
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(case=api[path][method].as_strategy(generation_mode=mode))
+    def play(case):
+        case.call_and_validate()
+
+    try:
+        play()
+    except Unsatisfiable:
+        assert not api[path][method].body, "only an operation without parameters has nothing to get wrong"
+
+
+def test_the_document_names_parameters_answers_and_examples(client):
+    document = client.get("/openapi.json").json()
+    assert set(document["paths"]) == {"/health", "/ready", "/model", "/predict"}
+    predict = document["paths"]["/predict"]["post"]
+    names = [parameter["name"] for parameter in predict["parameters"]]
+    assert names == ["score_threshold", "labels", "nms_iou", "max_detections", "probabilities"]
+    labels = predict["parameters"][1]["schema"]["items"]["enum"]
+    assert labels == list(CLASS_NAMES[1:])
+    assert set(predict["responses"]) == {
+        "200",
+        *(str(status) for status in (400, 406, 408, 413, 415, 422, 500, 503, 504)),
+    }
+    assert set(predict["responses"]["200"]["content"]) == {"application/json", "image/jpeg", "image/png"}
+    assert (
+        predict["responses"]["200"]["content"]["application/json"]["example"]["results"][0]["alarm"] is True
+    )
+    assert "multipart/form-data" in predict["requestBody"]["content"]
+
+
+def test_every_example_of_a_problem_is_one(client):
+    document = client.get("/openapi.json").json()
+    for status, response in document["paths"]["/predict"]["post"]["responses"].items():
+        for name, example in (
+            response["content"].get("application/problem+json", {}).get("examples", {}).items()
+        ):
+            assert example["value"]["type"] == TYPE_PREFIX + name
+            assert PROBLEMS[name][0] == example["value"]["status"] == int(status)
