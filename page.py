@@ -94,10 +94,16 @@ class Photo:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a photo has no answer, as a sentence for its card. waiting: it is tried again by itself."""
+    """Why a photo has no answer, as a sentence for its card.
+
+    Attributes:
+        waiting: it is asked about again by itself, once the API is back.
+        hopeless: asking again would change nothing: the file itself is the trouble.
+    """
 
     sentence: str
     waiting: bool = False
+    hopeless: bool = False
 
 
 @dataclass
@@ -157,7 +163,7 @@ class Page:
         if key in answers:
             return answers[key].model_copy(update={"file": photo.name})
         if len(photo.content) > self.settings.api_max_body_mb * 1e6:
-            return Failure(self.sentence(PhotoTooLarge(), photo))
+            return Failure(self.sentence(PhotoTooLarge(), photo), hopeless=True)
         if self.outage or self.info is None:
             return Failure(self.sentence(self.outage or ServiceUnreachable()), waiting=True)
         try:
@@ -168,10 +174,10 @@ class Page:
             self.note(error)
             return Failure(self.sentence(error), waiting=True)
         except ServiceError as error:
-            return Failure(self.sentence(error, photo))
+            return Failure(self.sentence(error, photo), hopeless=isinstance(error, PhotoTooLarge))
         result = response.results[0]
         if result.error:
-            return Failure(self._problem_sentence(result.error))
+            return Failure(self._problem_sentence(result.error), hopeless=result.error.status < 500)
         answers[key] = result
         return result.model_copy(update={"file": photo.name})
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import altair
 import pandas
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from page import Page
 from schemas import ModelCard, ModelInfo
@@ -65,9 +66,7 @@ def operating_point_ui(page: Page, card: ModelCard) -> None:
         "metric_precision": ("alarm/precision", page.percent(point.precision)),
     }
     for column, (key, (metric, value)) in zip(st.columns(4), figures.items(), strict=True):
-        column.metric(
-            page.text(key), value, border=True, help=interval(page, card, f"{point.split}/{metric}")
-        )
+        metric_ui(column, page, key, value, interval(page, card, f"{point.split}/{metric}"))
     rule = {"threshold": page.percent(point.score_threshold), "rule": point.rule}
     st.caption(
         page.text("model_images", **rule, **point.model_dump(include={"weapon_images", "weapon_free_images"}))
@@ -115,13 +114,18 @@ def metrics_ui(page: Page, card: ModelCard) -> None:
         known = {key: f"{split}/{key}" for key in FRACTIONS if f"{split}/{key}" in card.metrics}
         if not known:
             continue
-        st.markdown(f"#### {page.text('model_measured', split=page.text(f'split_{split}'))}")
-        columns = st.columns(max(4, len(known)) if len(known) <= 4 else 3)
+        st.markdown(f"#### {page.text('model_quality', split=page.text(f'split_{split}'))}")
+        columns = st.columns(4)
         for index, (key, metric) in enumerate(known.items()):
-            columns[index % len(columns)].metric(
-                page.text(FRACTIONS[key]), f"{card.metrics[metric]:.3f}", border=True,
-                help=interval(page, card, metric),
-            )  # fmt: skip
+            column, value = columns[index % len(columns)], f"{card.metrics[metric]:.3f}"
+            metric_ui(column, page, FRACTIONS[key], value, interval(page, card, metric))
+
+
+def metric_ui(column: DeltaGenerator, page: Page, key: str, value: str, note: str | None) -> None:
+    """Draw one figure with its interval, if it has one."""
+    column.metric(
+        page.text(key), value, note, delta_color="off", delta_arrow="off", border=True, height="stretch"
+    )
 
 
 def classes_ui(page: Page, card: ModelCard) -> None:

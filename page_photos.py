@@ -47,7 +47,7 @@ def photos_ui(page: Page) -> None:
         st.caption(page.text("nothing_yet"))
         return
     answers, choices = st.columns([2, 1], gap="medium")
-    with choices:
+    with choices, st.container(key="sticky"):
         choice = choice_ui(page)
     with answers:
         summary = st.container()
@@ -252,7 +252,7 @@ def card_ui(page: Page, photo: Photo, outcome: ImageResult | Failure, choice: Ch
     st.markdown(f"##### {markdown_safe(photo.name)}")
     if isinstance(outcome, Failure):
         st.warning(outcome.sentence, icon=":material/hourglass:" if outcome.waiting else ":material/error:")
-        if not outcome.waiting:
+        if not (outcome.waiting or outcome.hopeless):
             st.button(page.text("retry"), key=f"retry_{photo.digest}", icon=":material/refresh:")
         return
     detections = outcome.detections or []
@@ -309,9 +309,9 @@ def picture_ui(
         )
         right.image(imaging.encode_image(drawn), caption=legend(page), width="stretch", alt=alt)
     elif view == "view_original":
-        st.image(imaging.encode_image(original), width="content", alt=alt_original)
+        st.image(imaging.encode_image(original), width="stretch", alt=alt_original)
     else:
-        st.image(imaging.encode_image(drawn), width="content", alt=alt, caption=legend(page))
+        st.image(imaging.encode_image(drawn), width="stretch", alt=alt, caption=legend(page))
 
 
 def zoom_ui(page: Page, photo: Photo, shown: Sequence[Detection]) -> Detection | None:

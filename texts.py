@@ -52,7 +52,7 @@ TEXTS = {
     },
     # --- putting photos in ---
     "upload": {"en": "Your photos, one or many", "ru": "Ваши фото, одно или несколько"},
-    "upload_drop": {"en": "Drop photos here", "ru": "Перетащите фото сюда"},
+    "upload_drop": {"en": "or drop photos here", "ru": "или перетащите фото сюда"},
     "upload_formats": {
         "en": "JPEG, PNG, WebP, BMP, TIFF or GIF, up to {limit} MB each",
         "ru": "JPEG, PNG, WebP, BMP, TIFF или GIF, до {limit} МБ каждое",
@@ -62,6 +62,12 @@ TEXTS = {
     "camera_label": {
         "en": "Point the camera and press the button",
         "ru": "Наведите камеру и нажмите кнопку",
+    },
+    "camera_shoot": {"en": "Take the photo", "ru": "Снять"},
+    "camera_again": {"en": "Take another", "ru": "Снять другое"},
+    "camera_allow": {
+        "en": "Allow the browser to use the camera. It works at localhost or over https only.",
+        "ru": "Разрешите браузеру использовать камеру. Она работает только на localhost или по https.",
     },
     "camera_file": {"en": "camera photo.jpg", "ru": "снимок камеры.jpg"},
     "gallery": {"en": "No photo at hand? Try one of these", "ru": "Нет фото под рукой? Попробуйте эти"},
@@ -233,7 +239,8 @@ TEXTS = {
     },
     # --- video ---
     "video_upload": {"en": "A short video", "ru": "Короткое видео"},
-    "video_drop": {"en": "Drop a video here", "ru": "Перетащите видео сюда"},
+    "video_button": {"en": "Choose a file", "ru": "Выбрать файл"},
+    "video_drop": {"en": "or drop a video here", "ru": "или перетащите видео сюда"},
     "video_formats": {
         "en": "MP4, MOV, WebM, MKV or AVI, up to {seconds} seconds. {rate} frames of each second are checked.",
         "ru": "MP4, MOV, WebM, MKV или AVI, до {seconds} секунд. Проверяется кадров в секунду: {rate}.",
@@ -304,6 +311,7 @@ TEXTS = {
         "ru": "Новую версию загрузить не удалось, работает прежняя. Причина: {reason}",
     },
     "model_measured": {"en": "What was measured ({split})", "ru": "Что измерено ({split})"},
+    "model_quality": {"en": "How good the boxes are ({split})", "ru": "Насколько точны рамки ({split})"},
     "metric_image_recall": {
         "en": "Photos with a weapon that raise the alarm",
         "ru": "Тревога на фото с оружием",
@@ -320,7 +328,7 @@ TEXTS = {
     "metric_mar_100": {"en": "Mean recall (100 boxes)", "ru": "Средняя полнота (100 рамок)"},
     "metric_lookalikes": {"en": "Look-alikes taken for a weapon", "ru": "Похожих принято за оружие"},
     "metric_as_lookalikes": {"en": "Weapons taken for a look-alike", "ru": "Оружия принято за похожее"},
-    "model_interval": {"en": "95 % interval {low} to {high}", "ru": "95 % интервал от {low} до {high}"},
+    "model_interval": {"en": "95% interval {low} to {high}", "ru": "95 % интервал от {low} до {high}"},
     "model_images": {
         "en": "Counted on {weapon_images} photos with a weapon and {weapon_free_images} without. "
         "The threshold {threshold} was chosen there by this rule: {rule}.",

@@ -22,6 +22,15 @@ from settings import WebSettings
 from texts import LANGUAGES, TEXTS, closest_language
 
 STYLE = Path(__file__).parent / "web.css"
+STREAMLIT_WORDS = {
+    "choose": "upload_button",
+    "drop": "upload_drop",
+    "choose-video": "video_button",
+    "drop-video": "video_drop",
+    "shoot": "camera_shoot",
+    "again": "camera_again",
+    "allow": "camera_allow",
+}
 TABS = ("tab_photos", "tab_video", "tab_model")
 
 
@@ -71,8 +80,8 @@ def header_ui() -> str:
 
 def style_ui(page: Page) -> None:
     """Load the page's style, and put our words on the widgets that Streamlit words in English only."""
-    words = f"--drop: '{page.text('upload_drop')}'; --choose: '{page.text('upload_button')}'"
-    st.html(f"<style>{STYLE.read_text()} :root {{ {words} }}</style>")
+    words = "".join(f"--word-{name}: '{page.text(key)}';" for name, key in STREAMLIT_WORDS.items())
+    st.html(f"<style>:root {{ {words} }} {STYLE.read_text()}</style>")
 
 
 def outage_ui(page: Page) -> None:
