@@ -270,7 +270,7 @@ def _pairs(root: Path, side: str, *, negatives: bool) -> Iterator[tuple[str, Pat
     if not xmls_folder.is_dir() and not negatives:
         raise WrongLayout(
             f"expected the annotations of {images_folder} in {xmls_folder}, which does not exist; "
-            "if none of the pictures shows an object, say so with the option for negatives"
+            "if none of the pictures shows an object, say so with --negatives"
         )
     images = _by_stem(images_folder, IMAGE_SUFFIXES)
     xmls = _by_stem(xmls_folder, frozenset((".xml",))) if xmls_folder.is_dir() else {}
