@@ -294,7 +294,7 @@ def _draw_caption(
     font, padding = _caption_font(draw, caption)
     left, top, right, bottom = draw.textbbox((0, 0), caption, font=font)
     size = (right - left + 2 * padding, bottom - top + 2 * padding)
-    place = _caption_place(frame, size, draw.im.size, taken)
+    place = caption_place(frame, size, draw.im.size, taken)
     draw.rectangle(place, fill=DANGEROUS_COLOR if is_dangerous else HARMLESS_COLOR)
     draw.text((place[0] + padding - left, place[1] + padding - top), caption, fill="white", font=font)
     return place
@@ -311,7 +311,7 @@ def _caption_font(draw: ImageDraw.ImageDraw, caption: str) -> tuple[ImageFont.Fr
         size -= 1
 
 
-def _caption_place(
+def caption_place(
     frame: _Rectangle, size: tuple[float, float], size_wh: tuple[int, int], taken: list[_Rectangle]
 ) -> _Rectangle:
     """Return where a caption of that size goes: above, below or inside frame, off the others if it can."""

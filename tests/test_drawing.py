@@ -1,0 +1,165 @@
+"""Boxes on pictures: colours, line styles, captions inside the frame, crops, and files out."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as PillowImage
+
+import imaging
+
+GREY = 128
+
+
+def grey(width: int, height: int) -> imaging.Image:
+    return np.full((height, width, 3), GREY, np.uint8)
+
+
+def boxes(*rows: tuple[float, float, float, float]) -> np.ndarray:
+    return np.array(rows, np.float32).reshape(-1, 4)
+
+
+def is_color(image: imaging.Image, color: tuple[int, int, int]) -> np.ndarray:
+    return (image == np.array(color, np.uint8)).all(axis=2)
+
+
+def test_a_weapon_has_a_solid_line_and_a_lookalike_gaps():
+    image = imaging.draw_boxes(
+        grey(800, 600), boxes((100, 100, 300, 500), (450, 100, 650, 500)), ["pistol", "wallet"], [True, False]
+    )
+    weapon_side = is_color(image, imaging.DANGEROUS_COLOR)[110:490, 100:106].any(axis=1)
+    lookalike_side = is_color(image, imaging.HARMLESS_COLOR)[130:490, 450:456].any(axis=1)
+    assert weapon_side.all()
+    assert 0.3 < lookalike_side.mean() < 0.8
+
+
+def test_the_two_colours_stay_apart_without_colour_vision():
+    def luminance(color: tuple[int, int, int]) -> float:
+        linear = [
+            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in color)
+        ]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    for color in (imaging.DANGEROUS_COLOR, imaging.HARMLESS_COLOR):
+        assert 1.05 / (luminance(color) + 0.05) >= 3  # WCAG 2.2, 1.4.3: white on it, large bold letters
+
+
+def test_the_picture_given_is_not_changed():
+    image = grey(640, 480)
+    imaging.draw_boxes(image, boxes((10, 10, 200, 200)), ["knife"], [True])
+    assert (image == GREY).all()
+
+
+def test_no_boxes_draw_nothing():
+    assert (imaging.draw_boxes(grey(640, 480), boxes(), [], []) == GREY).all()
+
+
+def test_cyrillic_captions_have_letters():
+    """A font without Cyrillic draws the same empty frame for every letter."""
+    drawn = [
+        imaging.draw_boxes(grey(640, 480), boxes((50, 200, 600, 400)), [word], [True])
+        for word in ("нож", "жон")
+    ]
+    assert (drawn[0] != drawn[1]).any()
+
+
+@given(
+    corners=st.tuples(*[st.integers(0, 799), st.integers(0, 599)] * 2),
+    size=st.tuples(st.integers(10, 400), st.integers(10, 60)),
+    taken=st.lists(st.sampled_from([(0, 0, 800, 100), (100, 100, 500, 400), (0, 560, 800, 600)])),
+)
+def test_a_caption_stays_inside_the_frame(corners, size, taken):
+    (x1, x2), (y1, y2) = sorted(corners[::2]), sorted(corners[1::2])
+    left, top, right, bottom = imaging.caption_place((x1, y1, x2, y2), size, (800, 600), taken)
+    assert (right - left, bottom - top) == size
+    assert 0 <= left < right < 800
+    assert 0 <= top < bottom < 600
+
+
+@pytest.mark.parametrize(
+    ("frame", "place", "reason"),
+    [
+        ((100, 200, 400, 300), (100, 170, 250, 200), "above, where there is room"),
+        ((100, 10, 400, 300), (100, 300, 250, 330), "below, where there is none above"),
+        ((100, 10, 400, 590), (100, 10, 250, 40), "inside, where there is none at all"),
+        ((700, 200, 799, 300), (649, 170, 799, 200), "moved left at the right edge"),
+    ],
+)
+def test_where_a_caption_goes(frame, place, reason):
+    assert imaging.caption_place(frame, (150, 30), (800, 600), []) == place, reason
+
+
+def test_captions_of_one_place_do_not_cover_each_other():
+    found = boxes((200, 200, 500, 400), (205, 205, 505, 405))
+    image = imaging.draw_boxes(grey(800, 600), found, ["pistol 90%", "wallet 80%"], [True, False])
+    for color, name in ((imaging.DANGEROUS_COLOR, "pistol"), (imaging.HARMLESS_COLOR, "wallet")):
+        alone = imaging.draw_boxes(
+            grey(800, 600), boxes((200, 200, 500, 400)), [f"{name} 90%"], [color[0] > 100]
+        )
+        assert is_color(image, color).sum() > 0.5 * is_color(alone, color).sum()
+
+
+@given(
+    width=st.integers(1, 400),
+    height=st.integers(1, 400),
+    corners=st.lists(st.tuples(*[st.floats(-500, 900)] * 4), max_size=6),
+)
+@settings(max_examples=40, deadline=None)
+def test_any_box_on_any_picture_draws(width, height, corners):
+    count = len(corners)
+    image = imaging.draw_boxes(
+        grey(width, height),
+        boxes(*corners),
+        ["банковская карта 99 %"] * count,
+        [i % 2 == 0 for i in range(count)],
+    )
+    scale = image.shape[1] // width
+    assert image.shape == (height * scale, width * scale, 3)
+
+
+def test_a_small_picture_is_enlarged_so_that_its_caption_can_be_read():
+    image = imaging.draw_boxes(grey(60, 40), boxes((10, 10, 50, 30)), ["knife 91%"], [True])
+    assert image.shape == (320, 480, 3)
+
+
+def test_letters_grow_with_the_picture():
+    def height_of_plate(width: int) -> int:
+        image = imaging.draw_boxes(
+            grey(width, width), boxes((width * 0.4, width * 0.4, width * 0.6, width * 0.6)), ["l"], [False]
+        )
+        return int(is_color(image, imaging.HARMLESS_COLOR)[:, round(width * 0.402)].sum())
+
+    assert height_of_plate(3000) > 3 * height_of_plate(600)
+
+
+def test_as_many_captions_as_boxes():
+    with pytest.raises(ValueError, match="as many captions"):
+        imaging.draw_boxes(grey(100, 100), boxes((0, 0, 10, 10)), [], [True])
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP"])
+def test_an_encoded_picture_decodes_to_itself(image_format):
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[:, 30:] = (250, 20, 10)
+    content = imaging.encode_image(image, image_format)
+    assert PillowImage.open(io.BytesIO(content)).format == image_format
+    decoded = imaging.decode_image(content).astype(int)
+    assert np.abs(decoded - image)[:, [0, 10, 50, 59]].max() <= (0 if image_format == "PNG" else 12)
+
+
+def test_a_crop_is_the_box_with_a_margin_where_there_is_one():
+    image = np.arange(100 * 200 * 3, dtype=np.uint32).astype(np.uint8).reshape(100, 200, 3)
+    crops = imaging.crop_boxes(image, boxes((20, 30, 60, 50), (0, 0, 200, 100), (199, 99, 199, 99)))
+    np.testing.assert_array_equal(crops[0], image[27:53, 14:66])  # 15 % of 40 x 20 on each side
+    assert crops[1].shape == (100, 200, 3)
+    assert crops[2].shape == (1, 1, 3)
+
+
+def test_shrink_keeps_the_shape_and_never_enlarges():
+    assert imaging.shrink(grey(400, 200), 100).shape == (50, 100, 3)
+    assert imaging.shrink(grey(40, 20), 100).shape == (20, 40, 3)
+    assert imaging.shrink(grey(5000, 2), 100).shape == (1, 100, 3)
