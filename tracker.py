@@ -39,7 +39,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.telemetry import get_telemetry_client, set_telemetry_client
 
 ROOT = Path(__file__).parent
-ANSWER_SECONDS = 4  # how long a tracker that is up may take to answer a trivial question
+CONNECT_SECONDS, ANSWER_SECONDS = 4, 10  # how long a tracker that is up may take, on a busy machine
 RETRY_SECONDS = 3.0  # between two looks whether a lost tracker is back
 PATIENCE_SECONDS = 60.0  # how long the end of a run waits for a lost tracker
 SYSTEM_SECONDS = 15.0  # between two measurements of processor, memory, disk and network
@@ -87,13 +87,15 @@ def ask_version(tracking_uri: str) -> None:
     if not is_server(tracking_uri):
         return
     try:
-        answer = requests.get(f"{tracking_uri.rstrip('/')}/version", timeout=ANSWER_SECONDS)
-    except requests.Timeout as error:
+        answer = requests.get(
+            f"{tracking_uri.rstrip('/')}/version", timeout=(CONNECT_SECONDS, ANSWER_SECONDS)
+        )
+    except requests.ReadTimeout as error:
         raise TrackerUnreachable(
             f"The MLflow tracker at {tracking_uri} did not answer in {ANSWER_SECONDS} seconds. "
             "Look at its log, or set MLFLOW_TRACKING_URI to another one's address."
         ) from error
-    except requests.ConnectionError as error:
+    except (requests.ConnectionError, requests.ConnectTimeout) as error:
         raise TrackerUnreachable(
             f"No MLflow tracker answers at {tracking_uri}. Start one (`make demo` and `docker compose -f "
             "mlflow_tracker.compose.yaml up` do), or set MLFLOW_TRACKING_URI to its address."

@@ -39,7 +39,7 @@ class TrackerServer:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, cwd=self.folder, env={**os.environ, **light}
             )
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > end:
                 pytest.fail(f"the tracker did not start:\n{(self.folder / 'log.txt').read_text()[-3000:]}")
