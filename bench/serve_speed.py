@@ -1,0 +1,237 @@
+"""How much faster than the plain way the served detector is, step by step, on one photo.
+
+    python bench/serve_speed.py                                   both networks, random weights, drawn photo
+    python bench/serve_speed.py --model weights/starter --photo photos/x.jpg
+    python bench/serve_speed.py --model weights/starter --data ../shared/data/weapons --images 150
+
+The plain way is what a first version does: float32, eager, autograd left on, torchvision's stock settings
+(800 pixels, 1,000 proposals). Every step runs in a process of its own, so that its memory is its own, and the
+steps take turns, so that whatever else the machine does falls on all alike. Time runs from the file's bytes to
+the detections. With --data, mAP of the plain way and of the served one on that folder's test split follows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image as PillowImage
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import detector as detectors
+import imaging
+from dataset import read_samples
+from detections import CLASS_NAMES, Detections
+from metrics import coco_summary
+from schemas import ModelCard, NetworkConfig
+from serving import granted_cores
+
+STOCK = {"min_size": 800, "max_size": 1333, "rpn_post_nms_top_n": 1000, "roi_sampling_ratio": 2}
+SERVED = {  # where a network's own defaults are not already these
+    "fasterrcnn_resnet50_fpn": {
+        "min_size": 480, "max_size": 854, "rpn_post_nms_top_n": 300, "roi_sampling_ratio": 1,
+    },
+}  # fmt: skip
+Detect = Callable[[bytes], Detections]
+
+
+# --- the ways ---------------------------------------------------------------------------------------
+
+
+def plain(folder: Path, config: NetworkConfig) -> Detect:
+    """Return the plain way with this network's weights: torchvision's own transform, no optimisation."""
+    card = detectors.read_card(folder).model_copy(update={"network": config})
+    network = detectors.build_network(config, len(card.class_names)).eval()
+    state = detectors.load_state_dict(folder / detectors.WEIGHTS_FILE)
+    network.load_state_dict({name: value.float() for name, value in state.items()})
+    network.transform = GeneralizedRCNNTransform(
+        config.min_size, config.max_size, list(config.image_mean), list(config.image_std)
+    )
+
+    def detect(content: bytes) -> Detections:
+        picture = np.asarray(PillowImage.open(io.BytesIO(content)).convert("RGB"))
+        found = network([torch.from_numpy(picture.copy()).permute(2, 0, 1) / 255])[0]
+        values = (found[key].detach().numpy() for key in ("boxes", "scores", "labels"))
+        return Detections(*values)
+
+    return detect
+
+
+def ours(folder: Path, config: NetworkConfig, *, optimize: bool = True) -> Detect:
+    """Return what the API runs, with this configuration."""
+    card = detectors.read_card(folder).model_copy(update={"network": config})
+    with tempfile.TemporaryDirectory() as temporary:
+        changed = Path(temporary)
+        (changed / detectors.WEIGHTS_FILE).symlink_to((folder / detectors.WEIGHTS_FILE).resolve())
+        (changed / detectors.CARD_FILE).write_text(card.model_dump_json())
+        detector = detectors.load_folder(changed, optimize=optimize)
+    return lambda content: detector.detect(imaging.decode_image(content))
+
+
+def steps(served: NetworkConfig) -> list[tuple[str, Callable[[Path], Detect]]]:
+    """Return the ways to compare: a name, and folder -> detect."""
+    size = {"min_size": served.min_size, "max_size": served.max_size}
+    stock, at_size = served.model_copy(update=STOCK), served.model_copy(update=STOCK | size)
+    fewer = at_size.model_copy(update={"rpn_post_nms_top_n": served.rpn_post_nms_top_n})
+    bf16 = ", bf16" if detectors.has_fast_bf16() else " (no bf16 here)"
+    return [
+        ("plain: float32, eager, 800 px, 1,000 proposals", lambda folder: plain(folder, stock)),
+        (f"plain at {served.min_size} px", lambda folder: plain(folder, at_size)),
+        ("+ inference mode, one-pass resize", lambda folder: ours(folder, at_size, optimize=False)),
+        (f"+ batch norm folded, channels last{bf16}", lambda folder: ours(folder, at_size)),
+        (f"+ {served.rpn_post_nms_top_n} proposals", lambda folder: ours(folder, fewer)),
+        ("+ one RoIAlign sample per bin = served", lambda folder: ours(folder, served)),
+    ]
+
+
+# --- measuring --------------------------------------------------------------------------------------
+
+
+def work(connection: Connection, index: int, folder: Path, served: NetworkConfig, content: bytes) -> None:
+    """Answer "go" with seconds and "memory" with megabytes, in a process of its own."""
+    torch.set_num_threads(granted_cores())
+    detect = steps(served)[index][1](folder)
+    for _ in range(2):
+        detect(content)
+    connection.send("ready")
+    while (asked := connection.recv()) != "end":
+        if asked == "memory":
+            connection.send(psutil.Process().memory_info().rss / 1e6)
+            continue
+        began = time.perf_counter()
+        detect(content)
+        connection.send(time.perf_counter() - began)
+
+
+def measure(
+    folder: Path, served: NetworkConfig, content: bytes, rounds: int
+) -> list[tuple[str, float, float]]:
+    """Return name, median seconds and megabytes of every step."""
+    context = multiprocessing.get_context("spawn")
+    names = [name for name, _ in steps(served)]
+    workers = []
+    for index in range(len(names)):
+        ours_end, its_end = context.Pipe()
+        process = context.Process(target=work, args=(its_end, index, folder, served, content), daemon=True)
+        process.start()
+        ours_end.recv()
+        workers.append((ours_end, process))
+    seconds: list[list[float]] = [[] for _ in names]
+    for _ in range(rounds):
+        for (end, _), mine in zip(workers, seconds, strict=True):
+            mine.append(_ask(end, "go"))
+    rows = [
+        (name, statistics.median(mine), _ask(end, "memory"))
+        for name, mine, (end, _) in zip(names, seconds, workers, strict=True)
+    ]
+    for end, process in workers:
+        end.send("end")
+        process.join()
+    return rows
+
+
+def _ask(end: Connection, question: str) -> float:
+    end.send(question)
+    answer: float = end.recv()
+    return answer
+
+
+def floor_seconds(folder: Path, served: NetworkConfig, content: bytes) -> float:
+    """Return how long the served network's multiplications alone take at this processor's measured best."""
+    torch.set_num_threads(granted_cores())
+    detect = ours(folder, served)
+    with FlopCounterMode(display=False) as counter:
+        detect(content)
+    dtype = torch.bfloat16 if detectors.has_fast_bf16() else torch.float32
+    a, b = torch.rand(1024, 1024, dtype=dtype), torch.rand(1024, 1024, dtype=dtype)
+    best = min(_seconds(lambda: a @ b) for _ in range(30))
+    return float(counter.get_total_flops()) / (2 * 1024**3 / best)
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def show(rows: Sequence[tuple[str, float, float]], floor: float) -> None:
+    """Print a Markdown table."""
+    print("| Way | p50, ms | times faster | process, MB |\n| --- | ---: | ---: | ---: |")
+    for name, seconds, megabytes in rows:
+        print(f"| {name} | {seconds * 1000:.0f} | {rows[0][1] / seconds:.1f} | {megabytes:.0f} |")
+    share = f"{floor / rows[-1][1]:.0%} of the served time"
+    print(f"\nMatrix products alone at the measured peak: {floor * 1000:.0f} ms, {share}.\n", flush=True)
+
+
+def compare_accuracy(folder: Path, served: NetworkConfig, data: Path, images: int) -> None:
+    """Print mAP of the plain way and of the served one on images of data's test split."""
+    samples = read_samples([data], "test")
+    samples = samples[:: max(1, len(samples) // images)][:images]
+    truths = [sample.truth for sample in samples]
+    print(f"| Way | mAP | mAP50 | on {len(samples)} local test images |\n| --- | ---: | ---: | --- |")
+    for name, make in (steps(served)[1], steps(served)[-1]):
+        detect = make(folder)
+        found = [detect(sample.image_path.read_bytes()) for sample in samples]
+        summary = coco_summary(truths, found)
+        print(f"| {name} | {summary['map']:.4f} | {summary['map_50']:.4f} | |")
+
+
+# --- the program ------------------------------------------------------------------------------------
+
+
+def random_model(architecture: str, folder: Path) -> Path:
+    """Write a model folder of random weights: time does not depend on what a network knows."""
+    torch.manual_seed(0)
+    config = detectors.network_config(architecture, **SERVED.get(architecture, {}))
+    detectors.Detector(ModelCard(network=config, class_names=CLASS_NAMES)).save_folder(folder / architecture)
+    return folder / architecture
+
+
+def drawn_photo() -> bytes:
+    """Return a 1280 x 720 JPEG with something in it."""
+    y, x = np.mgrid[0:720, 0:1280]
+    waves = 128 + 90 * np.sin(x / 37) * np.cos(y / 23)
+    noise = np.random.default_rng(0).normal(0, 12, (720, 1280, 3))
+    return imaging.encode_image((waves[..., None] + noise).clip(0, 255).astype(np.uint8), "JPEG")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, nargs="*", help="model folders; by default both networks")
+    parser.add_argument("--photo", type=Path, help="by default a drawn one of 1280 x 720")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--data", type=Path, help="also compare mAP on this data set's test split")
+    parser.add_argument("--images", type=int, default=150)
+    given = parser.parse_args()
+    content = given.photo.read_bytes() if given.photo else drawn_photo()
+    with tempfile.TemporaryDirectory() as temporary:
+        architectures = ("fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v2_fpn")
+        made = [] if given.model else [random_model(name, Path(temporary)) for name in architectures]
+        for folder in given.model or made:
+            served = detectors.read_card(folder).network
+            print(f"### {served.architecture}, {granted_cores()} cores, {given.rounds} rounds\n", flush=True)
+            show(measure(folder, served, content, given.rounds), floor_seconds(folder, served, content))
+            if given.data:
+                compare_accuracy(folder, served, given.data, given.images)
+
+
+if __name__ == "__main__":
+    main()
