@@ -5,8 +5,8 @@
     python bench/serve_speed.py --model weights/starter --data ../shared/data/weapons --images 150
 
 The plain way is what a first version does: float32, eager, autograd left on, torchvision's stock settings
-(800 pixels, 1,000 proposals). Every step runs in a process of its own, so that its memory is its own, and the
-steps take turns, so that whatever else the machine does falls on all alike. Time runs from the file's bytes to
+(800 pixels, 1,000 proposals). Every step runs in a process of its own, so that its memory is its own; the
+steps take turns, so that whatever else the machine does falls on all alike. Time runs from the bytes to
 the detections. With --data, mAP of the plain way and of the served one on that folder's test split follows.
 """
 
