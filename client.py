@@ -105,7 +105,7 @@ class Client:
         api_url: address of the API, such as http://127.0.0.1:8000.
         api_key: sent as X-API-Key where the API wants one.
         read_timeout_s: longest wait for one answer, seconds.
-        retries: further attempts at a busy API; each waits as long as the API asks, or 0.5, 1, 2 ... s.
+        retries: further attempts at a busy API; each waits as long as the API asks, or 0, 0.5, 1 ... s.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Client:
         self._timeout = (CONNECT_TIMEOUT_S, read_timeout_s)
         retry = Retry(
             total=retries, connect=0, read=0, redirect=0, status=retries, status_forcelist=[RETRY_STATUS],
-            allowed_methods=None, backoff_factor=0.5, backoff_max=8, retry_after_max=30,
+            allowed_methods=None, backoff_factor=0.25, backoff_max=8, retry_after_max=30,
             raise_on_status=False,
         )  # fmt: skip
         self._session = requests.Session()

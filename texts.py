@@ -169,7 +169,6 @@ TEXTS = {
         "ru": "{width} x {height} пикселей, {ms} мс в модели",
     },
     # --- downloads ---
-    "download": {"en": "Download", "ru": "Скачать"},
     "download_jpeg": {"en": "Picture (JPEG)", "ru": "Снимок (JPEG)"},
     "download_png": {"en": "Picture (PNG)", "ru": "Снимок (PNG)"},
     "download_json": {"en": "JSON", "ru": "JSON"},

@@ -5,8 +5,10 @@ python tests/fake_api.py 8000     # for looking at the page without a model
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import socket
 import sys
 import threading
 from email.parser import BytesParser
@@ -86,6 +88,7 @@ class FakeApi:
         self.api_key = api_key
         self.requests: list[tuple[str, dict[str, list[str]], list[str]]] = []
         self.port = port
+        self.connections: set[socket.socket] = set()
         self.start()
 
     @property
@@ -100,9 +103,12 @@ class FakeApi:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:
-        """Stop listening: the next request is refused."""
+        """Stop listening and hang up: the next request is refused."""
         self._server.shutdown()
         self._server.server_close()
+        for connection in list(self.connections):  # kept alive, they would go on being answered
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> FakeApi:
         return self
@@ -152,6 +158,15 @@ class FakeApi:
 class _Handler(BaseHTTPRequestHandler):
     api: FakeApi
     protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        self.api.connections.add(self.connection)
+
+    def finish(self) -> None:
+        self.api.connections.discard(self.connection)
+        with contextlib.suppress(OSError):
+            super().finish()
 
     def do_GET(self) -> None:
         if self.api.problem and self.api.problem.status == 503 and "ready" in self.api.problem.type:

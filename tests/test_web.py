@@ -1,0 +1,527 @@
+"""Every state of the page, through Streamlit's own AppTest, against a small real API."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import string
+import xml.etree.ElementTree as ET
+import zipfile
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+from streamlit.testing.v1 import AppTest
+
+import feedback
+import imaging
+import page_photos
+import page_video
+import texts
+import video
+from client import Client
+from page import Failure, Page, Photo, Recent
+from page_photos import Choice
+from schemas import ImageResult
+from settings import WebSettings
+from tests.fake_api import CARD, FakeApi, detection
+
+WEB = str(Path(__file__).parents[1] / "web.py")
+PISTOL = detection("pistol", 0.91, 10, 20, 50, 80)
+PHONE = detection("smartphone", 0.72, 55, 10, 95, 60)
+FAINT_KNIFE = detection("knife", 0.31, 5, 60, 30, 95)
+
+
+def picture(shade: int = 90, size: tuple[int, int] = (320, 240)) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", size, (shade, shade, shade)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def api():
+    with FakeApi([PISTOL, PHONE, FAINT_KNIFE]) as running:
+        yield running
+
+
+@pytest.fixture
+def start(api, monkeypatch):
+    """Return a function that opens the page as a new person."""
+
+    def start(language: str = "en", **environment: str) -> AppTest:
+        for name, value in {"API_URL": api.url, **environment}.items():
+            monkeypatch.setenv(name, value)
+        app = AppTest.from_file(WEB, default_timeout=30)
+        app.session_state["language"] = language
+        return app.run()
+
+    return start
+
+
+def upload(app: AppTest, *files: tuple[str, bytes], key: str = "uploads") -> AppTest:
+    uploader = app.file_uploader(key=key)
+    uploader.set_value([(name, content, "image/jpeg") for name, content in files] if key == "uploads" else
+                       (*files[0], "video/mp4"))  # fmt: skip
+    return app.run()
+
+
+def said(app: AppTest) -> str:
+    """Return every sentence the page shows."""
+    assert not app.exception
+    elements = (*app.error, *app.success, *app.warning, *app.info, *app.caption, *app.markdown, *app.title)
+    return "\n".join(element.value for element in elements)
+
+
+def slider(app: AppTest):
+    return app.slider(key="threshold_photos_0.60")
+
+
+# --- before any photo -------------------------------------------------------------------------------
+
+
+def test_the_empty_page_invites_and_names_its_limits(start):
+    words = said(start())
+    assert "Add a photo above" in words
+    assert "a person must always look and decide" in words
+    assert "Nothing is stored" in words
+
+
+def test_the_page_speaks_russian(start):
+    words = said(start("ru"))
+    assert "Добавьте фото выше" in words
+    assert "Поиск оружия на фото" in words
+
+
+# --- the answer -------------------------------------------------------------------------------------
+
+
+def test_a_weapon_is_one_red_sentence_with_a_person_to_confirm(start):
+    app = upload(start(), ("shop.jpg", picture()))
+    assert [e.value for e in app.error] == ["**Possible weapon: pistol (91% sure). A person must confirm.**"]
+    assert not app.success
+
+
+def test_a_lookalike_alone_is_no_weapon(api, start):
+    api.found = [PHONE]
+    app = upload(start(), ("shop.jpg", picture()))
+    assert [e.value for e in app.success] == ["**No weapon found. Seen instead: smartphone (72% sure).**"]
+
+
+def test_nothing_found_is_an_answer(api, start):
+    api.found = []
+    app = upload(start(), ("shop.jpg", picture()))
+    assert "No weapon found, and none of the look-alikes" in app.success[0].value
+
+
+def test_the_answer_in_russian(start):
+    app = upload(start("ru"), ("shop.jpg", picture()))
+    assert "Возможно, оружие: пистолет (уверенность 91\N{NO-BREAK SPACE}%)" in app.error[0].value
+
+
+def test_the_photo_is_asked_about_once_at_the_lowest_threshold(api, start):
+    upload(start(), ("shop.jpg", picture()))
+    assert [query for _, query, _ in api.requests] == [{"score_threshold": ["0.05"]}]
+
+
+def test_slider_and_filter_act_without_a_new_request(api, start):
+    app = upload(start(), ("shop.jpg", picture()))
+    slider(app).set_value(0.2).run()
+    assert "knife (31% sure)" in app.error[0].value
+    slider(app).set_value(0.95).run()
+    assert not app.error
+    assert "the strongest sign of a weapon is pistol (91% sure)" in said(app)
+    slider(app).set_value(0.6)
+    app.toggle(key="only_weapons").set_value(True).run()
+    assert "Hidden by your filter: 1." in said(app)
+    assert len(api.requests) == 1
+
+
+def test_the_filter_never_hides_a_weapon_from_the_answer(start):
+    app = upload(start(), ("shop.jpg", picture()))
+    app.button_group(key="labels").set_value(["smartphone"]).run()
+    assert "Possible weapon" in app.error[0].value
+    assert "Hidden by your filter: 1. The sentence above still counts weapons" in said(app)
+
+
+def test_the_slider_starts_at_the_operating_point_and_says_what_it_means(start):
+    app = upload(start(), ("shop.jpg", picture()))
+    assert slider(app).value == 0.6
+    assert "At **60%** the model raised the alarm on **88%** of the photos with a weapon" in said(app)
+    assert "**48 of 1,000** photos without one (validation photos)" in said(app)
+    slider(app).set_value(0.8).run()
+    assert "At **80%** the model raised the alarm on **49%**" in said(app)  # 1 - 0.8 ** 3
+    app.button(key="threshold_reset_photos").click().run()
+    assert slider(app).value == 0.6
+
+
+def test_a_model_without_an_operating_point_says_so(api, start):
+    api.card = CARD.model_copy(update={"operating_point": None, "alarm_curve": ()})
+    app = upload(start(), ("shop.jpg", picture()))
+    assert app.slider(key="threshold_photos_0.50").value == 0.5
+    assert "no measured operating point" in said(app)
+
+
+def test_another_model_is_asked_anew(api, start):
+    app = upload(start(), ("shop.jpg", picture()))
+    api.version, api.found = "8", []
+    app.session_state["info_at"] = -1e9
+    app.run()
+    assert len(api.requests) == 2
+    assert not app.error
+
+
+def test_many_photos_have_one_summary_and_a_card_each(start):
+    app = upload(start(), ("a.jpg", picture(10)), ("b.jpg", picture(20)), ("c.txt", b"no picture"))
+    assert app.error[0].value == (
+        "**Possible weapon in 2 of 2 photos. A person must confirm. Could not be checked: 1.**"
+    )
+    assert len(app.error) == 3
+    assert "not a photo that can be read" in app.warning[0].value
+
+
+def test_the_same_photo_twice_is_one(api, start):
+    app = upload(start(), ("a.jpg", picture()), ("copy of a.jpg", picture()))
+    assert len(app.error) == len(api.requests) == 1
+
+
+def test_two_people_share_nothing(api, start):
+    upload(start(), ("shop.jpg", picture()))
+    other = start()
+    assert not other.error
+    assert "answers" not in other.session_state
+    upload(other, ("shop.jpg", picture()))
+    assert len(api.requests) == 2  # not even the answer to the same photo
+
+
+def test_an_example_is_checked_and_taken_away_again(start):
+    app = start()
+    examples = [button for button in app.button if (button.key or "").startswith("example_")]
+    assert len(examples) >= 8
+    examples[0].click().run()
+    assert len(app.error) == 1
+    app.button(key=examples[0].key).click().run()
+    assert not app.error
+
+
+def test_zoom_and_views_draw(start):
+    app = upload(start(), ("shop.jpg", picture()))
+    for view in page_photos.VIEWS:
+        next(g for g in app.button_group if (g.key or "").startswith("view_")).set_value(view).run()
+        said(app)
+    next(s for s in app.selectbox if (s.key or "").startswith("zoom_")).select_index(1).run()
+    said(app)
+
+
+# --- what goes wrong --------------------------------------------------------------------------------
+
+
+def test_no_image_is_said_beside_that_photo(start):
+    app = upload(start(), ("notes.txt", b"hello"))
+    assert "This file is not a photo that can be read" in app.warning[0].value
+    assert not [button for button in app.button if (button.key or "").startswith("retry_")]
+
+
+def test_a_file_over_the_limit_is_not_even_sent(api, start):
+    app = upload(start(API_MAX_BODY_MB="0.001"), ("big.jpg", picture(size=(900, 900))))
+    assert "This file is too large" in app.warning[0].value
+    assert not api.requests
+
+
+@pytest.mark.parametrize(
+    ("problem", "status", "sentence"),
+    [
+        ("queue-full", 503, "busy with other photos"),
+        ("body-too-large", 413, "This file is too large"),
+        ("deadline-exceeded", 504, "took too long"),
+        ("unauthorized", 401, "wants a key"),
+        ("internal-error", 500, "could not check this: internal-error: In the test's words."),
+    ],
+)
+def test_each_refusal_has_its_own_sentence(api, start, problem, status, sentence):
+    app = start()
+    api.fail_with(problem, status)
+    upload(app, ("shop.jpg", picture()))
+    assert sentence in app.warning[0].value
+
+
+def test_a_busy_api_is_tried_again_by_the_button(api, start):
+    app = start()
+    api.fail_with("queue-full", 503)
+    upload(app, ("shop.jpg", picture()))
+    api.problem = None
+    next(b for b in app.button if (b.key or "").startswith("retry_")).click().run()
+    assert "Possible weapon" in app.error[0].value
+
+
+def test_api_down_then_back_loses_nothing(api, start):
+    app = upload(start(), ("a.jpg", picture(10)))
+    api.stop()
+    app.session_state["info_at"] = -1e9
+    upload(app, ("a.jpg", picture(10)), ("b.jpg", picture(20)))
+    words = said(app)
+    assert "cannot be reached at the moment" in words
+    assert "Possible weapon: pistol" in words  # a's answer stands
+    api.start()
+    app.run()
+    assert "cannot be reached" not in said(app)
+    assert len(app.error) == 3  # the summary, a and b
+    assert [names for *_, names in api.requests] == [["a.jpg"], ["b.jpg"]]
+
+
+def test_a_page_opened_while_the_api_is_down_says_so(api, start):
+    api.stop()
+    try:
+        app = upload(start(), ("a.jpg", picture()))
+        assert "cannot be reached at the moment" in said(app)
+    finally:
+        api.start()
+    assert len(app.run().error) == 1
+
+
+def test_a_loading_model_is_waited_for(api, start):
+    api.fail_with("not-ready", 503)
+    app = upload(start(), ("a.jpg", picture()))
+    assert "still loading its model" in said(app)
+    api.problem = None
+    assert len(app.run().error) == 1
+
+
+def test_a_stranger_at_the_address_is_named(api, start, monkeypatch):
+    monkeypatch.setattr(FakeApi, "info", lambda self: ImageResult(file="I am another service"))
+    assert "not this version’s API" in said(start())
+
+
+# --- downloads --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def page(api):
+    made = Page("ru", WebSettings(api_url=api.url), Client(api.url))
+    made.info = api.info()
+    return made
+
+
+@pytest.fixture
+def result(api):
+    return api.look("кадр.jpg", picture(), 0.05)
+
+
+ALL = Choice(0.6, frozenset({"pistol", "knife", "smartphone"}))
+
+
+def test_json_is_what_the_api_would_say_at_this_threshold(page, result):
+    content = json.loads(page_photos.json_of(page, [result], ALL))
+    assert content["score_threshold"] == 0.6
+    assert [d["label"] for d in content["results"][0]["detections"]] == ["pistol", "smartphone"]
+
+
+def test_csv_opens_in_excel(result):
+    content = page_photos.csv_of([result], ALL)
+    assert content.startswith(b"\xef\xbb\xbf")
+    rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"))))
+    assert [(row["file"], row["label"], row["x1"]) for row in rows] == [
+        ("кадр.jpg", "pistol", "32.0"), ("кадр.jpg", "smartphone", "176.0"),
+    ]  # fmt: skip
+
+
+def test_the_zip_holds_every_checked_photo(page, result):
+    photos = [Photo("a.jpg", picture(1)), Photo("bad.txt", b"x"), Photo("a.jpg", picture(2))]
+    content = page_photos.zip_of(page, photos, [result, Failure("no"), result], ALL)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.namelist() == ["detections.json", "detections.csv", "001-a.jpg", "003-a.jpg"]
+        assert Image.open(io.BytesIO(archive.read("001-a.jpg"))).format == "JPEG"
+
+
+def test_a_file_name_is_shown_as_it_is():
+    assert page_photos.markdown_safe("a_b*c[d](e).jpg") == r"a\_b\*c\[d\]\(e\).jpg"
+
+
+# --- video ------------------------------------------------------------------------------------------
+
+
+def clip(seconds: float = 3, rate: int = 8) -> bytes:
+    output = io.BytesIO()
+    with av.open(output, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for i in range(round(seconds * rate)):
+            image = np.full((120, 160, 3), 10 * i % 255, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    return output.getvalue()
+
+
+def test_a_video_raises_the_alarm_once_enough_frames_agree(api, start):
+    app = upload(start(), ("film.mp4", clip()), key="video")
+    assert app.error[0].value == (
+        "**Possible weapon at 0:01–0:02: pistol (91% sure). A person must confirm.**"
+    )
+    assert len(api.requests) == 6  # 3 s, 2 frames each
+    app.number_input(key="video_window").set_value(20).run()
+    app.number_input(key="video_needed_20").set_value(7).run()
+    assert "suspected in 6 of 6 frames, but never in 7 of 20" in app.success[0].value
+    assert len(api.requests) == 6
+
+
+def test_the_clip_is_a_video_as_long_as_the_original(start):
+    app = upload(start(), ("film.mp4", clip()), key="video")
+    app.button(key="video_clip").click().run()
+    said(app)
+    (content,) = app.session_state["clips"].values()
+    assert video.duration_s(content) == pytest.approx(3, abs=0.2)
+
+
+def test_an_interrupted_video_goes_on_where_it_stopped(api, start):
+    app = start()
+    api.fail_with("not-ready", 503, times=0)
+    original, seen = api.look, []
+
+    def look(name, content, threshold):
+        seen.append(name)
+        if len(seen) == 4:
+            api.fail_with("queue-full", 503)
+        return original(name, content, threshold)
+
+    api.look = look
+    upload(app, ("film.mp4", clip()), key="video")
+    assert "busy" in app.warning[0].value
+    assert "Only the first 0:01 were checked" in said(app)
+    api.problem = None
+    app.run()
+    assert len(seen) == 6
+    assert not app.warning
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(b"no video", "not a video that can be read"), (None, "longer than 2 seconds")],
+)
+def test_a_video_that_cannot_be_used(start, content, sentence):
+    app = upload(start(VIDEO_MAX_SECONDS="2"), ("film.mp4", content or clip()), key="video")
+    assert sentence in app.warning[0].value
+
+
+@pytest.mark.parametrize(
+    ("seen", "needed", "window", "alarms"),
+    [
+        ("100000", 2, 3, "000000"),  # one frame's mistake
+        ("101000", 2, 3, "001000"),
+        ("111111", 3, 3, "001111"),
+        ("110000", 2, 5, "011110"),
+        ("0100", 1, 1, "0100"),
+    ],
+)
+def test_n_of_m(seen, needed, window, alarms):
+    flags = video.confirm([c == "1" for c in seen], needed=needed, window=window)
+    assert flags == [c == "1" for c in alarms]
+
+
+def test_spans_of_alarm():
+    assert page_video.spans([0, 1, 2, 3, 4], [True, False, True, True, False]) == [(0, 0), (2, 3)]
+
+
+# --- model tab --------------------------------------------------------------------------------------
+
+
+def test_the_model_tab_tells_version_figures_and_intervals(start):
+    app = start()
+    words = said(app)
+    assert "**weapon-detector**, version 7 (champion)" in words
+    figures = {metric.label: (metric.value, metric.delta) for metric in app.metric}
+    assert figures["Photos with a weapon that raise the alarm"] == ("88%", "95% interval 85% to 91%")
+    assert figures["mAP at IoU 0.50"] == ("0.793", "")
+    assert "520 photos with a weapon and 260 without" in words
+
+
+# --- corrections ------------------------------------------------------------------------------------
+
+
+def test_corrections_are_off_by_default(start):
+    app = upload(start(), ("shop.jpg", picture()))
+    assert not app.checkbox
+
+
+def test_a_correction_is_kept_only_after_consent(start, tmp_path):
+    folder = tmp_path / "feedback"
+    app = upload(start(FEEDBACK_DIR=str(folder)), ("shop.jpg", picture()))
+    send = next(b for b in app.button if (b.key or "").startswith("send_"))
+    assert send.disabled
+    really = [s for s in app.selectbox if (s.key or "").startswith("really_")]
+    really[0].set_value("smartphone")
+    really[1].set_value("")
+    app.checkbox[0].check().run()
+    assert not folder.exists()
+    next(b for b in app.button if (b.key or "").startswith("send_")).click().run()
+    assert "Kept; faces blurred: 0." in said(app)
+    (annotation,) = (folder / "annotations" / "xmls").iterdir()
+    root = ET.parse(annotation).getroot()
+    assert [thing.findtext("name") for thing in root.iter("object")] == ["smartphone"]
+    assert [int(value.text) for value in root.find("object/bndbox")] == [32, 48, 160, 192]
+    assert (folder / "images" / root.findtext("filename")).is_file()
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(start):
+    app = upload(start(FEEDBACK_DIR="/proc/feedback"), ("shop.jpg", picture()))
+    app.checkbox[0].check().run()
+    next(b for b in app.button if (b.key or "").startswith("send_")).click().run()
+    assert "could not be kept" in said(app)
+    assert "FEEDBACK_DIR" in said(app)
+
+
+def test_faces_are_blurred_before_they_are_kept(tmp_path):
+    face = data.astronaut()
+    assert feedback.keep(tmp_path, face, []) == 1
+    (kept,) = (tmp_path / "images").iterdir()
+    image = imaging.decode_image(kept.read_bytes())
+    for x1, y1, x2, y2 in feedback.find_faces(image):
+        assert not (x1 < 224 < x2 and y1 < 116 < y2)  # where her face is
+    inside, outside = np.s_[70:160, 180:260], np.s_[300:500, 100:400]
+    assert image[inside].astype(float).std() < 0.7 * face[inside].astype(float).std()
+    assert np.abs(image[outside].astype(int) - face[outside]).mean() < 6
+
+
+# --- words ------------------------------------------------------------------------------------------
+
+
+def fields(sentence: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(sentence) if name}
+
+
+@pytest.mark.parametrize("key", texts.TEXTS)
+def test_every_text_exists_in_every_language_with_the_same_values(key):
+    versions = texts.TEXTS[key]
+    assert versions.keys() == texts.LANGUAGES.keys()
+    assert all(version.strip() for version in versions.values())
+    assert len({frozenset(fields(version)) for version in versions.values()}) == 1
+
+
+def test_russian_texts_are_in_russian():
+    latin = {key for key, v in texts.TEXTS.items() if not any("а" <= c <= "я" for c in v["ru"].lower())}
+    assert latin == {"percent", "column_ap", "download_json", "metric_map"}
+
+
+def test_the_page_uses_every_text_and_no_other():
+    sources = [p for p in Path(WEB).parent.glob("*.py") if p.stem.startswith("page") or p.stem == "web"]
+    code = "\n".join(path.read_text() for path in sources)
+    unused = {key for key in texts.TEXTS if f'"{key}"' not in code and f"'{key}'" not in code}
+    assert unused == {"split_val", "split_test"}  # made of the model card's split
+
+
+@pytest.mark.parametrize(
+    ("locale", "language"),
+    [("ru-RU", "ru"), ("ru", "ru"), ("en-GB", "en"), ("de-DE", "en"), (None, "en"), ("RU_ru", "ru")],
+)
+def test_the_browser_chooses_the_first_language(locale, language):
+    assert texts.closest_language(locale) == language
+
+
+def test_recent_forgets_what_was_used_longest_ago():
+    recent: Recent[str, int] = Recent(2)
+    recent["a"], recent["b"] = 1, 2
+    assert recent["a"] == 1
+    recent["c"] = 3
+    assert list(recent) == ["a", "c"]
