@@ -438,7 +438,7 @@ def _log_model(client: MlflowClient, folder: Path, card: ModelCard, run_id: str)
         staged = Path(temporary) / ARTIFACT  # MLflow names the folder in the store after this one
         staged.mkdir()
         for file in MODEL_FILES:
-            shutil.copyfile(folder / file, staged / file)
+            shutil.copyfile(folder / file, staged / file)  # MLflow does not follow links
         logged = Model.log(
             artifact_path=None,
             name=ARTIFACT,
@@ -694,6 +694,23 @@ LIST_COLUMNS = {
 }
 
 
+# What `compare` shows of a split, in this order; "ap50/" stands for every class.
+COMPARED = (
+    "map",
+    "map_50",
+    "map_75",
+    "lookalike_alarm_rate",
+    "weapon_as_lookalike_rate",
+    "alarm/image_recall",
+    "alarm/false_alarms_per_1000",
+    "ap50/",
+    "original_protocol/map",
+    "original_protocol/map_50",
+    "latency/detect_median_ms",
+)
+LESS_IS_BETTER = ("lookalike_alarm_rate", "weapon_as_lookalike_rate", "false_alarms_per_1000", "_ms")
+
+
 def _table(*titles: str, **options: Any) -> Table:
     """Return an empty table that stays readable in 80 columns."""
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", **options)
@@ -769,7 +786,8 @@ def runs_table(runs: Sequence[Run], versions: Sequence[RegisteredVersion]) -> Ta
         "registered as", *(_label(registered.get(run.info.run_id)) for run in runs), end_section=True
     )
     for key in _compared_metrics(runs):
-        table.add_row(key, *_marked([_metric(run, key) for run in runs], GATE.get(key, True)))
+        more_is_better = not key.endswith(LESS_IS_BETTER)
+        table.add_row(key, *_marked([_metric(run, key) for run in runs], more_is_better))
     table.add_section()
     names = sorted({name for run in runs for name in run.data.params})
     for name in names:
@@ -780,11 +798,16 @@ def runs_table(runs: Sequence[Run], versions: Sequence[RegisteredVersion]) -> Ta
 
 
 def _compared_metrics(runs: Sequence[Run]) -> list[str]:
-    """Return the metrics to compare: those of the validation split, the most important first."""
+    """Return the metrics to compare, split by split, the most important first."""
     keys = {key.removeprefix("model/") for run in runs for key in run.data.metrics}
-    wanted = [key for key in keys if key.startswith(("val/", "test/")) and "original_protocol/mar" not in key]
-    first = ("val/map", "val/map_50", "val/lookalike_alarm_rate")
-    return sorted(wanted, key=lambda key: (key not in first, first.index(key) if key in first else 0, key))
+    rank = {word: place for place, word in enumerate(COMPARED)}
+    ranked = []
+    for key in keys:
+        split, _, word = key.partition("/")
+        place = rank.get("ap50/" if word.startswith("ap50/") else word)
+        if split in ("val", "test") and place is not None:
+            ranked.append((split != "val", place, key))
+    return [key for *_, key in sorted(ranked)]
 
 
 def _metric(run: Run, key: str) -> float | None:

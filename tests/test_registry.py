@@ -357,6 +357,8 @@ def test_runs_side_by_side_show_best_values_and_only_differing_parameters(tracke
         client.log_param(run, "lr", lr)
         client.log_param(run, "epochs", "3")
         client.log_metric(run, "val/map", score)
+        client.log_metric(run, "val/lookalike_alarm_rate", score)
+        client.log_metric(run, "val/ar_small", score)
         client.set_terminated(run)
     runs = registry.last_runs("side by side", 5, tracking_uri=tracker_uri)
     rows = {
@@ -364,6 +366,8 @@ def test_runs_side_by_side_show_best_values_and_only_differing_parameters(tracke
         for row in zip(*(column.cells for column in registry.runs_table(runs, []).columns), strict=True)
     }
     assert rows["val/map"] == ("[bold]0.75[/bold]", "0.25")  # newest first
+    assert rows["val/lookalike_alarm_rate"] == ("0.75", "[bold]0.25[/bold]")  # fewer is better
+    assert "val/ar_small" not in rows
     assert rows["lr"] == ("0.2", "0.1")
     assert "epochs" not in rows
 

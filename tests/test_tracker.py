@@ -229,7 +229,8 @@ def test_experiment_that_keeps_files_on_the_clients_disk_is_refused():
         tracker.open_experiment(Client(), "old", "http://127.0.0.1:5000")
 
 
-def test_used_database_needs_no_server(tmp_path):
+def test_database_used_directly_needs_no_server(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MLflow makes ./mlruns beside a database
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(uri)
     client.create_experiment("direct", artifact_location=str(tmp_path / "artifacts"))
