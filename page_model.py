@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import altair
-import pandas
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
@@ -94,18 +92,33 @@ def curve_ui(page: Page, card: ModelCard) -> None:
         {"threshold": p.score_threshold, "recall": p.image_recall, "false": p.false_alarms_per_1000}
         for p in card.alarm_curve
     ]
-    base = altair.Chart(pandas.DataFrame(rows)).encode(
-        x=altair.X("threshold:Q", title=page.text("curve_threshold"), axis=altair.Axis(format="%"))
-    )
-    caught = base.mark_line(color=BLUE, point=True).encode(
-        y=altair.Y("recall:Q", title=page.text("curve_recall"), axis=altair.Axis(format="%", titleColor=BLUE),
-                   scale=altair.Scale(domain=[0, 1]))
+    percent = {"format": "%"}
+    caught = {
+        "mark": {"type": "line", "point": True, "color": BLUE},
+        "encoding": {
+            "y": {
+                "field": "recall", "type": "quantitative", "title": page.text("curve_recall"),
+                "scale": {"domain": [0, 1]}, "axis": {**percent, "titleColor": BLUE},
+            }
+        },
+    }  # fmt: skip
+    false_alarms = {
+        "mark": {"type": "line", "strokeDash": [6, 4], "color": ORANGE},
+        "encoding": {
+            "y": {
+                "field": "false", "type": "quantitative", "title": page.text("curve_false_alarms"),
+                "axis": {"titleColor": ORANGE},
+            }
+        },
+    }  # fmt: skip
+    x = {"field": "threshold", "type": "quantitative", "title": page.text("curve_threshold"), "axis": percent}
+    st.vega_lite_chart(
+        {
+            "data": {"values": rows}, "height": 280, "encoding": {"x": x}, "layer": [caught, false_alarms],
+            "resolve": {"scale": {"y": "independent"}},
+        },
+        alt=page.text("model_curve_alt"),
     )  # fmt: skip
-    false = base.mark_line(color=ORANGE, strokeDash=[6, 4]).encode(
-        y=altair.Y("false:Q", title=page.text("curve_false_alarms"), axis=altair.Axis(titleColor=ORANGE))
-    )
-    chart = altair.layer(caught, false).resolve_scale(y="independent").properties(height=280)
-    st.altair_chart(chart, alt=page.text("model_curve_alt"))
 
 
 def metrics_ui(page: Page, card: ModelCard) -> None:

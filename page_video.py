@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-import altair
-import pandas
 import streamlit as st
 
 import imaging
@@ -120,7 +118,7 @@ def result_ui(page: Page, photo: Photo, watched: Watched, threshold: float, need
     answer_ui(*video_answer(page, looks, seen, alarms, threshold, needed, window))
     if watched.failure:
         st.caption(page.text("video_partial", time=clock(looks[-1].time_s)))
-    st.altair_chart(timeline(page, looks, alarms, threshold), alt=page.text("video_timeline"))
+    st.vega_lite_chart(timeline(page, looks, alarms, threshold), alt=page.text("video_timeline"))
     st.caption(page.text("video_timeline"))
     frame_ui(page, photo, looks, threshold)
     clip_ui(page, photo, looks, threshold)
@@ -156,44 +154,36 @@ def spans(times_s: Sequence[float], alarms: Sequence[bool]) -> list[tuple[float,
     return found
 
 
-def timeline(
-    page: Page, looks: Sequence[Look], alarms: Sequence[bool], threshold: float
-) -> altair.LayerChart | altair.FacetChart:
+def timeline(page: Page, looks: Sequence[Look], alarms: Sequence[bool], threshold: float) -> dict[str, Any]:
     """Return the chart of the strongest weapon score over time, alarms shaded, the threshold dashed."""
     step = looks[1].time_s - looks[0].time_s if len(looks) > 1 else 1.0
-    rows: list[dict[str, Any]] = [
-        {
-            "time": look.time_s,
-            "end": look.time_s + step,
-            "score": max((d.score for d in look.detections if d.dangerous), default=0.0),
-            "alarm": alarm,
-        }
+    rows = [
+        {"time": look.time_s, "end": look.time_s + step, "score": strength(look), "alarm": alarm}
         for look, alarm in zip(looks, alarms, strict=True)
     ]
-    x = altair.X("time:Q", title=page.text("video_time"))
-    y = altair.Y(
-        "score:Q",
-        title=page.text("video_score"),
-        scale=altair.Scale(domain=[0, 1]),
-        axis=altair.Axis(format="%"),
-    )
-    chart = altair.Chart(pandas.DataFrame(rows))
-    shade = (
-        chart.transform_filter("datum.alarm").mark_rect(color=ORANGE, opacity=0.25).encode(x=x, x2="end:Q")
-    )
-    line = chart.mark_line(point=True, color=BLUE).encode(x=x, y=y)
-    limit = (
-        altair.Chart(pandas.DataFrame({"score": [threshold]}))
-        .mark_rule(strokeDash=[6, 4])
-        .encode(y="score:Q")
-    )
-    return altair.layer(shade, line, limit).properties(height=220)
+    x = {"field": "time", "type": "quantitative", "title": page.text("video_time")}
+    y = {
+        "field": "score", "type": "quantitative", "title": page.text("video_score"),
+        "scale": {"domain": [0, 1]}, "axis": {"format": "%"},
+    }  # fmt: skip
+    shade = {
+        "transform": [{"filter": "datum.alarm"}],
+        "mark": {"type": "rect", "color": ORANGE, "opacity": 0.25},
+        "encoding": {"x": x, "x2": {"field": "end"}},
+    }
+    line = {"mark": {"type": "line", "point": True, "color": BLUE}, "encoding": {"x": x, "y": y}}
+    limit = {"mark": {"type": "rule", "strokeDash": [6, 4]}, "encoding": {"y": {"datum": threshold}}}
+    return {"data": {"values": rows}, "height": 220, "layer": [shade, line, limit]}
+
+
+def strength(look: Look) -> float:
+    """Return the score of the likeliest weapon in a frame, 0 without one."""
+    return max((d.score for d in look.detections if d.dangerous), default=0.0)
 
 
 def frame_ui(page: Page, photo: Photo, looks: Sequence[Look], threshold: float) -> None:
     """Draw one frame with its boxes: at first the one that looks most like a weapon."""
-    worst = max(looks, key=lambda look: max((d.score for d in look.detections if d.dangerous), default=0.0))
-    index = looks.index(worst)
+    index = looks.index(max(looks, key=strength))
     if len(looks) > 1:
         index = st.select_slider(
             page.text("video_frame"), range(len(looks)), index, key=f"video_frame_{photo.digest}",
