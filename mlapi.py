@@ -8,6 +8,7 @@ All settings:                             python mlapi.py --help
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from collections import Counter as Tally
@@ -78,9 +79,6 @@ from serving import (
     granted_cores,
 )
 from settings import ApiSettings, api_settings
-
-CORES_PER_WORKER = 4  # beyond a few threads one picture gains little: more workers use the cores better
-
 
 # --- the document -----------------------------------------------------------------------------------
 
@@ -178,10 +176,8 @@ class Service:
 
 def make_service(settings: ApiSettings, source: ModelSource) -> Service:
     """Build the queue, sized to the cores granted, and what watches the model."""
-    cores = granted_cores()
-    workers = settings.api_workers or max(1, cores // CORES_PER_WORKER)
-    threads = max(1, cores // workers)
-    queue = InferenceQueue(workers, settings.api_queue_size, partial(torch.set_num_threads, threads))
+    set_up = partial(torch.set_num_threads, granted_cores())  # each thread has its own number
+    queue = InferenceQueue(settings.api_workers, settings.api_queue_size, set_up)
     metrics = ApiMetrics()
     host = ModelHost(source, lambda work: queue.submit([work])[0], settings.api_watch_seconds)
     host.on_swap = metrics.show_model
@@ -521,13 +517,18 @@ def logging_config(level: str) -> dict[str, Any]:
         },
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
         "root": {"handlers": ["stderr"], "level": "WARNING"},
-        "loggers": {"mlapi": {"level": level.upper()}, "uvicorn": {"level": "INFO"}},
+        "loggers": {
+            "mlapi": {"level": level.upper()},
+            "py.warnings": {"level": "ERROR"},
+            "uvicorn": {"level": "INFO"},
+        },
     }
 
 
 def main() -> None:
     """Serve until told to stop."""
     settings = api_settings()
+    logging.captureWarnings(True)
     config = uvicorn.Config(
         create_app(settings),
         log_config=logging_config(settings.api_log_level),

@@ -107,7 +107,9 @@ class ApiSettings(TrackerSettings):
     api_queue_size: int = Field(16, ge=0, description="pictures that may wait; beyond that the answer is 503")
     api_max_uploads: int = Field(32, ge=1, description="requests whose bodies may be in memory at once")
     api_deadline_seconds: float = Field(30, gt=0, description="time for one request, upload included")
-    api_workers: int = Field(0, ge=0, description="pictures looked at side by side; 0: by the cores granted")
+    api_workers: int = Field(
+        1, ge=1, description="pictures decoded side by side; the network takes one at a time, on all cores"
+    )
     api_device: Literal["cpu", "cuda"] = Field("cpu", description="where the network runs")
     api_cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="comma-separated origins of web pages that may call; none by default"
