@@ -59,6 +59,7 @@ from settings import (
     registry_command,
 )
 from tracker import (
+    METRICS_FILE,
     RegistryError,
     TrackerUnreachable,
     TrainingRun,
@@ -70,6 +71,7 @@ from tracker import (
     library_versions,
     open_experiment,
     quiet_mlflow,
+    read_metrics,
     sync,
     training_run,
     wait_for_tracker,
@@ -545,10 +547,18 @@ def import_folder(
             experiment_id, tags={"mlflow.user": who(), **tags}, run_name=run_name
         ).info.run_id
         client.log_param(run_id, "architecture", card.network.architecture)
+        _log_curves(client, run_id, folder)
     made = log_and_register(folder, name=name, tracking_uri=tracking_uri, run_id=run_id, tags=tags)
     with quiet_mlflow(), connection(tracking_uri) as client:
         client.set_terminated(run_id)
     return made, True
+
+
+def _log_curves(client: MlflowClient, run_id: str, folder: Path) -> None:
+    """Log the training curves that a folder brings along, if it does: train.py's metrics.jsonl."""
+    curves = read_metrics(folder / METRICS_FILE)
+    for start in range(0, len(curves), 1000):  # what one request may hold
+        client.log_batch(run_id, metrics=curves[start : start + 1000])
 
 
 def export_folder(found: RegisteredVersion, folder: Path) -> Path:

@@ -316,7 +316,7 @@ class TrainingRun:
             self._client = MlflowClient(tracking_uri=tracking_uri)
             self._outbox = Outbox(tracking_uri)
             self._lock = threading.Lock()  # metrics come from the training loop and from SystemMetrics
-            self._on_paper = _read_metrics(folder / METRICS_FILE)
+            self._on_paper = read_metrics(folder / METRICS_FILE)
             _end_last_line(folder / METRICS_FILE)
             self._known = {(metric.key, metric.step) for metric in self._on_paper}
 
@@ -471,7 +471,7 @@ def _end_last_line(path: Path) -> None:
             file.write("\n")
 
 
-def _read_metrics(path: Path) -> list[Metric]:
+def read_metrics(path: Path) -> list[Metric]:
     """Read metrics.jsonl; a last line cut short by a crash is left out."""
     if not path.is_file():
         return []
@@ -607,7 +607,7 @@ def open_experiment(client: MlflowClient, name: str, tracking_uri: str) -> str:
     """Make the experiment if there is none of that name, and return its id."""
     found = client.get_experiment_by_name(name)
     if found is None:
-        return str(client.create_experiment(name))
+        return str(client.create_experiment(name, artifact_location=_beside_database(tracking_uri)))
     if found.lifecycle_stage != "active":
         raise RegistryError(
             f"The experiment {name!r} was deleted at {tracking_uri}. Restore it on MLflow's page, or choose "
@@ -620,6 +620,13 @@ def open_experiment(client: MlflowClient, name: str, tracking_uri: str) -> str:
             "another experiment name."
         )
     return str(found.experiment_id)
+
+
+def _beside_database(tracking_uri: str) -> str | None:
+    """Return where a store without a server keeps files: beside its database, not in today's folder."""
+    if not tracking_uri.startswith("sqlite:///"):
+        return None  # a server decides for itself
+    return (Path(tracking_uri.removeprefix("sqlite:///")).resolve().parent / "artifacts").as_uri()
 
 
 def _log_config(client: MlflowClient, run_id: str, config: Mapping[str, Any]) -> None:

@@ -85,6 +85,8 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
     prepare_output(config)
     if process.rank == 0:
         tracker.check_tracker(config.mlflow_tracking_uri)  # now, not after the last epoch
+        if config.register_model:
+            registry.check_name(config.model_name, tracking_uri=config.mlflow_tracking_uri)
     train_samples, val_samples = read_data(config)
     training, order = build_training(config, process, train_samples, device)
     fingerprint = run_fingerprint(config, train_samples, val_samples)
@@ -276,7 +278,7 @@ def loader(config: TrainConfig, samples: Sequence[Sample], order: transforms.Epo
     return DataLoader(
         images, batch_sampler=order, num_workers=config.workers, collate_fn=transforms.collate,
         worker_init_fn=one_thread, prefetch_factor=4 if config.workers else None,
-        generator=torch.Generator(),  # its own, so that starting an epoch twice draws nothing from the network's
+        generator=torch.Generator(),  # its own: starting an epoch twice must draw nothing from the network's
     )  # fmt: skip
 
 
@@ -435,9 +437,12 @@ def validate(
         found = engine.evaluate(candidate, samples, description="validate")
         scores = metrics.coco_summary([s.truth for s in samples], found, CLASS_NAMES)
         run.log_metrics({f"val/{name}": value for name, value in scores.items()}, progress.step)
-        say(f"epoch {progress.epoch}: val map {scores['map']:.4f} map_50 {scores['map_50']:.4f}")
-        if scores["map"] > progress.best_map:
-            progress.best_map, progress.best_epoch, progress.stale = scores["map"], progress.epoch, 0
+        say(
+            f"epoch {progress.epoch}: val map {scores.get('map', 0):.4f} map_50 {scores.get('map_50', 0):.4f}"
+        )
+        if scores.get("map", 0.0) > progress.best_map:  # without a single truth box there is no mAP
+            progress.best_map, progress.best_epoch = scores.get("map", 0.0), progress.epoch
+            progress.stale = 0
             candidate.save_folder(config.output / "best", half=config.half)
         else:
             progress.stale += 1
@@ -491,7 +496,8 @@ def finish(
         )
     checkpoint_of(config).unlink(missing_ok=True)
     print(
-        f"{where}: val map {numbers['val/map']:.4f}, map_50 {numbers['val/map_50']:.4f}; at score "
+        f"{where}: val map {numbers.get('val/map', 0):.4f}, "
+        f"map_50 {numbers.get('val/map_50', 0):.4f}; at score "
         f"{point.score_threshold:.2f} weapon image recall {point.image_recall:.3f} with "
         f"{point.false_alarms_per_1000:.0f} false alarms per 1,000 weapon-free images (validation split)"
     )

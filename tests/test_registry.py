@@ -132,6 +132,17 @@ def test_same_folder_is_imported_once(two, tracker_uri):
     assert len(registry.list_versions("two", tracking_uri=tracker_uri)) == 2
 
 
+def test_training_curves_come_along_with_an_imported_folder(tracker_uri, small_model, tmp_path):
+    folder = model_folder(small_model, tmp_path / "curved", val__map=0.5)
+    lines = [
+        {"step": step, "timestamp": 1000 * step, "metrics": {"train/loss": 1 / step}} for step in (1, 2, 4)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made, _ = registry.import_folder(folder, name="curved", experiment="curved", tracking_uri=tracker_uri)
+    history = MlflowClient(tracker_uri).get_metric_history(made.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5), (4, 0.25)]
+
+
 def test_changed_file_in_the_store_is_refused(tracker_server, tracker_uri, small_model, tmp_path):
     made = import_model(small_model, tmp_path / "a", "changed", tracker_uri)
     (stored,) = [path for path in stored_files(tracker_server, made) if path.name == "model.json"]

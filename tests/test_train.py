@@ -1,0 +1,288 @@
+"""train.py from the command line to the registry, on pictures the project draws itself."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+import dataset
+import detector as detectors
+import engine
+import registry
+import tracker
+import train
+from settings import TorchrunSettings, train_config
+
+ROOT = Path(__file__).parents[1]
+TINY = [
+    "--preset", "smoke", "--epochs", "2", "--eval-epochs", "1", "--batch-size", "4", "--min-size", "96",
+    "--max-size", "96", "--fpn-channels", "16", "--box-head-width", "16", "--threads", "1", "--workers", "0",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("drawn") / "set"
+    dataset.draw_synthetic(root, train=24, test=4, seed=0)
+    return root
+
+
+@pytest.fixture
+def arguments(drawn, tmp_path, tracker_uri) -> list[str]:
+    name = tmp_path.name.replace("_", "-")
+    return [
+        *TINY, "--data", str(drawn), "--output", str(tmp_path / "run"), "--experiment", name,
+        "--model-name", name,
+    ]  # fmt: skip
+
+
+def run(arguments) -> None:
+    train.train(train_config(arguments), TorchrunSettings())
+
+
+def only_run(uri: str, experiment: str):
+    client = MlflowClient(uri)
+    found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    assert len(found) == 1
+    return client, found[0]
+
+
+def test_a_run_ends_with_a_champion_a_report_and_curves(arguments, tmp_path, tracker_uri, capsys):
+    run(arguments)
+    name = arguments[-1]
+    client, logged = only_run(tracker_uri, name)
+    assert logged.info.status == "FINISHED"
+    assert logged.data.params["lr"] == "0.001"
+    assert len(client.get_metric_history(logged.info.run_id, "val/map")) == 2
+    assert client.get_metric_history(logged.info.run_id, "train/epoch_loss_classifier")
+    inputs = {given.dataset.name for given in logged.inputs.dataset_inputs}
+    assert inputs == {"train", "val"}
+    version = registry.find_version(name, alias="champion", tracking_uri=tracker_uri)
+    folder = registry.download_version(version, tmp_path / "served")
+    card = detectors.load_folder(folder).card
+    assert card.operating_point.split == "val"
+    assert card.run_id == logged.info.run_id
+    assert card.data["train"]["images"] + card.data["val"]["images"] == 24
+    assert (tmp_path / "run" / "report" / "report.html").stat().st_size > 10_000
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    assert "false alarms per 1,000 weapon-free images (validation split)" in capsys.readouterr().out
+
+
+def test_a_second_run_becomes_the_challenger(arguments, tmp_path, tracker_uri):
+    run([*arguments, "--epochs", "1"])
+    run([*arguments, "--epochs", "1", "--output", str(tmp_path / "second")])
+    challenger = registry.find_version(arguments[-1], alias="challenger", tracking_uri=tracker_uri)
+    assert challenger.version == "2"
+
+
+def test_ctrl_c_saves_and_resume_finishes_the_same_run(arguments, tmp_path, tracker_uri, monkeypatch):
+    real, seen = engine.train_one_epoch, []
+
+    def interrupted(training, batches, *, names, after_step):
+        def press_ctrl_c(losses):
+            if training.progress.step == 3 and not seen:
+                seen.append(os.kill(os.getpid(), signal.SIGINT))
+            return after_step(losses)
+
+        return real(training, batches, names=names, after_step=press_ctrl_c)
+
+    monkeypatch.setattr(engine, "train_one_epoch", interrupted)
+    run(arguments)
+    assert (tmp_path / "run" / "checkpoint.pt").exists()
+    _, logged = only_run(tracker_uri, arguments[-1])
+    assert logged.info.status == "KILLED"
+    with pytest.raises(train.UnusableOutput, match="unfinished training"):
+        run(arguments)
+    run([*arguments, "--resume"])
+    _, logged = only_run(tracker_uri, arguments[-1])
+    assert logged.info.status == "FINISHED"
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_a_time_budget_ends_the_run_with_a_model(arguments, tmp_path, tracker_uri):
+    run([*arguments, "--epochs", "1000", "--minutes", "0.02"])
+    assert registry.find_version(arguments[-1], alias="champion", tracking_uri=tracker_uri).version == "1"
+
+
+def test_patience_ends_a_run_that_no_longer_improves(arguments, tracker_uri):
+    run([*arguments, "--epochs", "50", "--lr", "1e-12", "--patience", "2"])
+    client, logged = only_run(tracker_uri, arguments[-1])
+    evaluations = client.get_metric_history(logged.info.run_id, "val/map")
+    assert 3 <= len(evaluations) < 10
+
+
+# --- bad input --------------------------------------------------------------------------------------
+
+
+def test_an_absent_tracker_is_told_before_anything_else(drawn, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    start = time.monotonic()
+    with pytest.raises(tracker.TrackerUnreachable, match=r"127\.0\.0\.1:9"):
+        run([*TINY, "--data", str(drawn), "--output", str(tmp_path / "run")])
+    assert time.monotonic() - start < 60, "it must not try for minutes"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (["--data", "nowhere"], dataset.WrongLayout, "nowhere"),
+        (["--resume"], engine.WrongCheckpoint, "found none; leave --resume out"),
+        (["--weights", "nothing.pth"], detectors.DetectorError, "expected a weights file at nothing.pth"),
+        (["--weights", "coco"], detectors.DetectorError, "no COCO weights for fasterrcnn_mobilenet_v2_fpn"),
+        (["--architecture", "yolo"], detectors.DetectorError, "unknown architecture 'yolo'"),
+        (["--output", "/proc/nothing"], train.UnusableOutput, "expected a folder to write to"),
+        (["--trainable-layers", "5", "--architecture", "fasterrcnn_resnet50_fpn", "--norm", "frozen",
+          "--device", "cuda"], detectors.DetectorError, "sees no CUDA device"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence(change, error, message, arguments):
+    if "cuda" in change and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(error, match=message):
+        run([*arguments, *change])
+
+
+def test_an_empty_folder_says_what_is_expected(arguments, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(dataset.DatasetError, match="empty"):
+        run([*arguments, "--data", str(tmp_path / "empty")])
+
+
+def test_the_program_prints_a_sentence_and_no_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "train.py", "--preset", "smoke", "--data", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# --- configuration ----------------------------------------------------------------------------------
+
+
+def test_flags_win_over_environment_over_preset_over_default(monkeypatch):
+    assert train_config(["--data", "a"]).lr == 5e-3
+    assert train_config(["--data", "a", "--preset", "cpu"]).lr == 6e-4
+    monkeypatch.setenv("TRAIN_LR", "0.5")
+    assert train_config(["--data", "a", "--preset", "cpu"]).lr == 0.5
+    assert train_config(["--data", "a", "--preset", "cpu", "--lr", "0.25"]).lr == 0.25
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (ROOT / "config").glob("*.toml")))
+def test_every_preset_is_valid(preset):
+    config = train_config(["--data", "a", "--preset", preset])
+    assert config.architecture in detectors.ARCHITECTURES
+
+
+def test_several_roots_follow_one_flag():
+    config = train_config(["--data", "a", "b c", "d", "--epochs", "3"])
+    assert [str(root) for root in config.data] == ["a", "b c", "d"]
+    assert config.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "a", "--learning-rate", "1"], "unrecognized arguments: --learning-rate"),
+        (["--data", "a", "--lr", "fast"], r"lr: .*\(got 'fast'\)"),
+        (["--data", "a", "--epochs", "0"], "epochs: .*greater than or equal to 1"),
+        (["--epochs", "1"], "data: Field required"),
+        (["--data", "a", "--preset", "tiny"], "presets: best, cpu, original, smoke"),
+    ],
+)
+def test_a_wrong_flag_is_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train_config(arguments)
+    said = f"{stop.value.code}\n{capsys.readouterr().err}"
+    assert re.search(message, said), said
+
+
+def test_a_misspelt_key_in_a_preset_is_refused(tmp_path):
+    (tmp_path / "mine.toml").write_text("learning_rat = 1.0\n")
+    with pytest.raises(SystemExit, match="learning_rat: Extra inputs are not permitted"):
+        train_config(["--data", "a", "--preset", str(tmp_path / "mine.toml")])
+
+
+def test_the_originals_double_normalisation_is_two_normalisations():
+    config = train_config(["--data", "a", "--preset", "original", "--weights", "none"])
+    network = detectors.network_config(config.architecture, **train.network_overrides(config))
+    x, m, s = 0.8, 0.485, 0.229  # red
+    twice = ((x - m) / s - m) / s
+    assert (x - network.image_mean[0]) / network.image_std[0] == pytest.approx(twice)
+
+
+# --- slow -------------------------------------------------------------------------------------------
+
+
+def start(arguments, uri, *, launcher=(sys.executable,)) -> subprocess.Popen:
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*launcher, "train.py", *arguments], cwd=ROOT, env=environment)
+
+
+@pytest.mark.slow
+def test_a_run_killed_outright_resumes_to_the_same_weights(arguments, tmp_path, tracker_uri):
+    arguments = [*arguments, "--epochs", "4", "--checkpoint-minutes", "0.0001", "--no-register-model"]
+    whole = [*arguments, "--output", str(tmp_path / "whole")]
+    assert start(whole, tracker_uri).wait(600) == 0
+
+    killed = start(arguments, tracker_uri)
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    while not checkpoint.exists():
+        assert killed.poll() is None
+        time.sleep(0.05)
+    time.sleep(1.0)
+    killed.kill()  # SIGKILL: no handler runs
+    killed.wait()
+    # --output is part of what must not change between sittings, so the second sitting names the same
+    assert start([*arguments, "--resume"], tracker_uri).wait(600) == 0
+    left, right = (
+        detectors.load_state_dict(tmp_path / name / "best" / "weights.safetensors")
+        for name in ("whole", "run")
+    )
+    for key, value in left.items():
+        torch.testing.assert_close(value, right[key], rtol=0, atol=0, msg=key)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_run(arguments, tmp_path, tracker_uri):
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    assert start([*arguments, "--epochs", "3"], tracker_uri, launcher=torchrun).wait(900) == 0
+    client, shared = only_run(tracker_uri, arguments[-1])
+    assert len(client.get_metric_history(shared.info.run_id, "val/map")) == 3
+    alone = [*arguments, "--epochs", "3", "--output", str(tmp_path / "alone"), "--experiment", "alone"]
+    assert start(alone, tracker_uri).wait(900) == 0
+    _, single = only_run(tracker_uri, "alone")
+    name = "train/epoch_loss_classifier"
+    assert shared.data.metrics[name] == pytest.approx(single.data.metrics[name], rel=0.35)
+
+
+@pytest.mark.slow
+def test_the_smoke_preset_really_learns(tmp_path, tracker_uri):
+    """Random weights score below 0.01; the preset must find most of what it never trained on."""
+    root, output = tmp_path / "drawn", tmp_path / "run"
+    dataset.draw_synthetic(root, train=240, test=60, seed=0)
+    arguments = ["--preset", "smoke", "--data", str(root), "--output", str(output)]
+    arguments += ["--experiment", "smoke", "--model-name", "smoke", "--workers", "0"]
+    assert start(arguments, tracker_uri).wait(2400) == 0
+    report = json.loads((output / "report" / "report.json").read_text())
+    assert report["coco"]["map_50"] > 0.5
+    trained = detectors.load_folder(output / "best")
+    untrained = detectors.Detector(trained.card)
+    samples = dataset.read_samples([root], "test")
+    truths = [sample.truth for sample in samples]
+    scores = [
+        train.metrics.coco_summary(truths, engine.evaluate(one, samples, progress=False))["map_50"]
+        for one in (trained, untrained)
+    ]
+    assert scores[0] > 0.5
+    assert scores[1] < 0.05
