@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -57,30 +57,36 @@ def operating_point_ui(page: Page, card: ModelCard) -> None:
         return
     split = page.text(f"split_{point.split}")
     st.markdown(f"#### {page.text('model_measured', split=split)}")
-    figures = {
-        "metric_image_recall": ("alarm/image_recall", page.percent(point.image_recall)),
-        "metric_false_alarms": ("alarm/false_alarms_per_1000", f"{point.false_alarms_per_1000:.0f}"),
-        "metric_recall": ("alarm/recall", page.percent(point.recall)),
-        "metric_precision": ("alarm/precision", page.percent(point.precision)),
+    figures: dict[str, tuple[str, float, Callable[[float], str]]] = {
+        "metric_image_recall": ("alarm/image_recall", point.image_recall, page.percent),
+        "metric_false_alarms": ("alarm/false_alarms_per_1000", point.false_alarms_per_1000, per_thousand),
+        "metric_recall": ("alarm/recall", point.recall, page.percent),
+        "metric_precision": ("alarm/precision", point.precision, page.percent),
     }
-    for column, (key, (metric, value)) in zip(st.columns(4), figures.items(), strict=True):
-        metric_ui(column, page, key, value, interval(page, card, f"{point.split}/{metric}"))
+    for column, (key, (metric, value, form)) in zip(st.columns(4), figures.items(), strict=True):
+        metric_ui(column, page, key, form(value), interval(page, card, f"{point.split}/{metric}", form))
     rule = {"threshold": page.percent(point.score_threshold), "rule": point.rule}
     st.caption(
         page.text("model_images", **rule, **point.model_dump(include={"weapon_images", "weapon_free_images"}))
     )
 
 
-def interval(page: Page, card: ModelCard, metric: str) -> str | None:
-    """Return a metric's 95 % interval in words, None where the card has none."""
+def interval(page: Page, card: ModelCard, metric: str, form: Callable[[float], str]) -> str | None:
+    """Return a metric's 95 % interval in words, None where the card has none. form writes one value."""
     low, high = card.metrics.get(f"{metric}/low"), card.metrics.get(f"{metric}/high")
     if low is None or high is None:
         return None
+    return page.text("model_interval", low=form(low), high=form(high))
 
-    def shown(value: float) -> str:
-        return page.percent(value) if value <= 1 else f"{value:.0f}"
 
-    return page.text("model_interval", low=shown(low), high=shown(high))
+def per_thousand(value: float) -> str:
+    """Return a count in whole numbers."""
+    return f"{value:.0f}"
+
+
+def fraction(value: float) -> str:
+    """Return a metric as papers give it."""
+    return f"{value:.3f}"
 
 
 def curve_ui(page: Page, card: ModelCard) -> None:
@@ -130,8 +136,8 @@ def metrics_ui(page: Page, card: ModelCard) -> None:
         st.markdown(f"#### {page.text('model_quality', split=page.text(f'split_{split}'))}")
         columns = st.columns(4)
         for index, (key, metric) in enumerate(known.items()):
-            column, value = columns[index % len(columns)], f"{card.metrics[metric]:.3f}"
-            metric_ui(column, page, FRACTIONS[key], value, interval(page, card, metric))
+            note = interval(page, card, metric, fraction)
+            metric_ui(columns[index % 4], page, FRACTIONS[key], fraction(card.metrics[metric]), note)
 
 
 def metric_ui(column: DeltaGenerator, page: Page, key: str, value: str, note: str | None) -> None:

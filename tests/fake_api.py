@@ -192,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             threshold = float(query.get("score_threshold", [str(OPERATING_POINT.score_threshold)])[0])
             results = [
-                self.api.look(str(part.get_filename()), part.get_payload(decode=True), threshold)
+                self.api.look(str(part.get_filename()), bytes(part.get_payload(decode=True)), threshold)
                 for part in parts
             ]
             response = PredictResponse(

@@ -15,6 +15,7 @@ from PIL import Image
 
 import client
 from client import Client
+from schemas import ImageSize
 from tests.fake_api import FakeApi, detection
 
 FOUND = [
@@ -64,7 +65,7 @@ def test_predict_sends_every_photo_and_parameter(api):
         "max_detections": ["7"], "probabilities": ["true"],
     }  # fmt: skip
     assert [len(result.detections or ()) for result in response.results] == [3, 3]
-    assert response.results[0].image_size.model_dump() == {"width": 200, "height": 100}
+    assert response.results[0].image_size == ImageSize(width=200, height=100)
 
 
 def test_what_is_not_asked_for_is_not_sent(api):
@@ -74,8 +75,7 @@ def test_what_is_not_asked_for_is_not_sent(api):
 
 def test_one_bad_photo_is_its_own_result(api):
     response = Client(api.url).predict([("a.jpg", photo()), ("b.jpg", b"no picture")])
-    assert response.results[0].error is None
-    assert response.results[1].error.status == 415
+    assert [result.error and result.error.status for result in response.results] == [None, 415]
 
 
 def test_a_busy_api_is_asked_again(api):
@@ -100,6 +100,7 @@ def test_each_refusal_is_its_own_error_and_keeps_the_problem(api, name, status, 
     with pytest.raises(client.ServiceError, match="In the test's words") as caught:
         Client(api.url, retries=1).predict([("a.jpg", photo())])
     assert type(caught.value) is kind
+    assert caught.value.problem
     assert caught.value.problem.status == status
 
 

@@ -460,7 +460,12 @@ def test_a_correction_is_kept_only_after_consent(start, tmp_path):
     (annotation,) = (folder / "annotations" / "xmls").iterdir()
     root = ET.parse(annotation).getroot()
     assert [thing.findtext("name") for thing in root.iter("object")] == ["smartphone"]
-    assert [int(value.text) for value in root.find("object/bndbox")] == [32, 48, 160, 192]
+    assert [int(root.findtext(f"object/bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")] == [
+        32,
+        48,
+        160,
+        192,
+    ]
     assert (folder / "images" / root.findtext("filename")).is_file()
 
 

@@ -1,0 +1,296 @@
+"""The page in a real headless Chromium: upload, slider, language, download, the API gone and back.
+
+Needs Debian's chromium and chromium-driver. The page runs as people run it; the API is a small real one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.conftest import free_port
+from tests.fake_api import FakeApi, detection
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).parents[1]
+WAIT_S = 60
+CHROMIUM_FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
+)  # fmt: skip
+FOUND = [
+    detection("pistol", 0.91, 10, 20, 50, 80),
+    detection("smartphone", 0.72, 55, 10, 95, 60),
+    detection("knife", 0.31, 5, 60, 30, 95),
+]
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[FakeApi]:
+    with FakeApi(FOUND) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def page_url(api, tmp_path_factory) -> Iterator[str]:
+    port, log = free_port(), tmp_path_factory.mktemp("page") / "log.txt"
+    command = [
+        sys.executable, "-m", "streamlit", "run", "web.py", "--server.port", str(port),
+        "--server.address", "127.0.0.1", "--server.fileWatcherType", "none",
+    ]  # fmt: skip
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "API_URL": api.url}, stdout=stream, stderr=stream
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_for(lambda: answers(f"{url}/_stcore/health"))
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
+    assert "Traceback" not in log.read_text()
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return response.status == 200
+    except OSError:
+        return False
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < end, "the page did not come up"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def open_page(page_url, tmp_path) -> Iterator[Callable[..., Visitor]]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.fail("the browser tests need Chromium: apt-get install chromium chromium-driver")
+    drivers: list[webdriver.Chrome] = []
+
+    def open_page(language: str = "en-US", width: int = 1280, height: int = 900) -> Visitor:
+        options = webdriver.ChromeOptions()
+        options.binary_location = chromium
+        profile = tmp_path / f"profile-{len(drivers)}"
+        for flag in (
+            *CHROMIUM_FLAGS,
+            f"--user-data-dir={profile}",
+            f"--window-size={width},{height}",
+            f"--lang={language}",
+        ):
+            options.add_argument(flag)
+        downloads = tmp_path / "downloads"
+        downloads.mkdir(exist_ok=True)
+        options.add_experimental_option(
+            "prefs", {"intl.accept_languages": language, "download.default_directory": str(downloads)}
+        )
+        browser = webdriver.Chrome(options=options, service=Service(driver))
+        drivers.append(browser)
+        if width < 500:
+            browser.execute_cdp_cmd(
+                "Emulation.setDeviceMetricsOverride",
+                {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": True},
+            )
+        browser.get(page_url)
+        visitor = Visitor(browser, downloads)
+        visitor.find("input[type=file]")
+        return visitor
+
+    yield open_page
+    for browser in drivers:
+        browser.quit()
+
+
+class Visitor:
+    """A person in front of the page."""
+
+    def __init__(self, browser: webdriver.Chrome, downloads: Path) -> None:
+        self.browser, self.downloads = browser, downloads
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        WebDriverWait(self.browser, WAIT_S, ignored_exceptions=[Exception]).until(lambda _: condition())
+
+    def find(self, selector: str, words: str = "") -> WebElement:
+        def hits() -> list[WebElement]:
+            found = self.browser.find_elements(By.CSS_SELECTOR, selector)
+            return [element for element in found if words in element.text]
+
+        self.wait(hits)
+        return hits()[0]
+
+    def reads(self, words: str) -> None:
+        """Wait until the page says words."""
+        self.wait(lambda: words in self.words())
+
+    def words(self) -> str:
+        return str(self.browser.find_element(By.TAG_NAME, "body").text)
+
+    def upload(self, *paths: Path) -> None:
+        self.find("input[type=file]").send_keys("\n".join(map(str, paths)))
+
+    def downloaded(self, pattern: str) -> Path:
+        self.wait(lambda: [p for p in self.downloads.glob(pattern) if not p.name.endswith(".crdownload")])
+        return next(self.downloads.glob(pattern))
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    path = tmp_path / "shop.jpg"
+    Image.radial_gradient("L").resize((640, 480)).convert("RGB").save(path)
+    return path
+
+
+def shown_pixels(visitor: Visitor) -> bytes:
+    """Return the photo with boxes as the browser shows it."""
+    image = visitor.find("[data-testid=stImage] img[alt*='shop.jpg']")
+    return image.screenshot_as_png
+
+
+def test_a_photo_gets_its_answer_and_boxes(open_page, photo, tmp_path):
+    visitor = open_page()
+    visitor.upload(photo)
+    visitor.reads("Possible weapon: pistol (91% sure). A person must confirm.")
+    visitor.wait(lambda: len(shown_pixels(visitor)) > 5000)
+    path = tmp_path / "shown.png"
+    path.write_bytes(shown_pixels(visitor))
+    red, green, blue = np.moveaxis(np.asarray(Image.open(path).convert("RGB")).astype(int), 2, 0)
+    assert ((red > 180) & (green > 60) & (green < 130) & (blue < 60)).sum() > 1000  # vermilion
+    assert ((red < 50) & (green > 80) & (green < 150) & (blue > 140)).sum() > 1000  # blue
+
+
+def test_the_slider_answers_to_the_keyboard_without_a_new_request(api, open_page, photo):
+    visitor = open_page()
+    visitor.upload(photo)
+    visitor.reads("Possible weapon: pistol")
+    asked = len(api.requests)
+    handle = visitor.find("input[type=range]")
+    handle.send_keys(Keys.HOME)
+    visitor.reads("knife (31% sure)")
+    visitor.find("input[type=range]").send_keys(Keys.END)
+    visitor.reads("No weapon found")
+    assert len(api.requests) == asked
+
+
+def test_the_browser_chooses_the_language_and_the_switch_changes_it(open_page, photo):
+    visitor = open_page("ru-RU")
+    visitor.upload(photo)
+    visitor.reads("Возможно, оружие: пистолет")
+    visitor.find("button", "English").click()
+    visitor.reads("Possible weapon: pistol")
+    assert "оружие" not in visitor.words()
+
+
+def test_downloads_are_what_their_names_say(open_page, photo):
+    visitor = open_page()
+    visitor.upload(photo)
+    visitor.reads("Possible weapon: pistol")
+    visitor.find("button", "Picture (JPEG)").click()
+    assert Image.open(visitor.downloaded("shop-boxes.jpg")).size == (640, 480)
+    visitor.find("button", "JSON").click()
+    content = json.loads(visitor.downloaded("shop.json").read_text())
+    assert [d["label"] for d in content["results"][0]["detections"]] == ["pistol", "smartphone"]
+
+
+def test_the_api_goes_and_comes_back_and_nothing_is_lost(api, open_page, photo, tmp_path):
+    other = tmp_path / "other.jpg"
+    Image.linear_gradient("L").convert("RGB").save(other)
+    visitor = open_page()
+    visitor.upload(photo)
+    visitor.reads("Possible weapon: pistol")
+    api.stop()
+    try:
+        visitor.upload(other)
+        visitor.reads("The detector cannot be reached at the moment")
+        visitor.reads("Possible weapon: pistol")  # the first photo's answer stands
+    finally:
+        api.start()
+    visitor.reads("Possible weapon in 2 of 2 photos")  # by itself
+    assert "cannot be reached" not in visitor.words()
+
+
+def test_two_people_do_not_see_each_other(open_page, photo):
+    first, second = open_page(), open_page()
+    first.upload(photo)
+    first.reads("Possible weapon: pistol")
+    second.browser.refresh()
+    second.reads("Add a photo above")
+    assert "shop.jpg" not in second.words()
+
+
+def test_an_example_of_the_gallery_is_one_press_away(open_page):
+    visitor = open_page()
+    visitor.find("button", "Check").click()
+    visitor.reads("Possible weapon: pistol")
+
+
+@pytest.mark.parametrize(("language", "words"), [("en-US", "Possible weapon"), ("ru-RU", "Возможно, оружие")])
+def test_a_phone_never_scrolls_sideways(open_page, photo, language, words):
+    visitor = open_page(language, width=390, height=850)
+    visitor.upload(photo)
+    visitor.reads(words)
+    wide = "return document.scrollingElement.scrollWidth"
+    assert visitor.browser.execute_script(wide) <= 390
+
+
+def test_pictures_buttons_and_fields_have_names_for_a_screen_reader(open_page, photo):
+    visitor = open_page()
+    visitor.upload(photo)
+    visitor.reads("Possible weapon: pistol")
+    pictures = visitor.browser.find_elements(By.CSS_SELECTOR, "[data-testid=stImage] img")
+    assert len(pictures) >= 9
+    assert all((picture.get_attribute("alt") or "").strip() for picture in pictures)
+    nameless = [
+        element.get_attribute("outerHTML")[:200]
+        for element in visitor.browser.find_elements(By.CSS_SELECTOR, "button, input:not([type=file])")
+        if element.is_displayed() and not element.accessible_name
+    ]
+    assert nameless == []
+
+
+def test_nothing_of_the_photo_is_left_on_disk(open_page, page_url, photo):
+    """The page's process has no file open that a photo could be in, and its folder has no new file."""
+    before = {
+        path for path in ROOT.rglob("*") if "__pycache__" not in path.parts and ".git" not in path.parts
+    }
+    visitor = open_page()
+    visitor.upload(photo)
+    visitor.reads("Possible weapon: pistol")
+    port = page_url.rsplit(":", 1)[-1]
+    pids = [p.name for p in Path("/proc").iterdir() if p.name.isdigit() and port in command_line(p)]
+    assert pids
+    opened = [str(fd.readlink()) for pid in pids for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    assert not [name for name in opened if re.search(r"\.(jpg|png|tmp)|upload|spool|/tmp/tmp", name)]
+    after = {path for path in ROOT.rglob("*") if "__pycache__" not in path.parts and ".git" not in path.parts}
+    assert not {path for path in after - before if path.suffix in (".jpg", ".png", ".jpeg")}
+
+
+def command_line(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text()
+    except OSError:
+        return ""
