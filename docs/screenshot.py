@@ -81,8 +81,9 @@ def choose(browser: webdriver.Chrome, example: str) -> None:
 
 def write_page(browser: webdriver.Chrome, width: int, output: Path) -> None:
     """Write the whole page, however long, as a PNG file."""
-    tall = "return Math.max(...[...document.querySelectorAll('[data-testid=stMain], body')].map(e => e.scrollHeight))"
-    resize(browser, width, int(browser.execute_script(tall)))
+    parts = "document.querySelectorAll('[data-testid=stMain], body')"
+    height = browser.execute_script(f"return Math.max(...[...{parts}].map(e => e.scrollHeight))")
+    resize(browser, width, int(height))
     time.sleep(1)
     output.parent.mkdir(parents=True, exist_ok=True)
     browser.save_screenshot(str(output))
