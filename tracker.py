@@ -32,6 +32,8 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.environment_variables import (
     MLFLOW_DISABLE_TELEMETRY,
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR,
+    MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD,
+    MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD,
     MLFLOW_HTTP_REQUEST_MAX_RETRIES,
     MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
 )
@@ -119,10 +121,21 @@ def _keep_private() -> None:
         set_telemetry_client()  # type: ignore[no-untyped-call]
 
 
+def _go_through_the_tracker() -> None:
+    """Send and fetch files through the tracker, unless the environment says otherwise.
+
+    MLflow would otherwise go past it, to the S3 store's own address, which often only the tracker reaches.
+    """
+    for switch in (MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD, MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD):
+        if not switch.is_set():  # type: ignore[no-untyped-call]
+            switch.set(False)  # type: ignore[no-untyped-call]
+
+
 @contextlib.contextmanager
 def connection(tracking_uri: str) -> Iterator[MlflowClient]:
     """Give MLflow's client, and turn its errors into sentences."""
     _keep_private()
+    _go_through_the_tracker()
     mlflow.set_tracking_uri(tracking_uri)  # parts of MLflow look there, whatever the client was told
     try:
         yield MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
