@@ -39,7 +39,7 @@ from urllib3.util.retry import Retry
 import imaging
 from schemas import Detection, ImageResult, ModelInfo, PredictResponse, Problem
 from settings import PredictConfig, predict_config
-from texts import class_name
+from texts import class_name, percent
 
 CONNECT_TIMEOUT_S = 3.0
 RETRY_STATUS = 503
@@ -416,7 +416,7 @@ def draw_detections(
 ) -> imaging.Image:
     """Draw detections on a copy of image, each captioned with its name and how sure the model is."""
     boxes = np.array([list(d.box.model_dump().values()) for d in detections], np.float32).reshape(-1, 4)
-    captions = [f"{class_name(d.label, language)} {d.score:.0%}" for d in detections]
+    captions = [f"{class_name(d.label, language)} {percent(d.score, language)}" for d in detections]
     return imaging.draw_boxes(image, boxes, captions, [d.dangerous for d in detections])
 
 

@@ -30,7 +30,7 @@ from client import (
 )
 from schemas import Detection, ImageResult, ModelInfo, Problem
 from settings import WebSettings
-from texts import class_name, text
+from texts import class_name, percent, text
 
 MODEL_REFRESH_S = 10.0  # a newly promoted model is noticed within this time
 ANSWERS_KEPT = 500
@@ -228,9 +228,8 @@ class Page:
         return self.text("answer_sure", name=name, score=self.percent(detection.score))
 
     def percent(self, fraction: float) -> str:
-        """Return a fraction in whole percent, never rounded up to certainty."""
-        whole = 100 if fraction == 1 else min(99, round(fraction * 100))
-        return self.text("percent", value=whole)
+        """Return a fraction in whole percent, in this person's language."""
+        return percent(fraction, self.language)
 
 
 def weapons(detections: Sequence[Detection], score_threshold: float) -> list[Detection]:

@@ -400,6 +400,12 @@ def text(language: str, key: str, **values: object) -> str:
     return TEXTS[key][language].format(**values)
 
 
+def percent(fraction: float, language: str) -> str:
+    """Return a fraction in whole percent; only 1 itself is 100: no model is certain."""
+    whole = 100 if fraction == 1 else min(99, round(fraction * 100))
+    return text(language, "percent", value=whole)
+
+
 def class_name(label: str, language: str) -> str:
     """Return the name people use for a class, or the class's own name where nobody gave one."""
     return CLASS_TEXTS.get(label, {}).get(language, label)
