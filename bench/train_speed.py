@@ -1,0 +1,138 @@
+"""How fast a training step is, beside detecto's own: `python bench/train_speed.py [ARCHITECTURE ...]`.
+
+In one run, for the same images and the same network with the same random weights:
+
+    detecto     detecto.core.Model.fit, as its README shows it: images decoded anew, float32, the budgets of
+                torchvision
+    train.py    our loop with the preset `cpu`: images in memory, one worker, channels last, smaller budgets,
+                bfloat16 where the processor multiplies it
+
+and then where the time of our step goes. The images are drawn (dataset.draw_synthetic), 640 x 480.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import detecto.core
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import dataset
+import detector as detectors
+import engine
+import train
+import transforms
+from detections import CLASS_NAMES
+from settings import TorchrunSettings, TrainConfig, train_config
+
+IMAGES = 16
+PARTS = {  # what a line of the profile starts with -> the part of the step it belongs to
+    "aten::convolution_backward": "convolutions, backward",
+    "aten::mkldnn_convolution": "convolutions, forward",
+    "aten::_slow_conv2d": "convolutions, 1x1",
+    "aten::native_batch_norm": "batch norm",
+    "torchvision::_roi_align": "RoIAlign",
+    "torchvision::roi_align": "RoIAlign",
+    "aten::mm": "box head and linear layers",
+    "aten::addmm": "box head and linear layers",
+    "aten::hardtanh": "activations",
+    "aten::copy_": "copies and layout changes",
+    "torchvision::nms": "non-maximum suppression",
+}
+
+
+def detecto_rate(config: TrainConfig, root: Path) -> float:
+    """Return images per second of detecto's own fit on the network of config."""
+    model = object.__new__(detecto.core.Model)  # its constructor would download a backbone
+    sizes = {
+        "min_size": config.min_size,
+        "max_size": config.max_size,
+    }  # the same; the budgets are torchvision's
+    stock = detectors.network_config(
+        config.architecture, **sizes, rpn_post_nms_top_n=1000, roi_sampling_ratio=2
+    )
+    network = detectors.build_network(stock, len(CLASS_NAMES))
+    detectors.freeze_backbone(network, config.trainable_layers)
+    model._device, model._model, model._classes = torch.device("cpu"), network, list(CLASS_NAMES)
+    model._int_mapping = {name: label for label, name in enumerate(CLASS_NAMES)}
+    images = detecto.core.Dataset(str(root / "annotations" / "xmls"), str(root / "images"))
+    batches = detecto.core.DataLoader(
+        torch.utils.data.Subset(images, range(min(IMAGES, len(images)))), batch_size=config.batch_size
+    )
+    start = time.perf_counter()
+    model.fit(batches, epochs=1, verbose=False)
+    return len(batches.dataset) / (time.perf_counter() - start)
+
+
+def our_rate(config: TrainConfig, root: Path) -> tuple[float, float, profile]:
+    """Return images per second of our loop, the share of it spent waiting for data, and a profile."""
+    samples = [s for s in dataset.read_samples([root], "train") if len(s.labels)][:IMAGES]
+    training, order = train.build_training(config, TorchrunSettings(), samples, torch.device("cpu"))
+    batches = train.loader(config, samples, order)
+    names, never = [sample.name for sample in samples], lambda _losses: False
+    engine.train_one_epoch(training, batches, names=names, after_step=never)  # warm up
+    order.epoch = 1
+    waited = [0.0]
+    start = time.perf_counter()
+    engine.train_one_epoch(training, timed(batches, waited), names=names, after_step=never)
+    seconds = time.perf_counter() - start
+    ready = list(batches)[:1]
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        engine.train_one_epoch(training, ready, names=names, after_step=never)
+    return len(order) * config.batch_size / seconds, waited[0] / seconds, recorded
+
+
+def timed(batches: torch.utils.data.DataLoader, waited: list[float]):
+    """Pass batches on and add up the time spent waiting for each but the first."""
+    iterator, first = iter(batches), True
+    while True:
+        start = time.perf_counter()
+        batch: transforms.Batch | None = next(iterator, None)
+        if not first:
+            waited[0] += time.perf_counter() - start
+        if batch is None:
+            return
+        first = False
+        yield batch
+
+
+def print_profile(recorded: profile) -> None:
+    """Print the share of each part of the step."""
+    shares: dict[str, float] = {}
+    for event in recorded.key_averages():
+        part = next((name for start, name in PARTS.items() if event.key.startswith(start)), "everything else")
+        shares[part] = shares.get(part, 0.0) + event.self_cpu_time_total
+    total = sum(shares.values())
+    for part, spent in sorted(shares.items(), key=lambda item: -item[1]):
+        print(f"    {part:<28} {spent / total:5.0%}")
+
+
+def main() -> None:
+    """Measure and print."""
+    architectures = sys.argv[1:] or ["fasterrcnn_mobilenet_v2_fpn"]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "drawn"
+        dataset.draw_synthetic(root, train=3 * IMAGES, test=1, seed=0)
+        for architecture in architectures:
+            flags = ["--preset", "cpu", "--data", str(root), "--architecture", architecture]
+            flags += ["--min-size", "320", "--max-size", "320", "--rpn-post-nms-top-n", "300"]
+            config = train_config(
+                [*flags, "--roi-sampling-ratio", "1", "--batch-size", "4", "--workers", "1"]
+            )
+            theirs = detecto_rate(config, root)
+            ours, waiting, recorded = our_rate(config, root)
+            print(
+                f"{architecture}: detecto {theirs:.2f} images/s, train.py {ours:.2f} images/s, "
+                f"{ours / theirs:.1f}x; waiting for data {waiting:.1%} of the time"
+            )
+            print_profile(recorded)
+
+
+if __name__ == "__main__":
+    main()
