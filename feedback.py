@@ -74,7 +74,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def to_voc(file_name: str, size_wh: tuple[int, int], corrections: Sequence[Correction]) -> bytes:
-    """Return the Pascal VOC annotation: whole pixels counted from 1, inside the picture."""
+    """Return the Pascal VOC annotation: whole pixels, inside the picture."""
     root = ET.Element("annotation")
     for tag, value in (("folder", "images"), ("filename", file_name)):
         ET.SubElement(root, tag).text = value
@@ -88,7 +88,7 @@ def to_voc(file_name: str, size_wh: tuple[int, int], corrections: Sequence[Corre
         place = ET.SubElement(thing, "bndbox")
         corners = (("xmin", x1, 0), ("ymin", y1, 1), ("xmax", x2, 0), ("ymax", y2, 1))
         for tag, coordinate, axis in corners:
-            ET.SubElement(place, tag).text = str(int(np.clip(round(coordinate), 1, size_wh[axis])))
+            ET.SubElement(place, tag).text = str(int(np.clip(round(coordinate), 0, size_wh[axis])))
     ET.indent(root)
     return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True))
 

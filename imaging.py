@@ -303,7 +303,7 @@ def _draw_caption(
 def _caption_font(draw: ImageDraw.ImageDraw, caption: str) -> tuple[ImageFont.FreeTypeFont, int]:
     """Return the font and the padding with which caption is legible and no wider than the picture."""
     width, height = draw.im.size
-    size = max(MIN_FONT_PX, round(min(max(width, height) / 38, min(width, height) / 7)))
+    size = max(MIN_FONT_PX, round(min(max(width, height) / 28, min(width, height) / 7)))
     while True:
         font, padding = ImageFont.truetype(str(FONT_PATH), size), max(2, size // 4)
         if size <= MIN_FONT_PX or font.getlength(caption) + 2 * padding < width:

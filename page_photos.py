@@ -307,11 +307,11 @@ def picture_ui(
             width="stretch",
             alt=alt_original,
         )
-        right.image(imaging.encode_image(drawn), caption=legend(page), width="stretch", alt=alt)
+        right.image(imaging.encode_image(drawn), caption=legend(page, shown), width="stretch", alt=alt)
     elif view == "view_original":
         st.image(imaging.encode_image(original), width="stretch", alt=alt_original)
     else:
-        st.image(imaging.encode_image(drawn), width="stretch", alt=alt, caption=legend(page))
+        st.image(imaging.encode_image(drawn), width="stretch", alt=alt, caption=legend(page, shown))
 
 
 def zoom_ui(page: Page, photo: Photo, shown: Sequence[Detection]) -> Detection | None:
@@ -326,9 +326,12 @@ def zoom_ui(page: Page, photo: Photo, shown: Sequence[Detection]) -> Detection |
     return shown[index - 1] if index else None
 
 
-def legend(page: Page) -> str:
-    """Return what the two kinds of box mean."""
-    return f"{page.text('legend_weapon')} · {page.text('legend_lookalike')}"
+def legend(page: Page, shown: Sequence[Detection]) -> str | None:
+    """Return what the kinds of box mean that are drawn, None where there is none."""
+    kinds = {True: page.text("legend_weapon"), False: page.text("legend_lookalike")}
+    return (
+        " · ".join(words for kind, words in kinds.items() if any(d.dangerous is kind for d in shown)) or None
+    )
 
 
 def boxes_of(detections: Sequence[Detection]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

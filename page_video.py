@@ -201,7 +201,7 @@ def frame_ui(page: Page, photo: Photo, looks: Sequence[Look], threshold: float) 
     _, sentence = answer(page, look.detections, threshold)
     alt = page.text("video_alt", time=f"{look.time_s:.1f} s", answer=sentence)
     drawn = draw_detections(image, shown, page.language)
-    st.image(imaging.encode_image(drawn), caption=legend(page), width="content", alt=alt)
+    st.image(imaging.encode_image(drawn), caption=legend(page, shown), width="content", alt=alt)
 
 
 def clip_ui(page: Page, photo: Photo, looks: Sequence[Look], threshold: float) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from skimage import data
 from streamlit.testing.v1 import AppTest
 
+import dataset
 import feedback
 import imaging
 import page_photos
@@ -467,6 +468,15 @@ def test_a_correction_is_kept_only_after_consent(start, tmp_path):
         192,
     ]
     assert (folder / "images" / root.findtext("filename")).is_file()
+
+
+def test_corrections_train_the_next_model(tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (120, 200, 3), np.uint8)
+    feedback.keep(tmp_path, image, [feedback.Correction("smartphone", (-3, 20.4, 250, 90))])
+    feedback.keep(tmp_path, image // 2, [])
+    samples = dataset.read_samples([tmp_path], "train")
+    found = sorted((sample.labels.tolist(), sample.boxes.tolist()) for sample in samples)
+    assert found == [([], []), ([5], [[0, 20, 200, 90]])]  # 5 is the smartphone
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(start):
