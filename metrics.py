@@ -6,6 +6,7 @@ matching is greedy, best score first, each truth box taken once. Fractions, neve
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -365,7 +366,8 @@ def choose_operating_point(
     """Choose the alarm threshold: highest image-level weapon recall within the false alarm budget.
 
     The threshold is the score of an observed weapon image, so that an alarm at score >= threshold catches
-    it; among thresholds of equal recall the highest is taken. Where that rule cannot decide (no weapon-free
+    it; among thresholds of equal recall the highest is taken, rounded down to a whole hundredth (a stop of
+    the page's slider) if that keeps to the budget too. Where that rule cannot decide (no weapon-free
     image, no weapon image, or no threshold within the budget) the threshold of best F1 over pistol and knife
     boxes is taken, then of best F1 over all classes, and `rule` says so. With nothing found at all it is 1.
 
@@ -396,8 +398,12 @@ def choose_operating_point(
 def _alarm_threshold(alarms: ImageAlarms, max_false_alarms_per_1000: float) -> float | None:
     """Return the lowest score of a weapon image that keeps to the budget, None if none does."""
     candidates = np.unique(alarms.scores[alarms.armed & (alarms.scores >= 0)])
-    within = (t for t in candidates.tolist() if alarms.false_alarms_per_1000(t) <= max_false_alarms_per_1000)
-    return next(within, None)
+    for score in candidates.tolist():
+        hundredth = math.floor(100 * score) / 100
+        for threshold in (hundredth, score):
+            if alarms.false_alarms_per_1000(threshold) <= max_false_alarms_per_1000:
+                return float(threshold)
+    return None
 
 
 def _best_f1_threshold(

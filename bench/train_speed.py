@@ -50,13 +50,11 @@ PARTS = {  # what a line of the profile starts with -> the part of the step it b
 def detecto_rate(config: TrainConfig, root: Path) -> float:
     """Return images per second of detecto's own fit on the network of config."""
     model = object.__new__(detecto.core.Model)  # its constructor would download a backbone
-    sizes = {
-        "min_size": config.min_size,
-        "max_size": config.max_size,
-    }  # the same; the budgets are torchvision's
+    # The same input size; proposals and sampling are torchvision's.
     stock = detectors.network_config(
-        config.architecture, **sizes, rpn_post_nms_top_n=1000, roi_sampling_ratio=2
-    )
+        config.architecture, min_size=config.min_size, max_size=config.max_size,
+        rpn_post_nms_top_n=1000, roi_sampling_ratio=2,
+    )  # fmt: skip
     network = detectors.build_network(stock, len(CLASS_NAMES))
     detectors.freeze_backbone(network, config.trainable_layers)
     model._device, model._model, model._classes = torch.device("cpu"), network, list(CLASS_NAMES)

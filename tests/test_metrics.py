@@ -229,10 +229,22 @@ ALARM_FOUND = [
 )
 def test_operating_point_by_hand(budget, threshold, recall, false_alarms):
     point = metrics.choose_operating_point(ALARM_TRUTHS, ALARM_FOUND, max_false_alarms_per_1000=budget)
-    assert point.score_threshold == np.float32(threshold)
+    assert point.score_threshold == pytest.approx(threshold, abs=1e-6)
     assert (point.image_recall, point.false_alarms_per_1000) == (recall, false_alarms)
     assert (point.weapon_images, point.weapon_free_images) == (5, 4)
     assert f"at most {budget} false alarms" in point.rule
+
+
+def test_operating_point_is_a_stop_of_the_slider_where_the_budget_allows():
+    truths = [truth((A, PISTOL)), truth((A, PISTOL)), truth()]
+    free = metrics.choose_operating_point(
+        truths, [found((A, PISTOL, 0.876)), found((A, PISTOL, 0.514)), found((A, PISTOL, 0.4))]
+    )
+    assert free.score_threshold == 0.51
+    tight = metrics.choose_operating_point(
+        truths, [found((A, PISTOL, 0.876)), found((A, PISTOL, 0.514)), found((A, PISTOL, 0.512))]
+    )
+    assert tight.score_threshold == np.float32(0.514), "0.51 would let a false alarm in"
 
 
 def test_operating_point_counts_weapon_boxes_each_against_its_own_class():
