@@ -1,8 +1,8 @@
 """Takes the README's picture of the page from a running demo.
 
     make demo                                        # in another terminal
-    python docs/screenshot.py http://127.0.0.1:8501 docs/page.png
-    python docs/screenshot.py http://127.0.0.1:8501 docs/page-ru.png ru 390
+    python docs/screenshot.py http://127.0.0.1:8501 docs/screenshot.png
+    python docs/screenshot.py http://127.0.0.1:8501 /tmp/phone-ru.png ru 390
 
 Arguments: the page's address, the picture to write, the language (en) and the width in pixels (1280).
 Needs selenium (requirements-dev.txt) and Debian's chromium and chromium-driver.
@@ -25,7 +25,7 @@ FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
 )  # fmt: skip
-EXAMPLES = ("example_01-pistol-in-a-hand",)
+EXAMPLES = ("example_07-pistol-smartphone-and-wallet",)
 WAIT_S = 90
 
 
