@@ -36,6 +36,10 @@ test: $(DEV_DONE) ## the tests that need neither browser, containers nor minutes
 test-browser: $(DEV_DONE) ## the page in a real headless Chromium (Debian: chromium chromium-driver)
 	$(BIN)/python -m pytest -m "browser and not compose" $(ARGS)
 
+.PHONY: screenshot
+screenshot: $(DEV_DONE) ## take the README's picture of the page; make demo must be running
+	$(BIN)/python docs/screenshot.py "http://127.0.0.1:$${WEB_PORT:-8501}" docs/screenshot.png
+
 test-slow: $(DEV_DONE) ## tests that train the real network: minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
 

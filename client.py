@@ -115,7 +115,7 @@ class Client:
         self._timeout = (CONNECT_TIMEOUT_S, read_timeout_s)
         retry = Retry(
             total=retries, connect=0, read=0, redirect=0, status=retries, status_forcelist=[RETRY_STATUS],
-            allowed_methods=None, backoff_factor=0.25, backoff_max=8, retry_after_max=30,
+            allowed_methods=None, backoff_factor=0.25, backoff_max=8, retry_after_max=10,
             raise_on_status=False,
         )  # fmt: skip
         self._session = requests.Session()

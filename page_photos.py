@@ -6,6 +6,7 @@ import csv
 import io
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -386,13 +387,9 @@ def downloads_ui(page: Page, photo: Photo, result: ImageResult, choice: Choice) 
     stem = PurePath(photo.name).stem or "photo"
     shown = choice.of(result.detections or ())
 
-    def picture(image_format: str) -> bytes:
-        drawn = draw_detections(imaging.decode_image(photo.content), shown, page.language)
-        return imaging.encode_image(drawn, image_format)
-
     files = (
-        ("download_jpeg", f"{stem}-boxes.jpg", "image/jpeg", lambda: picture("JPEG")),
-        ("download_png", f"{stem}-boxes.png", "image/png", lambda: picture("PNG")),
+        ("download_jpeg", f"{stem}-boxes.jpg", "image/jpeg", lambda: drawn_file(page, photo, shown)),
+        ("download_png", f"{stem}-boxes.png", "image/png", lambda: drawn_file(page, photo, shown, "PNG")),
         ("download_json", f"{stem}.json", "application/json", lambda: json_of(page, [result], choice)),
         ("download_csv", f"{stem}.csv", "text/csv", lambda: csv_of([result], choice)),
     )
@@ -402,6 +399,12 @@ def downloads_ui(page: Page, photo: Photo, result: ImageResult, choice: Choice) 
                 page.text(key), data=make, file_name=file_name, mime=mime, icon=":material/download:",
                 key=f"{key}_{photo.digest}", on_click="ignore",
             )  # fmt: skip
+
+
+def drawn_file(page: Page, photo: Photo, shown: Sequence[Detection], image_format: str = "JPEG") -> bytes:
+    """Return the photo at its full size with boxes, as a file."""
+    drawn = draw_detections(imaging.decode_image(photo.content), shown, page.language)
+    return imaging.encode_image(drawn, image_format)
 
 
 def chosen(result: ImageResult, choice: Choice) -> ImageResult:
@@ -442,8 +445,7 @@ def zip_of(
         archive.writestr("detections.csv", csv_of(results, choice))
         for index, (photo, outcome) in enumerate(zip(photos, outcomes, strict=True), start=1):
             if isinstance(outcome, ImageResult):
-                shown = choice.of(outcome.detections or ())
-                drawn = draw_detections(imaging.decode_image(photo.content), shown, page.language)
                 name = f"{index:03d}-{PurePath(photo.name).stem}.jpg"  # two photos may share a name
-                archive.writestr(name, imaging.encode_image(drawn))
+                with suppress(imaging.ImageError):  # the API may read formats that this page cannot
+                    archive.writestr(name, drawn_file(page, photo, choice.of(outcome.detections or ())))
     return stream.getvalue()

@@ -54,8 +54,8 @@ TEXTS = {
     "upload": {"en": "Your photos, one or many", "ru": "Ваши фото, одно или несколько"},
     "upload_drop": {"en": "or drop photos here", "ru": "или перетащите фото сюда"},
     "upload_formats": {
-        "en": "JPEG, PNG, WebP, BMP, TIFF or GIF, up to {limit} MB each",
-        "ru": "JPEG, PNG, WebP, BMP, TIFF или GIF, до {limit} МБ каждое",
+        "en": "JPEG, PNG, WebP, HEIC, AVIF, BMP, TIFF or GIF, up to {limit} MB each",
+        "ru": "JPEG, PNG, WebP, HEIC, AVIF, BMP, TIFF или GIF, до {limit} МБ каждое",
     },
     "upload_button": {"en": "Choose files", "ru": "Выбрать файлы"},
     "camera": {"en": "Take a photo with the camera", "ru": "Снять камерой"},
@@ -212,9 +212,9 @@ TEXTS = {
         "ru": "В этом фото слишком много пикселей. Сохраните его в меньшем размере и попробуйте снова.",
     },
     "error_not_an_image": {
-        "en": "This file is not a photo that can be read, or it is damaged. Use a JPEG, PNG, WebP, BMP, TIFF or GIF "
+        "en": "This file is not a photo that can be read, or it is damaged. Use a JPEG, PNG, WebP, HEIC or other photo "
         "file.",
-        "ru": "Этот файл не является фото или повреждён. Возьмите файл JPEG, PNG, WebP, BMP, TIFF или GIF.",
+        "ru": "Этот файл не является фото или повреждён. Возьмите файл JPEG, PNG, WebP, HEIC или другое фото.",
     },
     "error_key": {
         "en": "The detector wants a key and this page has none that it accepts. Whoever runs the page must set "
