@@ -47,6 +47,7 @@ def served_ui(page: Page, info: ModelInfo) -> None:
         st.warning(page.text("model_watch_error", reason=info.watch_error))
     if info.version_url:
         st.link_button(page.text("model_run"), info.version_url, icon=":material/open_in_new:")
+        st.caption(page.text("model_report"))
 
 
 def operating_point_ui(page: Page, card: ModelCard) -> None:

@@ -305,6 +305,10 @@ TEXTS = {
     },
     "model_no_version": {"en": "without a number (from a folder)", "ru": "без номера (из папки)"},
     "model_run": {"en": "Its training run in MLflow", "ru": "Её обучение в MLflow"},
+    "model_report": {
+        "en": "Precision-recall curves, confusion and look-alike tables are in the report kept with that run.",
+        "ru": "Кривые точности и полноты, таблицы ошибок и похожих предметов: в отчёте, приложенном к обучению.",
+    },
     "model_watch_error": {
         "en": "A newer version could not be loaded; this one stays on duty. Reason: {reason}",
         "ru": "Новую версию загрузить не удалось, работает прежняя. Причина: {reason}",
