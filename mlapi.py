@@ -7,6 +7,9 @@ All settings:                             python mlapi.py --help
 
 from __future__ import annotations
 
+import threads  # noqa: F401 - before torch
+
+# isort: split
 import asyncio
 import logging
 import socket

@@ -13,17 +13,23 @@ plain way and of the served one on that folder's test split follows.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import threads  # noqa: F401 - before torch
+
+# isort: split
 import argparse
 import io
 import multiprocessing
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,8 +38,6 @@ import torch
 from PIL import Image as PillowImage
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import detector as detectors
 import imaging

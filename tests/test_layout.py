@@ -14,6 +14,7 @@ ALLOWED = {
     "schemas": set(),
     "settings": set(),
     "texts": set(),
+    "threads": set(),
     "gate": {"schemas"},
     "imaging": {"detections"},
     "video": {"imaging"},
@@ -50,6 +51,7 @@ ALLOWED = {
     },
     "mlapi": {
         "answers", "detections", "detector", "gate", "imaging", "registry", "schemas", "serving", "settings",
+        "threads",
     },
     "web": {"client", "page", "page_model", "page_photos", "page_video", "settings", "texts"},
     "demo": {"settings"},
