@@ -1144,6 +1144,10 @@ def flat_metrics(report: Report) -> dict[str, float]:
         if cell.weapon == cell.lookalike == "any":
             values["lookalike_alarm_rate"] = cell.called_weapon_share
             values["weapon_as_lookalike_rate"] = cell.called_lookalike_share
+    for key, interval in report.intervals.items():
+        name = f"alarm/{key}" if f"alarm/{key}" in values else key
+        if values.get(name) is not None and math.isfinite(interval.low + interval.high):
+            values[f"{name}/low"], values[f"{name}/high"] = interval.low, interval.high
     if report.latency:
         values["latency/detect_median_ms"] = report.latency.detect_median_ms
         values["latency/detect_p95_ms"] = report.latency.detect_p95_ms
