@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings
 
 import settings
 from docs.import_graph import import_graph, mermaid, reduced
+from docs.results import kept, table
 
 ROOT = Path(__file__).parents[1]
 READMES = ["README.md", "README.ru.md"]
@@ -176,6 +177,12 @@ def strip_comments(block: str) -> list[str]:
 def test_the_import_graph_drawn_is_the_real_one(name):
     drawing = mermaid(reduced(import_graph()))
     assert drawing in text(name), "run: make graph"
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_figures_shown_are_those_of_the_evaluation_kept(name):
+    results = kept()
+    assert results is None or table(results, name) in text(name), "run: python docs/results.py REPORT"
 
 
 # --- .env.example -----------------------------------------------------------------------------------------
