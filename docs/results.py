@@ -17,12 +17,12 @@ START, END = "<!-- results -->\n", "<!-- end results -->\n"
 WORDS = {
     "README.md": {
         "title": "## Results",
-        "head": "Measured on the {title} split of photographs ({images} images, of which {negatives} show none "
-        "of the six objects), by `python evaluate.py --model weights/starter`:",
+        "head": "Measured on the {title} split of photographs ({images} images, of which {negatives} show "
+        "none of the six objects), by `python evaluate.py --model weights/starter`:",
         "columns": "| | COCO, 100 detections | the original project's protocol, best box per class |",
         "names": "pistol, knife, banknote, wallet, smartphone, bank card",
-        "alarm": "At the model's operating point (score {score_threshold:.2f}, chosen on the validation split) "
-        "it raises an alarm on {image_recall:.1%} of the {weapon_images} images with a weapon, and on "
+        "alarm": "At the model's operating point (score {score_threshold:.2f}, chosen on the validation "
+        "split) it raises an alarm on {image_recall:.1%} of the {weapon_images} images with a weapon, and on "
         "{false_alarms_per_1000:.0f} of 1,000 without.",
     },
     "README.ru.md": {
