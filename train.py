@@ -290,7 +290,15 @@ def one_thread(_worker: int) -> None:
 
 def run_fingerprint(config: TrainConfig, *splits: Sequence[Sample]) -> str:
     """Return a hash of all that must stay the same between the sittings of one training."""
-    free = {"resume", "threads", "workers", "checkpoint_minutes", "mlflow_tracking_uri", "cache_size"}
+    free = {
+        "resume",
+        "threads",
+        "workers",
+        "checkpoint_minutes",
+        "mlflow_tracking_uri",
+        "cache_size",
+        "output",
+    }
     parts = [json.dumps(config.model_dump(mode="json", exclude=free), sort_keys=True)]
     parts += [dataset.fingerprint(samples) for samples in splits]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -243,7 +243,6 @@ def test_a_run_killed_outright_resumes_to_the_same_weights(arguments, tmp_path, 
     time.sleep(1.0)
     killed.kill()  # SIGKILL: no handler runs
     killed.wait()
-    # --output is part of what must not change between sittings, so the second sitting names the same
     assert start([*arguments, "--resume"], tracker_uri).wait(600) == 0
     left, right = (
         detectors.load_state_dict(tmp_path / name / "best" / "weights.safetensors")
