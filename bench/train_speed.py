@@ -15,17 +15,21 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import detecto.core
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import dataset
 import detector as detectors
 import engine
+import synthetic
 import train
 import transforms
 from detections import CLASS_NAMES
@@ -86,7 +90,7 @@ def our_rate(config: TrainConfig, root: Path) -> tuple[float, float, profile]:
     return len(order) * config.batch_size / seconds, waited[0] / seconds, recorded
 
 
-def timed(batches: torch.utils.data.DataLoader, waited: list[float]):
+def timed(batches: DataLoader[Any], waited: list[float]) -> Iterator[transforms.Batch]:
     """Pass batches on and add up the time spent waiting for each but the first."""
     iterator, first = iter(batches), True
     while True:
@@ -116,7 +120,7 @@ def main() -> None:
     architectures = sys.argv[1:] or ["fasterrcnn_mobilenet_v2_fpn"]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "drawn"
-        dataset.draw_synthetic(root, train=3 * IMAGES, test=1, seed=0)
+        synthetic.draw_synthetic(root, train=3 * IMAGES, test=1, seed=0)
         for architecture in architectures:
             flags = ["--preset", "cpu", "--data", str(root), "--architecture", architecture]
             flags += ["--min-size", "320", "--max-size", "320", "--rpn-post-nms-top-n", "300"]

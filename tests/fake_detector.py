@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -51,7 +52,7 @@ class FakeDetector:
     def __init__(self, detections: Detections | None = None, card: ModelCard | None = None) -> None:
         self.card = card or make_card()
         self.detections = found((PISTOL, 0.9), (PHONE, 0.5)) if detections is None else detections
-        self.calls: list[dict] = []
+        self.calls: list[dict[str, Any]] = []
         self.gate = threading.Event()
         self.gate.set()
         self.error: Exception | None = None

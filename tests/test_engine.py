@@ -29,16 +29,17 @@ def one_thread():
 
 def make_training(*, lr: float = 1e-3, decay: float = 0.9) -> Training:
     torch.manual_seed(1)
-    config = detectors.network_config(
-        "fasterrcnn_mobilenet_v2_fpn", min_size=64, max_size=64, fpn_channels=16, box_head_width=16, norm="batch"
-    )
+    sizes = {"min_size": 64, "max_size": 64, "fpn_channels": 16, "box_head_width": 16}
+    config = detectors.network_config("fasterrcnn_mobilenet_v2_fpn", norm="batch", **sizes)
     detector = Detector(ModelCard(network=config, class_names=CLASS_NAMES))
     network = detector.network
     network.rpn.fg_bg_sampler.batch_size_per_image = network.roi_heads.fg_bg_sampler.batch_size_per_image = 16
     network.rpn._pre_nms_top_n["training"] = network.rpn._post_nms_top_n["training"] = 50
     optimizer = engine.build_optimizer(detector.network, "adamw", lr=lr, backbone_lr_factor=0.5)
     average = engine.moving_average(detector.network, decay)
-    return Training(detector, detector.network, optimizer, lambda progress: 1.0, average=average, clip_norm=10.0)
+    return Training(
+        detector, detector.network, optimizer, lambda progress: 1.0, average=average, clip_norm=10.0
+    )
 
 
 @pytest.fixture
@@ -96,7 +97,11 @@ def test_an_interrupted_training_ends_with_the_same_weights(order, batches, tmp_
 
     assert resumed_means[-1] == whole_means[-1]
     for name, value in whole.detector.network.state_dict().items():
-        torch.testing.assert_close(second.detector.network.state_dict()[name], value, rtol=0, atol=0, msg=name)
+        torch.testing.assert_close(
+            second.detector.network.state_dict()[name], value, rtol=0, atol=0, msg=name
+        )
+    assert whole.average is not None
+    assert second.average is not None
     for name, value in whole.average.state_dict().items():
         torch.testing.assert_close(second.average.state_dict()[name], value, rtol=0, atol=0, msg=name)
 
@@ -121,7 +126,11 @@ def write_weights(path):
 
 @pytest.mark.parametrize(
     ("write", "message"),
-    [(write_nothing, "found none"), (write_garbage, "no readable checkpoint"), (write_weights, "not a checkpoint")],
+    [
+        (write_nothing, "found none"),
+        (write_garbage, "no readable checkpoint"),
+        (write_weights, "not a checkpoint"),
+    ],
 )
 def test_a_bad_checkpoint_is_a_sentence(write, message, tmp_path):
     write(tmp_path / "checkpoint.pt")
@@ -162,7 +171,7 @@ def test_the_average_follows_quickly_at_first_and_slowly_later():
             network.weight.fill_(value)
         average.update_parameters(network)
     # first update copies 0; then decay 2/11: 8 * 9/11; then 3/12: 16 * 3/4 + that / 4
-    assert average.module.weight.item() == pytest.approx(16 * 3 / 4 + 8 * 9 / 11 / 4)
+    assert average.module.state_dict()["weight"].item() == pytest.approx(16 * 3 / 4 + 8 * 9 / 11 / 4)
 
 
 @pytest.mark.parametrize(

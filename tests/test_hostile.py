@@ -170,7 +170,7 @@ def server(tmp_path_factory):
             log.close()
 
 
-def _wait_until_ready(client: httpx.Client, process: subprocess.Popen) -> None:
+def _wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + 120
     while time.monotonic() < end:
         assert process.poll() is None, "the server ended"

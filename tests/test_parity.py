@@ -72,4 +72,5 @@ def test_api_and_evaluation_give_identical_detections(client, folder, tmp_path, 
     np.testing.assert_array_equal(got.labels, expected.labels)
     assert got.boxes[:, 0::2].max() <= size_wh[0]
     assert got.boxes[:, 1::2].max() <= size_wh[1]
+    assert got.probabilities is not None
     np.testing.assert_array_equal(got.probabilities[np.arange(len(got)), got.labels], expected.scores)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def test_granted_cores_here_are_at_least_one():
 def test_work_is_answered_in_order_with_its_times():
     async def run():
         queue = InferenceQueue(1, 10)
-        answers = await asyncio.gather(*queue.submit([lambda i=i: i * i for i in range(5)]))
+        answers = await asyncio.gather(*queue.submit([partial(pow, i, 2) for i in range(5)]))
         queue.close()
         return answers
 

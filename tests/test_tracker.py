@@ -94,7 +94,7 @@ def test_resumed_run_goes_on_and_keeps_what_it_had(tracker_uri, tmp_path):
         resumed.log_metrics({"train/loss": 0.5}, 2)
     assert resumed.run_id == run.run_id
     assert history(tracker_uri, run, "train/loss") == [(0, 2.0), (1, 1.0), (2, 0.5)]
-    assert [metric.value for metric in tracker._read_metrics(tmp_path / "metrics.jsonl")] == [2.0, 1.0, 0.5]
+    assert [metric.value for metric in tracker.read_metrics(tmp_path / "metrics.jsonl")] == [2.0, 1.0, 0.5]
     data = client.get_run(run.run_id).data
     assert data.params == {"lr": "0.1", "minutes": "5", "epochs": "3"}
     assert data.tags["resumed_with.minutes"] == "9"
@@ -104,7 +104,7 @@ def test_metrics_file_keeps_numbers_that_json_has_no_word_for(tmp_path):
     path = tmp_path / "metrics.jsonl"
     tracker._append_metrics(path, [Metric("a", math.nan, 2, 7), Metric("b", -math.inf, 2, 7)])
     assert json.loads(path.read_text())["metrics"] == {"a": "nan", "b": "-inf"}
-    nan, infinite = tracker._read_metrics(path)
+    nan, infinite = tracker.read_metrics(path)
     assert math.isnan(nan.value)
     assert (infinite.key, infinite.step, infinite.timestamp, infinite.value) == ("b", 7, 2, -math.inf)
 

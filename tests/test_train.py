@@ -16,7 +16,9 @@ from mlflow import MlflowClient
 import dataset
 import detector as detectors
 import engine
+import metrics
 import registry
+import synthetic
 import tracker
 import train
 from settings import TorchrunSettings, train_config
@@ -31,7 +33,7 @@ TINY = [
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("drawn") / "set"
-    dataset.draw_synthetic(root, train=24, test=4, seed=0)
+    synthetic.draw_synthetic(root, train=24, test=4, seed=0)
     return root
 
 
@@ -50,7 +52,9 @@ def run(arguments) -> None:
 
 def only_run(uri: str, experiment: str):
     client = MlflowClient(uri)
-    found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    made = client.get_experiment_by_name(experiment)
+    assert made is not None
+    found = client.search_runs([made.experiment_id])
     assert len(found) == 1
     return client, found[0]
 
@@ -68,6 +72,7 @@ def test_a_run_ends_with_a_champion_a_report_and_curves(arguments, tmp_path, tra
     version = registry.find_version(name, alias="champion", tracking_uri=tracker_uri)
     folder = registry.download_version(version, tmp_path / "served")
     card = detectors.load_folder(folder).card
+    assert card.operating_point is not None
     assert card.operating_point.split == "val"
     assert card.run_id == logged.info.run_id
     assert card.data["train"]["images"] + card.data["val"]["images"] == 24
@@ -84,12 +89,14 @@ def test_a_second_run_becomes_the_challenger(arguments, tmp_path, tracker_uri):
 
 
 def test_ctrl_c_saves_and_resume_finishes_the_same_run(arguments, tmp_path, tracker_uri, monkeypatch):
-    real, seen = engine.train_one_epoch, []
+    real = engine.train_one_epoch
+    pressed: list[int] = []
 
     def interrupted(training, batches, *, names, after_step):
         def press_ctrl_c(losses):
-            if training.progress.step == 3 and not seen:
-                seen.append(os.kill(os.getpid(), signal.SIGINT))
+            if training.progress.step == 3 and not pressed:
+                pressed.append(training.progress.step)
+                os.kill(os.getpid(), signal.SIGINT)
             return after_step(losses)
 
         return real(training, batches, names=names, after_step=press_ctrl_c)
@@ -224,7 +231,7 @@ def test_the_originals_double_normalisation_is_two_normalisations():
 # --- slow -------------------------------------------------------------------------------------------
 
 
-def start(arguments, uri, *, launcher=(sys.executable,)) -> subprocess.Popen:
+def start(arguments, uri, *, launcher=(sys.executable,)) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([*launcher, "train.py", *arguments], cwd=ROOT, env=environment)
 
@@ -269,7 +276,7 @@ def test_two_processes_train_as_one_run(arguments, tmp_path, tracker_uri):
 def test_the_smoke_preset_really_learns(tmp_path, tracker_uri):
     """Random weights score below 0.01; the preset must find most of what it never trained on."""
     root, output = tmp_path / "drawn", tmp_path / "run"
-    dataset.draw_synthetic(root, train=240, test=60, seed=0)
+    synthetic.draw_synthetic(root, train=240, test=60, seed=0)
     arguments = ["--preset", "smoke", "--data", str(root), "--output", str(output)]
     arguments += ["--experiment", "smoke", "--model-name", "smoke", "--workers", "0"]
     assert start(arguments, tracker_uri).wait(2400) == 0
@@ -280,7 +287,7 @@ def test_the_smoke_preset_really_learns(tmp_path, tracker_uri):
     samples = dataset.read_samples([root], "test")
     truths = [sample.truth for sample in samples]
     scores = [
-        train.metrics.coco_summary(truths, engine.evaluate(one, samples, progress=False))["map_50"]
+        metrics.coco_summary(truths, engine.evaluate(one, samples, progress=False))["map_50"]
         for one in (trained, untrained)
     ]
     assert scores[0] > 0.5

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -57,7 +58,7 @@ def test_the_api_follows_a_real_tracker(tracker_server, small_model, tmp_path):
 
             second = import_version(small_model, tmp_path / "2", tracker_server.uri, "2" * 64)
             registry.promote(NAME, second, tracking_uri=tracker_server.uri, force=True)
-            answers = []
+            answers: list[Any] = []
             while not answers or answers[-1].json()["model"]["version"] != second:
                 answers.append(predict(client))
                 assert answers[-1].status_code == 200, "no request fails while the model is swapped"
