@@ -8,8 +8,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import requests
+
+# The same examples everywhere, and no clock: a busy machine is no failure.
+hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("steady")
 
 
 def free_port() -> int:
