@@ -38,7 +38,7 @@ def test_other_pictures_differ_in_about_half_the_bits():
 def test_the_second_hash_is_that_of_the_mirror_image(seed):
     image = pattern(seed)
     _, mirrored = perceptual_hash(image)
-    assert distance(mirrored, perceptual_hash(image[:, ::-1].copy())[0]) < duplicates.NEAR / 1.5  # shrinking rounds
+    assert distance(mirrored, perceptual_hash(image[:, ::-1].copy())[0]) < duplicates.NEAR / 1.5
 
 
 def look(number: int, sha256: str = "", error: str | None = None) -> Look:
