@@ -9,12 +9,14 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -88,13 +90,18 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-def open_page(page_url, tmp_path) -> Iterator[Callable[..., Visitor]]:
+def open_page(page_url, open_browser) -> Callable[..., Visitor]:
+    return partial(open_browser, page_url)
+
+
+@pytest.fixture
+def open_browser(tmp_path) -> Iterator[Callable[..., Visitor]]:
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and driver):
         pytest.fail("the browser tests need Chromium: apt-get install chromium chromium-driver")
     drivers: list[webdriver.Chrome] = []
 
-    def open_page(language: str = "en-US", width: int = 1280, height: int = 900) -> Visitor:
+    def open_browser(url: str, language: str = "en-US", width: int = 1280, height: int = 900) -> Visitor:
         options = webdriver.ChromeOptions()
         options.binary_location = chromium
         profile = tmp_path / f"profile-{len(drivers)}"
@@ -117,12 +124,12 @@ def open_page(page_url, tmp_path) -> Iterator[Callable[..., Visitor]]:
                 "Emulation.setDeviceMetricsOverride",
                 {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": True},
             )
-        browser.get(page_url)
+        browser.get(url)
         visitor = Visitor(browser, downloads)
         visitor.find("input[type=file]")
         return visitor
 
-    yield open_page
+    yield open_browser
     for browser in drivers:
         browser.quit()
 
@@ -302,3 +309,55 @@ def command_line(process: Path) -> str:
         return (process / "cmdline").read_text()
     except OSError:
         return ""
+
+
+# --- the whole demo, with the model that comes with the clone ---------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demo_url(tmp_path_factory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("demo")
+    ports = {name: str(free_port()) for name in ("MLFLOW_PORT", "API_PORT", "WEB_PORT")}
+    env = {**os.environ, **ports, "MLFLOW_DATA_DIR": str(folder / "tracker")}
+    with (folder / "log.txt").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "demo.py"], cwd=ROOT, env=env, stdout=log, stderr=log)
+    try:
+        end = time.monotonic() + 240
+        while b"Ctrl-C stops all three" not in (folder / "log.txt").read_bytes():
+            assert process.poll() is None, (folder / "log.txt").read_text()[-3000:]
+            assert time.monotonic() < end, (folder / "log.txt").read_text()[-3000:]
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{ports['WEB_PORT']}"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def check_answer(visitor: Visitor, photo: Path, weapon: str) -> None:
+    visitor.upload(photo)
+    visitor.reads("A person must confirm.")
+    assert f"Possible weapon: {weapon}" in visitor.words()
+    visitor.wait(lambda: vermilion(visitor, photo) > 300)  # boxes in the weapons' colour
+
+
+def vermilion(visitor: Visitor, photo: Path) -> int:
+    """Count the pixels of the weapons' colour in the picture as the browser shows it."""
+    image = visitor.find(f"[data-testid=stImage] img[alt*='{photo.name}']")
+    path = photo.with_name("shown.png")
+    path.write_bytes(image.screenshot_as_png)
+    red, green, blue = np.moveaxis(np.asarray(Image.open(path).convert("RGB")).astype(int), 2, 0)
+    return int(((red > 180) & (green > 60) & (green < 130) & (blue < 60)).sum())
+
+
+def test_the_demo_finds_the_pistol_in_a_picture_it_never_saw(demo_url, open_browser, tmp_path):
+    photo = Path(shutil.copy(ROOT / "photos" / "01-pistol-in-a-hand.jpg", tmp_path))
+    check_answer(open_browser(demo_url), photo, "pistol")
+
+
+@pytest.mark.real_data
+def test_the_demo_finds_the_knife_in_a_real_photograph(demo_url, open_browser, tmp_path):
+    test_images = ROOT.parent / "shared" / "data" / "weapons" / "Sohas_weapon-Detection" / "images_test"
+    if not test_images.is_dir():
+        pytest.skip("the photographs of ../shared/data are not on this machine")
+    photo = Path(shutil.copy(test_images / "knife_103.jpg", tmp_path))
+    check_answer(open_browser(demo_url), photo, "knife")
