@@ -430,7 +430,7 @@ def test_logged_model_holds_no_pickle(two, tracker_server):
 def test_mlflow_models_serve_answers(two, tracker_uri, tmp_path):
     port = free_port()
     command = [
-        sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", "models:/served@champion",
+        sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", "models:/two@champion",
         "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
     with (tmp_path / "log.txt").open("wb") as log:
