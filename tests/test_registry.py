@@ -5,6 +5,7 @@ import base64
 import http.server
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -434,7 +435,11 @@ def test_mlflow_models_serve_answers(two, tracker_uri, tmp_path):
         "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
     with (tmp_path / "log.txt").open("wb") as log:
-        server = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
+        # MLflow starts uvicorn by name, so it must be found: what activating a venv does.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        server = subprocess.Popen(
+            command, cwd=tmp_path, stdout=log, stderr=log, env={**os.environ, "PATH": path}
+        )
     try:
         wait_until_served(port, server, tmp_path / "log.txt")
         body = {"dataframe_split": {"columns": ["image"], "data": [[base64.b64encode(jpeg()).decode()]]}}
