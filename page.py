@@ -7,6 +7,7 @@ st.cache_data or st.cache_resource: those are shared between people.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -136,9 +137,12 @@ class Page:
 
     @property
     def default_threshold(self) -> float:
-        """Return the operating point's threshold, in whole hundredths as the slider has them."""
+        """Return the operating point's threshold in whole hundredths, as the slider has them.
+
+        Rounded down: what raised the alarm must be on the picture.
+        """
         point = self.info.card.operating_point if self.info else None
-        return round(point.score_threshold, 2) if point else DEFAULT_THRESHOLD
+        return math.floor(100 * point.score_threshold + 1e-9) / 100 if point else DEFAULT_THRESHOLD
 
     def hear_of_model(self) -> None:
         """Ask which model is served, at most every MODEL_REFRESH_S, and note an outage."""
