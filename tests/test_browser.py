@@ -282,6 +282,8 @@ def test_pictures_buttons_and_fields_have_names_for_a_screen_reader(open_page, p
 
 def test_nothing_of_the_photo_is_left_on_disk(open_page, page_url, photo, tmp_path):
     """No file that the page's process has open, and none of its folder or /tmp, is the photo."""
+    noise = np.random.default_rng().integers(0, 255, (90, 120, 3), np.uint8)  # unlike other tests' photos
+    Image.fromarray(noise).save(photo)
     visitor = open_page()
     visitor.upload(photo)
     visitor.reads("Possible weapon: pistol")
@@ -351,7 +353,7 @@ def vermilion(visitor: Visitor, photo: Path) -> int:
 
 def test_the_demo_finds_the_pistol_in_a_picture_it_never_saw(demo_url, open_browser, tmp_path):
     photo = Path(shutil.copy(ROOT / "photos" / "01-pistol-in-a-hand.jpg", tmp_path))
-    check_answer(open_browser(demo_url), photo, "pistol")
+    check_answer(open_browser(demo_url, height=1800), photo, "pistol")
 
 
 @pytest.mark.real_data
@@ -360,4 +362,4 @@ def test_the_demo_finds_the_knife_in_a_real_photograph(demo_url, open_browser, t
     if not test_images.is_dir():
         pytest.skip("the photographs of ../shared/data are not on this machine")
     photo = Path(shutil.copy(test_images / "knife_103.jpg", tmp_path))
-    check_answer(open_browser(demo_url), photo, "knife")
+    check_answer(open_browser(demo_url, height=1800), photo, "knife")

@@ -159,6 +159,13 @@ def test_the_slider_starts_at_the_operating_point_and_says_what_it_means(start):
     assert slider(app).value == 0.6
 
 
+def test_the_slider_never_starts_above_what_raised_the_alarm(api, start):
+    point = CARD.operating_point.model_copy(update={"score_threshold": 0.8064})
+    api.card = CARD.model_copy(update={"operating_point": point})
+    app = upload(start(), ("shop.jpg", picture()))
+    assert app.slider(key="threshold_photos_0.80").value == 0.8
+
+
 def test_a_model_without_an_operating_point_says_so(api, start):
     api.card = CARD.model_copy(update={"operating_point": None, "alarm_curve": ()})
     app = upload(start(), ("shop.jpg", picture()))
