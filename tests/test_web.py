@@ -160,6 +160,7 @@ def test_the_slider_starts_at_the_operating_point_and_says_what_it_means(start):
 
 
 def test_the_slider_never_starts_above_what_raised_the_alarm(api, start):
+    assert CARD.operating_point is not None
     point = CARD.operating_point.model_copy(update={"score_threshold": 0.8064})
     api.card = CARD.model_copy(update={"operating_point": point})
     app = upload(start(), ("shop.jpg", picture()))
