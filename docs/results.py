@@ -18,7 +18,7 @@ WORDS = {
     "README.md": {
         "title": "## Results",
         "head": "Measured on the {title} split of photographs ({images} images, of which {negatives} show "
-        "none of the six objects), by `python evaluate.py --model weights/starter`:",
+        "none of the six objects), by `python evaluate.py --model weights/starter --data FOLDER`:",
         "columns": "| | COCO, 100 detections | the original project's protocol, best box per class |",
         "names": "pistol, knife, banknote, wallet, smartphone, bank card",
         "alarm": "At the model's operating point (score {score_threshold:.2f}, chosen on the validation "
@@ -28,7 +28,7 @@ WORDS = {
     "README.ru.md": {
         "title": "## Результаты",
         "head": "Измерено на части «{title}» ({images} фотографий, из них {negatives} без этих предметов), "
-        "команда `python evaluate.py --model weights/starter`:",
+        "команда `python evaluate.py --model weights/starter --data FOLDER`:",
         "columns": "| | COCO, 100 находок | протокол исходного проекта, лучшая рамка каждого класса |",
         "names": "пистолет, нож, банкнота, кошелёк, смартфон, банковская карта",
         "alarm": "В рабочей точке модели (уверенность {score_threshold:.2f}, выбрана на проверочной части) "
