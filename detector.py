@@ -49,10 +49,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 import imaging
 from detections import BACKGROUND, CLASS_NAMES, Detections
-from schemas import ModelCard, NetworkConfig
-
-WEIGHTS_FILE = "weights.safetensors"
-CARD_FILE = "model.json"
+from schemas import CARD_FILE, WEIGHTS_FILE, ModelCard, NetworkConfig
 
 
 class DetectorError(ValueError):

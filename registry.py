@@ -45,7 +45,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from schemas import ModelCard
+from schemas import CARD_FILE, WEIGHTS_FILE, ModelCard
 from settings import (
     CompareCommand,
     ExportCommand,
@@ -94,8 +94,6 @@ __all__ = [
     "training_run",
 ]
 
-WEIGHTS_FILE = "weights.safetensors"  # the model folder's two files, as detector.py writes them
-CARD_FILE = "model.json"
 MODEL_FILES = (WEIGHTS_FILE, CARD_FILE)
 ARTIFACT = "detector"  # the model folder's name inside a logged model, as pyfunc_model.py reads it
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -436,6 +434,8 @@ def _log_model(client: MlflowClient, folder: Path, card: ModelCard, run_id: str)
     import mlflow.pyfunc  # needs full mlflow; the API lives with mlflow-skinny
     from mlflow.models import Model
 
+    # MLflow files a logged model under the experiment that is set, not under its run's.
+    mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary) / ARTIFACT  # MLflow names the folder in the store after this one
         staged.mkdir()

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+WEIGHTS_FILE, CARD_FILE = "weights.safetensors", "model.json"  # a model folder's two files
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

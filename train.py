@@ -14,7 +14,7 @@ import hashlib
 import json
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -40,7 +40,7 @@ from dataset import Sample
 from detections import CLASS_NAMES
 from detector import Detector
 from engine import Progress, Training
-from schemas import ModelCard, NetworkConfig
+from schemas import CARD_FILE, ModelCard, NetworkConfig
 from settings import TorchrunSettings, TrainConfig, train_config
 
 console = Console(stderr=True, soft_wrap=True)
@@ -89,7 +89,9 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
             registry.check_name(config.model_name, tracking_uri=config.mlflow_tracking_uri)
     train_samples, val_samples = read_data(config)
     training, order = build_training(config, process, train_samples, device)
-    fingerprint = run_fingerprint(config, train_samples, val_samples)
+    splits = {"train": train_samples, "val": val_samples}
+    data = {split: dataset.fingerprint(samples) for split, samples in splits.items()}  # reads every file
+    fingerprint = run_fingerprint(config, data)
     if config.resume:
         engine.load_checkpoint(training, checkpoint_of(config), fingerprint=fingerprint)
     with tracker.training_run(
@@ -97,7 +99,7 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
         resume_run_id=training.progress.run_id or None, folder=config.output, active=process.rank == 0,
     ) as run:  # fmt: skip
         training.progress.run_id = run.run_id
-        log_data(run, train_samples, val_samples)
+        log_data(run, splits, data)
         keeper = Keeper(config, training, run, interruption, fingerprint=fingerprint)
         batches = loader(config, train_samples, order)
         keeper.restart_clock()
@@ -221,7 +223,7 @@ def bf16_pays(device: torch.device) -> bool:
 def build_detector(config: TrainConfig, device: torch.device) -> Detector:
     """Build the network that config asks for and load the weights it starts from."""
     folder = Path(config.weights)
-    if (folder / detectors.CARD_FILE).is_file():
+    if (folder / CARD_FILE).is_file():
         start = detectors.load_folder(folder, device=device.type, optimize=False)
         network = NetworkConfig.model_validate(
             {**start.card.network.model_dump(), **network_overrides(config)}
@@ -288,28 +290,26 @@ def one_thread(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def run_fingerprint(config: TrainConfig, *splits: Sequence[Sample]) -> str:
-    """Return a hash of all that must stay the same between the sittings of one training."""
+def run_fingerprint(config: TrainConfig, data: Mapping[str, str]) -> str:
+    """Return a hash of all that must stay the same between the sittings of one training.
+
+    Args:
+        config: of the training; what may change between sittings is left out.
+        data: fingerprint of each split.
+    """
     free = {
-        "resume",
-        "threads",
-        "workers",
-        "checkpoint_minutes",
-        "mlflow_tracking_uri",
-        "cache_size",
-        "output",
-    }
-    parts = [json.dumps(config.model_dump(mode="json", exclude=free), sort_keys=True)]
-    parts += [dataset.fingerprint(samples) for samples in splits]
+        "resume", "threads", "workers", "checkpoint_minutes", "mlflow_tracking_uri", "cache_size", "output",
+    }  # fmt: skip
+    parts = [json.dumps(config.model_dump(mode="json", exclude=free), sort_keys=True), *data.values()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def log_data(
-    run: tracker.TrainingRun, train_samples: Sequence[Sample], val_samples: Sequence[Sample]
+    run: tracker.TrainingRun, splits: Mapping[str, Sequence[Sample]], fingerprints: Mapping[str, str]
 ) -> None:
     """Log which images were trained and validated on, and how many boxes of what."""
-    for split, samples in (("train", train_samples), ("val", val_samples)):
-        run.log_dataset(split, dataset.fingerprint(samples), split_summary(samples))
+    for split, samples in splits.items():
+        run.log_dataset(split, fingerprints[split], split_summary(samples))
         run.log_text("\n".join(sample.name for sample in samples), f"splits/{split}.txt")
 
 

@@ -44,7 +44,7 @@ import imaging
 from dataset import read_samples
 from detections import CLASS_NAMES, Detections
 from metrics import coco_summary
-from schemas import ModelCard, NetworkConfig
+from schemas import CARD_FILE, WEIGHTS_FILE, ModelCard, NetworkConfig
 from serving import granted_cores
 
 STOCK = {"min_size": 800, "max_size": 1333, "rpn_post_nms_top_n": 1000, "roi_sampling_ratio": 2}
@@ -63,7 +63,7 @@ def plain(folder: Path, config: NetworkConfig) -> Detect:
     """Return the plain way with this network's weights: torchvision's own transform, no optimisation."""
     card = detectors.read_card(folder).model_copy(update={"network": config})
     network = detectors.build_network(config, len(card.class_names)).eval()
-    state = detectors.load_state_dict(folder / detectors.WEIGHTS_FILE)
+    state = detectors.load_state_dict(folder / WEIGHTS_FILE)
     network.load_state_dict({name: value.float() for name, value in state.items()})
     network.transform = GeneralizedRCNNTransform(
         config.min_size, config.max_size, list(config.image_mean), list(config.image_std)
@@ -83,8 +83,8 @@ def ours(folder: Path, config: NetworkConfig, *, optimize: bool = True) -> Detec
     card = detectors.read_card(folder).model_copy(update={"network": config})
     with tempfile.TemporaryDirectory() as temporary:
         changed = Path(temporary)
-        (changed / detectors.WEIGHTS_FILE).symlink_to((folder / detectors.WEIGHTS_FILE).resolve())
-        (changed / detectors.CARD_FILE).write_text(card.model_dump_json())
+        (changed / WEIGHTS_FILE).symlink_to((folder / WEIGHTS_FILE).resolve())
+        (changed / CARD_FILE).write_text(card.model_dump_json())
         detector = detectors.load_folder(changed, optimize=optimize)
     return lambda content: detector.detect(imaging.decode_image(content))
 

@@ -179,6 +179,11 @@ def shown_pixels(visitor: Visitor) -> bytes:
     return image.screenshot_as_png
 
 
+def channels(path: Path) -> np.ndarray:
+    """Return red, green and blue of a picture, (3, H, W), wide enough to compare."""
+    return np.moveaxis(np.asarray(Image.open(path).convert("RGB")).astype(int), 2, 0)
+
+
 def test_a_photo_gets_its_answer_and_boxes(open_page, photo, tmp_path):
     visitor = open_page()
     visitor.upload(photo)
@@ -186,7 +191,7 @@ def test_a_photo_gets_its_answer_and_boxes(open_page, photo, tmp_path):
     visitor.wait(lambda: len(shown_pixels(visitor)) > 5000)
     path = tmp_path / "shown.png"
     path.write_bytes(shown_pixels(visitor))
-    red, green, blue = np.moveaxis(np.asarray(Image.open(path).convert("RGB")).astype(int), 2, 0)
+    red, green, blue = channels(path)
     assert ((red > 180) & (green > 60) & (green < 130) & (blue < 60)).sum() > 1000  # vermilion
     assert ((red < 50) & (green > 80) & (green < 150) & (blue > 140)).sum() > 1000  # blue
 
@@ -347,7 +352,7 @@ def vermilion(visitor: Visitor, photo: Path) -> int:
     image = visitor.find(f"[data-testid=stImage] img[alt*='{photo.name}']")
     path = photo.with_name("shown.png")
     path.write_bytes(image.screenshot_as_png)
-    red, green, blue = np.moveaxis(np.asarray(Image.open(path).convert("RGB")).astype(int), 2, 0)
+    red, green, blue = channels(path)
     return int(((red > 180) & (green > 60) & (green < 130) & (blue < 60)).sum())
 
 

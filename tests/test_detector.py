@@ -13,7 +13,7 @@ import detector as detectors
 import imaging
 from detections import BACKGROUND, CLASS_NAMES
 from detector import Detector, DetectorError
-from schemas import ModelCard
+from schemas import WEIGHTS_FILE, ModelCard
 
 LIGHT = "fasterrcnn_mobilenet_v2_fpn"
 
@@ -120,7 +120,7 @@ def test_the_rearranged_network_computes_the_same(architecture, image, tmp_path)
 def test_half_precision_halves_the_file(light, tmp_path):
     light.save_folder(tmp_path / "full")
     light.save_folder(tmp_path / "half", half=True)
-    full, half = ((tmp_path / name / detectors.WEIGHTS_FILE).stat().st_size for name in ("full", "half"))
+    full, half = ((tmp_path / name / WEIGHTS_FILE).stat().st_size for name in ("full", "half"))
     assert half < 0.52 * full
     assert (
         detectors.load_folder(tmp_path / "half").network.roi_heads.box_predictor.cls_score.weight.dtype

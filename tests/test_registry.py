@@ -133,6 +133,13 @@ def test_same_folder_is_imported_once(two, tracker_uri):
     assert len(registry.list_versions("two", tracking_uri=tracker_uri)) == 2
 
 
+def test_a_logged_model_is_filed_under_its_runs_experiment(two, tracker_uri):
+    client = MlflowClient(tracker_uri)
+    found = client.get_model_version("two", "1")
+    logged = client.get_logged_model(str(found.source).removeprefix("models:/"))
+    assert logged.experiment_id == client.get_run(str(found.run_id)).info.experiment_id != "0"
+
+
 def test_training_curves_come_along_with_an_imported_folder(tracker_uri, small_model, tmp_path):
     folder = model_folder(small_model, tmp_path / "curved", val__map=0.5)
     lines = [

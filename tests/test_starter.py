@@ -8,6 +8,7 @@ import detector as detectors
 import imaging
 from detections import CLASS_NAMES, WEAPONS
 from detector import Detector
+from schemas import WEIGHTS_FILE
 
 ROOT = Path(__file__).parents[1]
 STARTER = ROOT / "weights" / "starter"
@@ -26,7 +27,7 @@ def weapons_in(starter: Detector, photo: str) -> set[str]:
 
 
 def test_it_is_small_enough_for_a_clone():
-    assert (STARTER / detectors.WEIGHTS_FILE).stat().st_size <= 45_000_000
+    assert (STARTER / WEIGHTS_FILE).stat().st_size <= 45_000_000
 
 
 def test_its_operating_point_was_measured(starter):
