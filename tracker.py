@@ -620,7 +620,12 @@ def open_experiment(client: MlflowClient, name: str, tracking_uri: str) -> str:
     """Make the experiment if there is none of that name, and return its id."""
     found = client.get_experiment_by_name(name)
     if found is None:
-        return str(client.create_experiment(name, artifact_location=_beside_database(tracking_uri)))
+        try:
+            return str(client.create_experiment(name, artifact_location=_beside_database(tracking_uri)))
+        except MlflowException as error:
+            found = client.get_experiment_by_name(name)  # another run made it in between
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+                raise
     if found.lifecycle_stage != "active":
         raise RegistryError(
             f"The experiment {name!r} was deleted at {tracking_uri}. Restore it on MLflow's page, or choose "

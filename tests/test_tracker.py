@@ -214,6 +214,21 @@ def test_deleted_experiment_is_named(tracker_uri, tmp_path):
         training_run(tracker_uri, "gone", "r", {}, folder=tmp_path).__enter__()
 
 
+def test_two_runs_that_start_at_once_share_a_new_experiment(tracker_uri):
+    made: list[str] = []
+
+    class Slower(MlflowClient):
+        """Looks for the experiment just before another run makes it."""
+
+        def get_experiment_by_name(self, name: str) -> Any:
+            if made:
+                return super().get_experiment_by_name(name)
+            made.append(MlflowClient(tracker_uri).create_experiment(name))
+            return None
+
+    assert tracker.open_experiment(Slower(tracker_uri), "shared", tracker_uri) == made[0]
+
+
 def test_experiment_that_keeps_files_on_the_clients_disk_is_refused():
     class Old:
         lifecycle_stage, artifact_location, experiment_id = "active", "/mlflow/artifacts/1", "1"
