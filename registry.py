@@ -8,7 +8,7 @@ Also a command:
     python registry.py rollback --why "too many false alarms"
     python registry.py import FOLDER              # a model folder becomes a new version
     python registry.py export FOLDER              # the champion, or --version N, becomes a model folder
-    python registry.py compare                    # the last runs side by side
+    python registry.py compare                    # the last runs side by side; --markdown for a README
     python registry.py sync FOLDER                # send what a training run could not send
 
 RegistryError             the tracker or the registry cannot do what was asked; the message says why
@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import mlflow
@@ -44,6 +44,7 @@ from PIL import Image
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from schemas import CARD_FILE, WEIGHTS_FILE, ModelCard
 from settings import (
@@ -698,27 +699,43 @@ def _now() -> str:
 LIST_COLUMNS = {
     "map": "val/map",
     "map_50": "val/map_50",
-    "look-alike\nalarms": "val/lookalike_alarm_rate",
+    "look-\nalike\nalarms": "val/lookalike_alarm_rate",
     "image\nrecall": "operating_point.image_recall",
     "false\nalarms\n/1000": "operating_point.false_alarms_per_1000",
 }
 
 
-# What `compare` shows of a split, in this order; "ap50/" stands for every class.
-COMPARED = (
-    "map",
-    "map_50",
-    "map_75",
-    "lookalike_alarm_rate",
-    "weapon_as_lookalike_rate",
-    "alarm/image_recall",
-    "alarm/false_alarms_per_1000",
-    "ap50/",
-    "original_protocol/map",
-    "original_protocol/map_50",
-    "latency/detect_median_ms",
-)
+# What `compare` shows of a split, in this order, and what it is called in a Markdown table.
+COMPARED = {
+    "map": "mAP",
+    "map_50": "mAP at IoU 0.50",
+    "map_75": "",
+    "lookalike_alarm_rate": "look-alikes taken for a weapon",
+    "weapon_as_lookalike_rate": "",
+    "alarm/image_recall": "weapon images that raise an alarm",
+    "alarm/false_alarms_per_1000": "false alarms per 1,000 weapon-free images",
+    "ap50/pistol": "pistol, AP at IoU 0.50",
+    "ap50/knife": "knife, AP at IoU 0.50",
+    "ap50/billete": "",
+    "ap50/monedero": "",
+    "ap50/smartphone": "",
+    "ap50/tarjeta": "",
+    "original_protocol/map": "",
+    "original_protocol/map_50": "",
+    "latency/detect_median_ms": "",
+}
 LESS_IS_BETTER = ("lookalike_alarm_rate", "weapon_as_lookalike_rate", "false_alarms_per_1000", "_ms")
+# Parameters by how much they explain, most first; others follow by name.
+TELLING = (
+    "preset", "architecture", "weights", "backbone_weights", "data", "limit", "minutes", "epochs",
+    "min_size", "max_size", "batch_size", "augmentation", "double_normalise", "optimizer", "lr", "schedule",
+    "warmup_steps", "ema_decay", "repeat_threshold", "trainable_layers", "norm", "weight_decay",
+)  # fmt: skip
+# Parameters that say where and under which name a run was made, not how.
+BOOKKEEPING = {
+    "checkpoint_minutes", "experiment", "mlflow_tracking_uri", "model_name", "output", "register_model",
+    "resume", "run_name",
+}  # fmt: skip
 
 
 def _table(*titles: str, **options: Any) -> Table:
@@ -785,55 +802,132 @@ def last_runs(experiment: str | None, limit: int, *, tracking_uri: str) -> list[
         return list(client.search_runs(chosen, max_results=limit, order_by=["attributes.start_time DESC"]))
 
 
-def runs_table(runs: Sequence[Run], versions: Sequence[RegisteredVersion]) -> Table:
-    """Return runs side by side: what was measured, the best in bold, and the parameters that differ."""
+class Cell(NamedTuple):
+    """One value of a comparison; best marks the best of its row."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Runs side by side: rows of a title and one cell per run.
+
+    Attributes:
+        heads: name and short id of each run.
+        facts: when, how long, what became of it.
+        measured: by MLflow's key; of a registered run the model's numbers, else the best epoch's.
+        parameters: those that differ, the most telling first.
+        left_out: how many more differ.
+    """
+
+    heads: list[tuple[str, str]]
+    facts: list[tuple[str, list[Cell]]]
+    measured: list[tuple[str, list[Cell]]]
+    parameters: list[tuple[str, list[Cell]]]
+    left_out: int
+
+
+def compare_runs(runs: Sequence[Run], versions: Sequence[RegisteredVersion], most: int) -> Comparison:
+    """Put runs side by side, with at most so many of the parameters that differ."""
     registered = {found.run_id: found for found in versions}
-    table = _table("", *(f"{run.info.run_name}\n{run.info.run_id[:8]}" for run in runs))
-    table.add_row("started", *(_when(run.info.start_time) for run in runs))
-    table.add_row("minutes", *(_minutes(run) for run in runs))
-    table.add_row("status", *(run.info.status.lower() for run in runs))
-    table.add_row(
-        "registered as", *(_label(registered.get(run.info.run_id)) for run in runs), end_section=True
+    facts = {
+        "started": [_when(run.info.start_time) for run in runs],
+        "minutes": [_minutes(run) for run in runs],
+        "status": [run.info.status.lower() for run in runs],
+        "registered as": [_label(registered.get(run.info.run_id)) for run in runs],
+    }
+    differing = _differing(runs)
+    return Comparison(
+        heads=[(run.info.run_name or "", run.info.run_id[:8]) for run in runs],
+        facts=[(title, [Cell(text) for text in texts]) for title, texts in facts.items()],
+        measured=[(key, _marked(key, [_metric(run, key) for run in runs])) for key in _measured_keys(runs)],
+        parameters=[
+            (name, [Cell(run.data.params.get(name, "")) for run in runs]) for name in differing[:most]
+        ],
+        left_out=len(differing[most:]),
     )
-    for key in _compared_metrics(runs):
-        more_is_better = not key.endswith(LESS_IS_BETTER)
-        table.add_row(key, *_marked([_metric(run, key) for run in runs], more_is_better))
-    table.add_section()
-    names = sorted({name for run in runs for name in run.data.params})
-    for name in names:
-        values = [run.data.params.get(name, "") for run in runs]
-        if len(set(values)) > 1:
-            table.add_row(name, *values)
+
+
+def comparison_table(compared: Comparison) -> Table:
+    """Return the comparison for the terminal, the best values in bold."""
+    table = _table()
+    table.add_column("", no_wrap=True)
+    for head in compared.heads:
+        table.add_column("\n".join(head), overflow="fold")
+    for rows in (compared.facts, compared.measured, compared.parameters):
+        for title, cells in rows:
+            table.add_row(title, *(Text(cell.text, "bold" if cell.best else "") for cell in cells))
+        table.add_section()
+    if compared.left_out:
+        table.caption = f"parameters that differ besides: {compared.left_out}; --parameters 100 shows them"
     return table
 
 
-def _compared_metrics(runs: Sequence[Run]) -> list[str]:
-    """Return the metrics to compare, split by split, the most important first."""
-    keys = {key.removeprefix("model/") for run in runs for key in run.data.metrics}
-    rank = {word: place for place, word in enumerate(COMPARED)}
-    ranked = []
-    for key in keys:
+def comparison_markdown(compared: Comparison) -> str:
+    """Return what decides in the comparison as a Markdown table, the best values in bold."""
+    measured = []
+    for key, cells in compared.measured:
         split, _, word = key.partition("/")
-        place = rank.get("ap50/" if word.startswith("ap50/") else word)
-        if split in ("val", "test") and place is not None:
-            ranked.append((split != "val", place, key))
-    return [key for *_, key in sorted(ranked)]
+        if COMPARED[word]:
+            measured.append((f"{split}: {COMPARED[word]}", cells))
+    facts = [row for row in compared.facts if row[0] in ("minutes", "registered as")]
+    rows = [
+        ["", *(_escaped(name) for name, _ in compared.heads)],
+        ["---", *("---:" for _ in compared.heads)],
+        *(
+            [title, *(f"**{cell.text}**" if cell.best else _escaped(cell.text) for cell in cells)]
+            for title, cells in (*measured, *facts)
+        ),
+        *([f"`{name}`", *(_escaped(cell.text) for cell in cells)] for name, cells in compared.parameters),
+    ]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    if compared.left_out:
+        lines += ["", f"Parameters that differ besides: {compared.left_out}."]
+    return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _measured_keys(runs: Sequence[Run]) -> list[str]:
+    """Return the metrics to compare, split by split, the most important first."""
+    there = {key.removeprefix("model/").removeprefix("best/") for run in runs for key in run.data.metrics}
+    wanted = [f"{split}/{word}" for split in ("val", "test") for word in COMPARED]
+    return [key for key in wanted if key in there]
 
 
 def _metric(run: Run, key: str) -> float | None:
-    """Return the registered model's number, or the run's last one."""
-    value = run.data.metrics.get(f"model/{key}", run.data.metrics.get(key))
-    return value if value is not None and math.isfinite(value) else None
+    """Return the registered model's number, else that of the best epoch, else the last one."""
+    found = run.data.metrics
+    value = next((found[name] for name in (f"model/{key}", f"best/{key}", key) if name in found), math.nan)
+    return value if math.isfinite(value) else None
 
 
-def _marked(values: Sequence[float | None], more_is_better: bool) -> list[str]:
+def _marked(key: str, values: Sequence[float | None]) -> list[Cell]:
     known = [value for value in values if value is not None]
-    best = (max if more_is_better else min)(known) if len(set(known)) > 1 else None
-    return [f"[bold]{_number(v)}[/bold]" if v is not None and v == best else _number(v) for v in values]
+    pick = min if key.endswith(LESS_IS_BETTER) else max
+    best = pick(known) if len(set(known)) > 1 else None
+    return [Cell(_number(value), value is not None and value == best) for value in values]
+
+
+def _differing(runs: Sequence[Run]) -> list[str]:
+    """Return the parameters in which those runs differ that have them, the most telling first."""
+    values: dict[str, set[str]] = {}
+    for run in runs:
+        for name, value in run.data.params.items():
+            values.setdefault(name, set()).add(value)
+    names = [name for name in values if len(values[name]) > 1 and name not in BOOKKEEPING]
+    rank = {name: place for place, name in enumerate(TELLING)}
+    return sorted(names, key=lambda name: (rank.get(name, len(rank)), name))
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    """Return a short number: fractions to four places."""
+    if value is None:
+        return ""
+    return f"{value:.4g}" if abs(value) >= 1 else f"{value:.4f}".rstrip("0").rstrip(".")
 
 
 def _when(milliseconds: int) -> str:
@@ -887,8 +981,8 @@ def _run(command: object, settings: RegistryCommand, console: Console) -> None:
         case ExportCommand(folder=folder, version=version, alias=alias):
             found = find_version(name, version, alias, tracking_uri=uri)
             console.print(f"{found} is in {export_folder(found, folder)}.")
-        case CompareCommand(runs=limit, experiment=experiment):
-            _compare(experiment, limit, settings, console)
+        case CompareCommand():
+            _compare(command, settings, console)
         case SyncCommand(folder=folder):
             console.print(f"Sent what waited in {folder} to run {sync(folder)}.")
 
@@ -916,13 +1010,18 @@ def _import(command: ImportCommand, settings: RegistryCommand, console: Console)
     console.print(f"{command.folder} {did} {found}{f' ({found.alias})' if found.alias else ''}.")
 
 
-def _compare(experiment: str | None, limit: int, settings: RegistryCommand, console: Console) -> None:
+def _compare(command: CompareCommand, settings: RegistryCommand, console: Console) -> None:
     uri = settings.mlflow_tracking_uri
-    runs = last_runs(experiment, limit, tracking_uri=uri)
+    runs = last_runs(command.experiment, command.runs, tracking_uri=uri)
     if not runs:
         console.print(f"There are no runs at {uri} yet; train.py makes one.")
         return
-    console.print(runs_table(runs, list_versions(settings.model_name, tracking_uri=uri)))
+    versions = list_versions(settings.model_name, tracking_uri=uri)
+    compared = compare_runs(runs, versions, command.parameters)
+    if command.markdown:
+        console.print(comparison_markdown(compared), soft_wrap=True, markup=False, highlight=False)
+        return
+    console.print(comparison_table(compared))
     if is_server(uri):
         console.print(f"The same with curves, in MLflow: {comparison_url(runs, uri)}", soft_wrap=True)
 

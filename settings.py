@@ -188,6 +188,8 @@ class CompareCommand(BaseModel):
 
     runs: int = Field(4, ge=1, le=50, description="how many")
     experiment: str | None = Field(None, description="only this experiment's runs; default: all")
+    parameters: int = Field(12, ge=0, description="differing parameters to show, the most telling first")
+    markdown: CliImplicitFlag[bool] = Field(False, description="print what decides as a Markdown table")
 
 
 class SyncCommand(BaseModel):

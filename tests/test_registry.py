@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -20,6 +21,7 @@ import requests
 from conftest import TrackerServer, free_port
 from mlflow import MlflowClient
 from PIL import Image
+from rich.console import Console
 
 import registry
 import tracker
@@ -358,6 +360,9 @@ def test_command_imports_lists_and_compares(tracker_uri, small_model, tmp_path, 
     assert "import of a" in compared
     assert "0.75" in compared
     assert f"{tracker_uri}/#/compare-runs?runs=" in compared
+    written = run("compare", "--experiment", "command", "--markdown")
+    assert "| val: mAP at IoU 0.50 | 0.75 |" in written
+    assert "compare-runs" not in written
 
 
 def test_command_ends_in_a_sentence_without_a_traceback(tmp_path):
@@ -368,27 +373,60 @@ def test_command_ends_in_a_sentence_without_a_traceback(tmp_path):
     assert len(failed.stderr.splitlines()) == 1
 
 
-def test_runs_side_by_side_show_best_values_and_only_differing_parameters(tracker_uri):
+@pytest.fixture
+def side_by_side(tracker_uri, tmp_path) -> registry.Comparison:
+    """Two unlike runs and, newest, one that was imported and has no parameters but one."""
     client = MlflowClient(tracker_uri)
-    experiment = client.create_experiment("side by side")
-    for name, lr, score in (("low", "0.1", 0.25), ("high", "0.2", 0.75)):
+    experiment = client.create_experiment(tmp_path.name)
+    for name, lr, score in (("low|", "0.1", 0.25), ("high", "0.2", 0.75), ("imported", None, 0.5)):
         run = client.create_run(experiment, run_name=name).info.run_id
-        client.log_param(run, "lr", lr)
-        client.log_param(run, "epochs", "3")
-        client.log_metric(run, "val/map", score)
-        client.log_metric(run, "val/lookalike_alarm_rate", score)
-        client.log_metric(run, "val/ar_small", score)
+        for key, value in {"lr": lr, "momentum": lr, "output": f"runs/{name}", "epochs": "3"}.items():
+            if lr is not None:
+                client.log_param(run, key, value)
+        for key in ("map", "lookalike_alarm_rate", "ar/knife", "ap50/knife", "ap50/knife/high"):
+            client.log_metric(run, f"val/{key}", score)
+        client.log_metric(run, "best/val/map_50", score)
+        client.log_metric(run, "val/map_50", 0.1)  # of the last epoch, which was not the best
         client.set_terminated(run)
-    runs = registry.last_runs("side by side", 5, tracking_uri=tracker_uri)
-    rows = {
-        row[0]: row[1:]
-        for row in zip(*(column.cells for column in registry.runs_table(runs, []).columns), strict=True)
-    }
-    assert rows["val/map"] == ("[bold]0.75[/bold]", "0.25")  # newest first
-    assert rows["val/lookalike_alarm_rate"] == ("0.75", "[bold]0.25[/bold]")  # fewer is better
-    assert "val/ar_small" not in rows
-    assert rows["lr"] == ("0.2", "0.1")
-    assert "epochs" not in rows
+    return registry.compare_runs(registry.last_runs(tmp_path.name, 5, tracking_uri=tracker_uri), [], 1)
+
+
+def test_runs_side_by_side_show_best_values_and_only_differing_parameters(side_by_side):
+    measured = dict(side_by_side.measured)
+    assert [cell.text for cell in measured["val/map"]] == ["0.5", "0.75", "0.25"]  # newest first
+    assert [cell.best for cell in measured["val/map"]] == [False, True, False]
+    assert [cell.best for cell in measured["val/lookalike_alarm_rate"]] == [False, False, True]  # fewer
+    assert [cell.text for cell in measured["val/map_50"]] == ["0.5", "0.75", "0.25"]  # the best epoch's
+    assert list(measured) == ["val/map", "val/map_50", "val/lookalike_alarm_rate", "val/ap50/knife"]
+    (lr,) = side_by_side.parameters
+    assert (lr[0], [cell.text for cell in lr[1]]) == ("lr", ["", "0.2", "0.1"])
+    assert side_by_side.left_out == 1  # momentum; not epochs, which are alike, nor output
+
+
+def test_runs_side_by_side_as_a_markdown_table(side_by_side):
+    assert registry.comparison_markdown(side_by_side).splitlines() == [
+        "|  | imported | high | low\\| |",
+        "| --- | ---: | ---: | ---: |",
+        "| val: mAP | 0.5 | **0.75** | 0.25 |",
+        "| val: mAP at IoU 0.50 | 0.5 | **0.75** | 0.25 |",
+        "| val: look-alikes taken for a weapon | 0.5 | 0.75 | **0.25** |",
+        "| val: knife, AP at IoU 0.50 | 0.5 | **0.75** | 0.25 |",
+        "| minutes | 0.0 | 0.0 | 0.0 |",
+        "| registered as |  |  |  |",
+        "| `lr` |  | 0.2 | 0.1 |",
+        "",
+        "Parameters that differ besides: 1.",
+    ]
+
+
+def test_versions_are_listed_whole_in_80_columns():
+    numbers = {key.replace("/", "__"): 0.00012345678 for key in registry.LIST_COLUMNS.values()}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(registry.versions_table([replace(version("12", **numbers), aliases=("challenger",))]))
+    text = console.export_text()
+    assert "…" not in text
+    assert "challenger" in text
+    assert "1970-01-01" in text
 
 
 # --- MLflow's own serving ---------------------------------------------------------------------------
