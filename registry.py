@@ -588,7 +588,7 @@ def promote(
         The new champion, and what spoke against it and was overruled.
 
     Raises:
-        PromotionRefused: it is worse, or was not measured, and force is false.
+        PromotionRefused: it is worse, or was not measured, and force is false or gives no reason.
     """
     challenger = find_version(name, version, CHALLENGER, tracking_uri=tracking_uri)
     try:
@@ -598,7 +598,7 @@ def promote(
     if champion and champion.version == challenger.version:
         raise RegistryError(f"Version {challenger.version} of {name} is the champion already.")
     against = objections(challenger, champion) if champion else []
-    if against and not force:
+    if against and not (force and why):
         raise PromotionRefused(
             f"Version {challenger.version} does not become champion: {'; '.join(against)}. Use --force with "
             "--why REASON to promote it all the same."
@@ -681,7 +681,7 @@ def _make_champion(
         for key in ("when", "who", "why"):
             client.set_model_version_tag(name, before, f"rolled_back.{key}", change[key])
     else:
-        for key in (key for key in ("when", "who", "why", "before", "against") if change[key]):
+        for key in ("when", "who", "why", "before", "against"):  # also the empty: an earlier one's must go
             client.set_model_version_tag(name, version, f"promoted.{key}", change[key])
     number = len(read_history(client, name)) + 1
     client.set_registered_model_tag(name, f"{HISTORY}{number:05}", json.dumps(change, ensure_ascii=False))
@@ -968,11 +968,8 @@ def _run(command: object, settings: RegistryCommand, console: Console) -> None:
             console.print(version_table(found))
             with connection(uri) as client:
                 console.print(history_table(read_history(client, name)))
-        case PromoteCommand(version=version, why=why, force=force):
-            now, against = promote(name, version, tracking_uri=uri, why=why, force=force)
-            console.print(f"Champion of {name} is now version {now.version}.")
-            for objection in against:
-                console.print(f"Overruled: {objection}.")
+        case PromoteCommand():
+            _promote(command, name, uri, console)
         case RollbackCommand(why=why):
             now = rollback(name, tracking_uri=uri, why=why)
             console.print(f"Champion of {name} is version {now.version} again.")
@@ -996,6 +993,22 @@ def _print_versions(name: str, tracking_uri: str, console: Console) -> None:
             f"There is no version of {name} at {tracking_uri} yet. train.py registers one; so does "
             "`python registry.py import FOLDER`."
         )
+
+
+def _promote(command: PromoteCommand, name: str, tracking_uri: str, console: Console) -> None:
+    now, overruled = promote(
+        name, command.version, tracking_uri=tracking_uri, why=command.why, force=command.force
+    )
+    console.print(f"Champion of {name} is now version {now.version}.")
+    for objection in overruled:
+        console.print(f"Overruled: {objection}.")
+    before = now.tags.get("promoted.before")
+    if overruled or not before or same_data(now, find_version(name, before, tracking_uri=tracking_uri)):
+        return
+    console.print(
+        f"Note: versions {now.version} and {before} were measured on different data, so that their numbers "
+        "compare only roughly; evaluate.py scores both on one split."
+    )
 
 
 def _import(command: ImportCommand, settings: RegistryCommand, console: Console) -> None:

@@ -294,6 +294,8 @@ def test_promotion_is_guarded_recorded_and_undone(tracker_uri, small_model, tmp_
         import_model(small_model, tmp_path / folder, "gate", tracker_uri, val__map=score)
     with pytest.raises(registry.PromotionRefused, match=r"its val/map is 0\.4000"):
         registry.promote("gate", "2", **uri)
+    with pytest.raises(registry.PromotionRefused, match="Use --force with --why REASON"):
+        registry.promote("gate", "2", **uri, force=True)  # overruling the gate takes a reason
     assert registry.find_version("gate", **uri).version == "1"
 
     now, overruled = registry.promote("gate", "2", **uri, why="fewer false alarms", force=True)
@@ -312,6 +314,27 @@ def test_promotion_is_guarded_recorded_and_undone(tracker_uri, small_model, tmp_
     assert registry.rollback("gate", **uri).version == "1"
     with pytest.raises(RegistryError, match="There is no champion of gate before version 1"):
         registry.rollback("gate", **uri)
+
+    registry.promote("gate", "3", **uri)
+    import_model(small_model, tmp_path / "d", "gate", tracker_uri, val__map=0.3)
+    registry.promote("gate", "4", **uri, why="an experiment", force=True)
+    now, _ = registry.promote("gate", "2", **uri)  # better than 4, and for no stated reason this time
+    assert (now.tags["promoted.before"], now.tags["promoted.why"], now.tags["promoted.against"]) == (
+        "4",
+        "",
+        "",
+    )
+
+
+def test_promotion_says_when_the_numbers_are_of_different_data(tracker_uri, small_model, tmp_path):
+    for name, data in (("a", "a" * 64), ("b", "b" * 64)):
+        folder = model_folder(small_model, tmp_path / name, val__map=0.5)
+        card = folder / "model.json"
+        card.write_text(card.read_text().replace("f" * 64, data))
+        registry.import_folder(folder, name="data", experiment="imports", tracking_uri=tracker_uri)
+    done = run_command(tracker_uri, "data", "promote")
+    assert "Champion of data is now version 2." in done.stdout
+    assert "were measured on different data" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize(("changes", "line"), [
