@@ -13,6 +13,8 @@ DatasetError
   EmptySplit        nothing to train or score on
   DuplicateStem     two pictures of one folder share a stem, so an annotation could mean either
   UnknownClass      an annotation names a class that the model does not know
+  DamagedImages     pictures cannot be decoded
+  DamagedImages     pictures cannot be decoded
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import re
 import unicodedata
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +94,10 @@ class EmptySplit(DatasetError):
 
 class DuplicateStem(DatasetError):
     """Two pictures in one folder have the same stem."""
+
+
+class DamagedImages(DatasetError):
+    """Pictures look sound from outside but cannot be decoded."""
 
 
 class UnknownClass(DatasetError):
@@ -213,6 +219,37 @@ def read_samples(
     if report is None:
         _log_problems(found, split)
     return samples
+
+
+def load_image(sample: Sample) -> imaging.Image:
+    """Decode the sample's file.
+
+    Raises:
+        ImageError: with the file's name, where it cannot be decoded.
+    """
+    try:
+        return imaging.decode_image(sample.image_path.read_bytes())
+    except (imaging.ImageError, OSError) as error:
+        raise imaging.ImageError(f"{sample.image_path}: {error}") from error
+
+
+def check_images(samples: Iterable[Sample]) -> None:
+    """Decode every picture, so that a damaged one does not end a training in the middle.
+
+    Raises:
+        DamagedImages: some cannot be decoded; the message names the first of them.
+    """
+    damaged = []
+    for sample in samples:
+        try:
+            load_image(sample)
+        except imaging.ImageError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise DamagedImages(
+            f"{len(damaged)} pictures cannot be decoded: {_some(damaged)}. Repair or remove them; dataset.py "
+            "check lists all that is wrong with the data"
+        )
 
 
 def _collect(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -245,16 +245,16 @@ def moving_average(network: nn.Module, decay: float) -> AveragedModel:
 # --- checkpoints ------------------------------------------------------------------------------------
 
 
-def save_checkpoint(training: Training, path: Path, *, fingerprint: str) -> None:
+def save_checkpoint(training: Training, path: Path, *, identity: Mapping[str, str]) -> None:
     """Write all that is needed to go on; path holds the old checkpoint or the whole new one.
 
     Args:
         training: what is under way.
         path: a file; its folder exists.
-        fingerprint: of everything that must not change between sittings (data and configuration).
+        identity: everything that must not change between sittings, by name (data and configuration).
     """
     state = {
-        "fingerprint": fingerprint,
+        "identity": dict(identity),
         "progress": asdict(training.progress),
         "network": training.detector.network.state_dict(),
         "average": training.average.state_dict() if training.average is not None else {},
@@ -266,17 +266,23 @@ def save_checkpoint(training: Training, path: Path, *, fingerprint: str) -> None
     temporary.replace(path)
 
 
-def load_checkpoint(training: Training, path: Path, *, fingerprint: str) -> None:
+def load_checkpoint(training: Training, path: Path, *, identity: Mapping[str, str]) -> None:
     """Put training back to where save_checkpoint left it, random numbers included.
 
     Raises:
         WrongCheckpoint: there is none, it is damaged, or it is of other data or another configuration.
     """
     state = _read_checkpoint(path)
-    if state["fingerprint"] != fingerprint:
+    kept: dict[str, str] = state["identity"]
+    differing = [
+        f"{name} was {kept.get(name, 'not set')}, now {identity.get(name, 'not set')}"
+        for name in sorted(kept.keys() | identity.keys())
+        if kept.get(name) != identity.get(name)
+    ]
+    if differing:
         raise WrongCheckpoint(
-            f"{path} belongs to other data or another configuration. Give the flags of that run, "
-            "or leave --resume out and choose another --output."
+            f"{path} belongs to other data or another configuration: {'; '.join(differing[:5])}. Give the "
+            "flags of that run, or leave --resume out and choose another --output."
         )
     training.detector.network.load_state_dict(state["network"])
     if training.average is not None:
@@ -292,7 +298,10 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
     except Exception as error:
-        raise WrongCheckpoint(f"{path} is no readable checkpoint: {error}") from error
-    if not isinstance(state, dict) or "progress" not in state:
-        raise WrongCheckpoint(f"{path} is not a checkpoint of train.py but another torch file")
+        raise WrongCheckpoint(
+            f"{path} is no readable checkpoint ({type(error).__name__}: {error}). Delete it to start anew, "
+            "or choose another --output."
+        ) from error
+    if not isinstance(state, dict) or not {"progress", "identity"} <= state.keys():
+        raise WrongCheckpoint(f"{path} is not a checkpoint of this train.py but another torch file")
     return state

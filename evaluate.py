@@ -153,31 +153,13 @@ def detect_all(
     found, decode_ms, detect_ms = [], [], []
     for sample in tqdm(samples, desc=description, unit="image", leave=False, mininterval=1.0):
         start = time.perf_counter()
-        image = load_image(sample)
+        image = dataset.load_image(sample)
         decoded = time.perf_counter()
         found.append(finder.detect(image))
         decode_ms.append(1000 * (decoded - start))
         detect_ms.append(1000 * (time.perf_counter() - decoded))
-    latency = metrics.Latency(
-        images=len(samples),
-        decode_median_ms=float(np.median(decode_ms)),
-        detect_median_ms=float(np.median(detect_ms)),
-        detect_p95_ms=float(np.percentile(detect_ms, 95)),
-        machine=f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
-    )
-    return found, latency
-
-
-def load_image(sample: Sample) -> imaging.Image:
-    """Decode the sample's file.
-
-    Raises:
-        ImageError: with the file's name, where it cannot be decoded.
-    """
-    try:
-        return imaging.decode_image(sample.image_path.read_bytes())
-    except (imaging.ImageError, OSError) as error:
-        raise imaging.ImageError(f"{sample.image_path}: {error}") from error
+    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return found, metrics.Latency.of(decode_ms, detect_ms, machine)
 
 
 def describe_data(samples: Sequence[Sample]) -> dict[str, str]:
@@ -305,7 +287,7 @@ def robustness(
     for name, change in CHANGES.items():
         truths, found = [], []
         for sample in tqdm(samples, desc=name, unit="image", leave=False, mininterval=1.0):
-            image, boxes = change(load_image(sample), sample.boxes)
+            image, boxes = change(dataset.load_image(sample), sample.boxes)
             truths.append(GroundTruth(boxes.astype(np.float32), sample.labels))
             found.append(finder.detect(image))
         results.append(measure_slice(name, truths, found, score_threshold, class_names))

@@ -853,6 +853,14 @@ class Latency:
     detect_p95_ms: float
     machine: str
 
+    @classmethod
+    def of(cls, decode_ms: Sequence[float], detect_ms: Sequence[float], machine: str) -> Latency:
+        """Sum up the times of single images, in milliseconds."""
+        return cls(
+            len(detect_ms), float(np.median(decode_ms)), float(np.median(detect_ms)),
+            float(np.percentile(detect_ms, 95)), machine,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class SliceResult:

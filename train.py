@@ -10,7 +10,7 @@ Every knob: python train.py --help
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
 import signal
 import time
@@ -42,6 +42,8 @@ from detector import Detector
 from engine import Progress, Training
 from schemas import CARD_FILE, ModelCard, NetworkConfig
 from settings import TorchrunSettings, TrainConfig, train_config
+
+TIMED_IMAGES = 50  # how many photographs the latency of a finished model is measured on
 
 console = Console(stderr=True, soft_wrap=True)
 
@@ -87,20 +89,20 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
         tracker.check_tracker(config.mlflow_tracking_uri)  # now, not after the last epoch
         if config.register_model:
             registry.check_name(config.model_name, tracking_uri=config.mlflow_tracking_uri)
-    train_samples, val_samples = read_data(config)
+    train_samples, val_samples = read_data(config, process)
     training, order = build_training(config, process, train_samples, device)
     splits = {"train": train_samples, "val": val_samples}
     data = {split: dataset.fingerprint(samples) for split, samples in splits.items()}  # reads every file
-    fingerprint = run_fingerprint(config, data)
+    identity = run_identity(config, data)
     if config.resume:
-        engine.load_checkpoint(training, checkpoint_of(config), fingerprint=fingerprint)
+        engine.load_checkpoint(training, checkpoint_of(config), identity=identity)
     with tracker.training_run(
         config.mlflow_tracking_uri, config.experiment, config.run_name, config.model_dump(mode="json"),
         resume_run_id=training.progress.run_id or None, folder=config.output, active=process.rank == 0,
     ) as run:  # fmt: skip
         training.progress.run_id = run.run_id
         log_data(run, splits, data)
-        keeper = Keeper(config, training, run, interruption, fingerprint=fingerprint)
+        keeper = Keeper(config, training, run, interruption, identity=identity)
         batches = loader(config, train_samples, order)
         keeper.restart_clock()
         if not fit(keeper, order, batches, val_samples, [sample.name for sample in train_samples]):
@@ -153,8 +155,12 @@ def set_up_machine(config: TrainConfig, process: TorchrunSettings) -> torch.devi
     return torch.device(kind, process.local_rank) if kind == "cuda" else torch.device(kind)
 
 
-def read_data(config: TrainConfig) -> tuple[list[Sample], list[Sample]]:
-    """Return the training and validation samples, and say what was left out."""
+def read_data(config: TrainConfig, process: TorchrunSettings) -> tuple[list[Sample], list[Sample]]:
+    """Return the training and validation samples, and say what was left out.
+
+    Raises:
+        DatasetError: they cannot be used, down to the last picture.
+    """
     splits = []
     splits_wanted: tuple[dataset.Split, ...] = ("train", "val")
     for split in splits_wanted:
@@ -170,6 +176,9 @@ def read_data(config: TrainConfig) -> tuple[list[Sample], list[Sample]]:
     train_samples, val_samples = splits
     if config.limit:
         train_samples = train_samples[:: max(1, len(train_samples) // config.limit)][: config.limit]
+    if process.rank == 0:
+        samples = [*train_samples, *val_samples]
+        dataset.check_images(tqdm(samples, desc="check images", unit="image", leave=False, mininterval=2.0))
     return train_samples, val_samples
 
 
@@ -290,8 +299,8 @@ def one_thread(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def run_fingerprint(config: TrainConfig, data: Mapping[str, str]) -> str:
-    """Return a hash of all that must stay the same between the sittings of one training.
+def run_identity(config: TrainConfig, data: Mapping[str, str]) -> dict[str, str]:
+    """Return, by name, all that must stay the same between the sittings of one training.
 
     Args:
         config: of the training; what may change between sittings is left out.
@@ -300,8 +309,10 @@ def run_fingerprint(config: TrainConfig, data: Mapping[str, str]) -> str:
     free = {
         "resume", "threads", "workers", "checkpoint_minutes", "mlflow_tracking_uri", "cache_size", "output",
     }  # fmt: skip
-    parts = [json.dumps(config.model_dump(mode="json", exclude=free), sort_keys=True), *data.values()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    settings = config.model_dump(mode="json", exclude=free)
+    return {name: json.dumps(value) for name, value in settings.items()} | {
+        f"{split} data": fingerprint for split, fingerprint in data.items()
+    }
 
 
 def log_data(
@@ -365,11 +376,11 @@ class Keeper:
 
     def __init__(
         self, config: TrainConfig, training: Training, run: tracker.TrainingRun, interruption: Interruption,
-        *, fingerprint: str,
+        *, identity: Mapping[str, str],
     ) -> None:  # fmt: skip
         """Start the clock."""
         self.config, self.training, self.run = config, training, run
-        self.interruption, self.fingerprint = interruption, fingerprint
+        self.interruption, self.identity = interruption, identity
         self.interrupted = False
         self.now = self.saved = time.monotonic()
 
@@ -397,7 +408,7 @@ class Keeper:
             images_s=f"{live['train/images_per_s']:.1f}", refresh=False,
         )  # fmt: skip
         self._bar.update()
-        if progress.step % 20 == 0:
+        if progress.step % 20 == 0 or progress.step == 1:  # the first, so that a short run has curves too
             parts = {f"train/{name}": value for name, value in losses.items()}
             self.run.log_metrics({**parts, **live}, progress.step)
         if self.now - self.saved > 60 * config.checkpoint_minutes:
@@ -413,7 +424,7 @@ class Keeper:
     def save(self) -> None:
         """Write the checkpoint, from one process."""
         if self.run.active:
-            engine.save_checkpoint(self.training, checkpoint_of(self.config), fingerprint=self.fingerprint)
+            engine.save_checkpoint(self.training, checkpoint_of(self.config), identity=self.identity)
         self.saved = time.monotonic()
 
 
@@ -478,7 +489,14 @@ def finish(
     results = metrics.build_report(
         truths, found, CLASS_NAMES, names=[sample.name for sample in val_samples], operating_point=point,
         split="val", model=config.run_name or config.output.name,
+        data={
+            "Data": ", ".join(map(str, config.data)),
+            "Fingerprint": dataset.fingerprint(val_samples),
+            "Code": tracker.git_commit() or "not under git",
+            "MLflow run": run.run_id,
+        },
     )  # fmt: skip
+    results = dataclasses.replace(results, latency=measure_latency(folder, val_samples, best.device.type))
     report.write_report(results, config.output / "report", samples=val_samples)
     run.log_artifacts(config.output / "report", "report")
     numbers = metrics.flat_metrics(results)
@@ -509,6 +527,21 @@ def finish(
         f"{point.score_threshold:.2f} weapon image recall {point.image_recall:.3f} with "
         f"{point.false_alarms_per_1000:.0f} false alarms per 1,000 weapon-free images (validation split)"
     )
+
+
+def measure_latency(folder: Path, samples: Sequence[Sample], device: str) -> metrics.Latency:
+    """Time the model as it is served, on a few photographs."""
+    served = detectors.load_folder(folder, device=device)
+    detectors.warm_up(served)
+    decode_ms, detect_ms = [], []
+    for sample in samples[:TIMED_IMAGES]:
+        start = time.perf_counter()
+        image = dataset.load_image(sample)
+        decoded = time.perf_counter()
+        served.detect(image)
+        decode_ms.append(1000 * (decoded - start))
+        detect_ms.append(1000 * (time.perf_counter() - decoded))
+    return metrics.Latency.of(decode_ms, detect_ms, f"{device}, {torch.get_num_threads()} threads")
 
 
 def provenance(

@@ -20,6 +20,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+import dataset
 import imaging
 from dataset import Sample
 
@@ -172,7 +173,7 @@ def augmentation(name: str, *, size: int, jitter_low: float = 0.5, jitter_high: 
 
 def load_image(sample: Sample, longest: int = 0) -> imaging.Image:
     """Decode the sample's image, its longer side cut to at most longest pixels if that is not 0."""
-    image = imaging.decode_image(sample.image_path.read_bytes())
+    image = dataset.load_image(sample)
     scale = longest / max(image.shape[:2]) if longest else 1.0
     if scale >= 1:
         return image

@@ -88,10 +88,10 @@ def test_an_interrupted_training_ends_with_the_same_weights(order, batches, tmp_
 
     first = make_training()
     run_epochs(first, order, batches, 2, stop_at_step=6)  # in the middle of the second epoch
-    engine.save_checkpoint(first, tmp_path / "checkpoint.pt", fingerprint="f")
+    engine.save_checkpoint(first, tmp_path / "checkpoint.pt", identity={})
     torch.rand(1000)  # whatever else happened in between
     second = make_training(lr=123.0)  # the optimiser's state comes from the checkpoint
-    engine.load_checkpoint(second, tmp_path / "checkpoint.pt", fingerprint="f")
+    engine.load_checkpoint(second, tmp_path / "checkpoint.pt", identity={})
     assert second.progress == first.progress
     resumed_means = run_epochs(second, order, batches, 2)
 
@@ -106,10 +106,11 @@ def test_an_interrupted_training_ends_with_the_same_weights(order, batches, tmp_
         torch.testing.assert_close(second.average.state_dict()[name], value, rtol=0, atol=0, msg=name)
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    engine.save_checkpoint(make_training(), tmp_path / "checkpoint.pt", fingerprint="one")
-    with pytest.raises(WrongCheckpoint, match="other data or another configuration"):
-        engine.load_checkpoint(make_training(), tmp_path / "checkpoint.pt", fingerprint="two")
+def test_a_checkpoint_of_another_run_is_refused_and_the_difference_named(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    engine.save_checkpoint(make_training(), path, identity={"lr": "0.1", "epochs": "3"})
+    with pytest.raises(WrongCheckpoint, match=r"another configuration: lr was 0\.1, now 0\.2\. Give"):
+        engine.load_checkpoint(make_training(), path, identity={"lr": "0.2", "epochs": "3"})
 
 
 def write_nothing(path):
@@ -135,7 +136,7 @@ def write_weights(path):
 def test_a_bad_checkpoint_is_a_sentence(write, message, tmp_path):
     write(tmp_path / "checkpoint.pt")
     with pytest.raises(WrongCheckpoint, match=message):
-        engine.load_checkpoint(make_training(), tmp_path / "checkpoint.pt", fingerprint="f")
+        engine.load_checkpoint(make_training(), tmp_path / "checkpoint.pt", identity={})
 
 
 def test_a_loss_that_is_not_finite_names_the_images(order, batches):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import detector as detectors
 import engine
 import metrics
 import registry
+import report
 import synthetic
 import tracker
 import train
@@ -66,7 +68,8 @@ def test_a_run_ends_with_a_champion_a_report_and_curves(arguments, tmp_path, tra
     assert logged.info.status == "FINISHED"
     assert logged.data.params["lr"] == "0.001"
     assert len(client.get_metric_history(logged.info.run_id, "val/map")) == 2
-    assert client.get_metric_history(logged.info.run_id, "train/epoch_loss_classifier")
+    for curve in ("epoch_loss_classifier", "loss", "lr", "images_per_s"):
+        assert client.get_metric_history(logged.info.run_id, f"train/{curve}"), curve
     inputs = {given.dataset.name for given in logged.inputs.dataset_inputs}
     assert inputs == {"train", "val"}
     version = registry.find_version(name, alias="champion", tracking_uri=tracker_uri)
@@ -77,6 +80,10 @@ def test_a_run_ends_with_a_champion_a_report_and_curves(arguments, tmp_path, tra
     assert card.run_id == logged.info.run_id
     assert card.data["train"]["images"] + card.data["val"]["images"] == 24
     assert (tmp_path / "run" / "report" / "report.html").stat().st_size > 10_000
+    written = report.read_report(tmp_path / "run" / "report" / "report.json")
+    assert written.latency is not None
+    assert written.latency.detect_median_ms > 0
+    assert written.data["MLflow run"] == logged.info.run_id
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
     assert "false alarms per 1,000 weapon-free images (validation split)" in capsys.readouterr().out
 
@@ -161,6 +168,16 @@ def test_an_empty_folder_says_what_is_expected(arguments, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(dataset.DatasetError, match="empty"):
         run([*arguments, "--data", str(tmp_path / "empty")])
+
+
+def test_a_damaged_picture_is_named_before_the_run_begins(drawn, arguments, tmp_path, tracker_uri):
+    shutil.copytree(drawn, tmp_path / "damaged")
+    picture = sorted((tmp_path / "damaged" / "images").iterdir())[2]
+    picture.write_bytes(picture.read_bytes()[:900])  # its head, with the size, is whole
+    with pytest.raises(dataset.DamagedImages, match=re.escape(picture.name)):
+        run([*arguments, "--data", str(tmp_path / "damaged")])
+    assert MlflowClient(tracker_uri).get_experiment_by_name(arguments[-1]) is None
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_the_program_prints_a_sentence_and_no_traceback(tmp_path):
