@@ -723,18 +723,24 @@ def bootstrap_intervals(
         return {}
     weights = np.random.default_rng(seed).multinomial(len(truths), [1 / len(truths)] * len(truths), draws)
     values = _bootstrap_ap(truths, detections, class_names, weights)
+    spans = {key: _interval(value) for key, value in values.items()}
     alarms = image_alarms(truths, detections, class_names)
     raised = alarms.scores >= score_threshold
     for key, group, per in (
         ("image_recall", alarms.armed, 1),
         ("false_alarms_per_1000", ~alarms.armed, 1000),
     ):
-        if group.any():
-            among = (weights @ group).astype(np.float64)
-            values[key] = per * np.divide(
-                weights @ (group & raised), among, where=among > 0, out=among * np.nan
-            )
-    return {key: _interval(value) for key, value in values.items()}
+        if not group.any():
+            continue
+        images, hits = int(group.sum()), int((group & raised).sum())
+        if hits in (0, images):  # drawing again could only show the same: Wilson's interval for n of n
+            edge = 1.96**2 / (images + 1.96**2)
+            spans[key] = Interval(0.0, per * edge) if hits == 0 else Interval(per * (1 - edge), float(per))
+            continue
+        among = (weights @ group).astype(np.float64)
+        share = np.divide(weights @ (group & raised), among, where=among > 0, out=among * np.nan)
+        spans[key] = _interval(per * share)
+    return spans
 
 
 def _bootstrap_ap(

@@ -409,6 +409,16 @@ def test_interval_of_recall_is_the_binomial_one():
     assert (span.low, span.high) == pytest.approx((0.72, 0.88), abs=0.015)
 
 
+def test_no_false_alarm_among_few_images_is_no_proof_of_none():
+    # Wilson's interval at 0 of 6 and 4 of 4: 1.96^2 / (n + 1.96^2) from the edge.
+    truths = [truth()] * 6 + [truth((A, PISTOL))] * 4
+    detections = [found()] * 6 + [found((A, PISTOL, 0.9))] * 4
+    spans = metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=50)
+    alarms, recall = spans["false_alarms_per_1000"], spans["image_recall"]
+    assert (alarms.low, alarms.high) == pytest.approx((0, 390.3), abs=0.1)
+    assert (recall.low, recall.high) == pytest.approx((0.510, 1), abs=0.001)
+
+
 def test_intervals_are_the_same_again_and_leave_out_what_has_no_truth():
     truths, detections = [truth((A, PISTOL)), truth((B, PISTOL))], [found((A, PISTOL, 0.9)), found()]
     first = metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=50)
