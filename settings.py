@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from dotenv import load_dotenv
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     CliApp,
@@ -67,12 +68,16 @@ def _repeat_flags(arguments: list[str], list_flags: Sequence[str]) -> list[str]:
 def _in_sentences(error: ValidationError | SettingsError) -> str:
     if isinstance(error, SettingsError):
         return f"error: {error}"
-    return "\n".join(
-        f"error: {'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
-        # A problem of the settings as a whole has all of them as input, keys included.
-        + (f" (got {problem['input']!r})" if problem["type"] != "missing" and problem["loc"] else "")
-        for problem in error.errors()
-    )
+    return "\n".join(f"error: {_in_a_sentence(problem)}" for problem in error.errors())
+
+
+def _in_a_sentence(problem: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"{name}: expected a value, got none; --help says what it is"
+    # A problem of the settings as a whole has all of them as input, keys included.
+    got = f" (got {problem['input']!r})" if name else ""
+    return f"{name or 'settings'}: {problem['msg']}{got}"
 
 
 class TrackerSettings(BaseSettings):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -51,9 +52,9 @@ console = Console(stderr=True, soft_wrap=True)
 class Interruption:
     """Ctrl-C and SIGTERM ask for a stop after the step under way; a second Ctrl-C stops at once."""
 
-    def __init__(self) -> None:
-        """Listen from now on."""
-        self.asked = False
+    def __init__(self, *, tell: bool) -> None:
+        """Listen from now on, and tell the person at the terminal what was understood if tell is true."""
+        self.asked, self._tell = False, tell
         signal.signal(signal.SIGINT, self._ask)
         signal.signal(signal.SIGTERM, self._ask)
 
@@ -61,6 +62,8 @@ class Interruption:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+        if self._tell:  # os.write: print may be in the middle of a line of its own
+            os.write(2, b"\nstopping after the next step, with a checkpoint; Ctrl-C again stops at once\n")
 
 
 def main() -> None:
@@ -75,6 +78,9 @@ def main() -> None:
         train(config, process)
     except known as error:
         raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        say(f"stopped at once; --resume goes on from {checkpoint_of(config)}, if there is one")
+        raise SystemExit(130) from None
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -82,7 +88,7 @@ def main() -> None:
 
 def train(config: TrainConfig, process: TorchrunSettings) -> None:
     """Run the whole training; the last lines printed say what came of it."""
-    interruption = Interruption()
+    interruption = Interruption(tell=process.rank == 0)
     device = set_up_machine(config, process)
     prepare_output(config)
     if process.rank == 0:

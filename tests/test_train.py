@@ -121,6 +121,20 @@ def test_ctrl_c_saves_and_resume_finishes_the_same_run(arguments, tmp_path, trac
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
+def test_a_first_ctrl_c_is_answered_and_a_second_stops_at_once(capfd):
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        interruption = train.Interruption(tell=True)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.asked
+        assert "Ctrl-C again stops at once" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def test_a_time_budget_ends_the_run_with_a_model(arguments, tmp_path, tracker_uri):
     run([*arguments, "--epochs", "1000", "--minutes", "0.02"])
     assert registry.find_version(arguments[-1], alias="champion", tracking_uri=tracker_uri).version == "1"
@@ -220,7 +234,7 @@ def test_several_roots_follow_one_flag():
         (["--data", "a", "--learning-rate", "1"], "unrecognized arguments: --learning-rate"),
         (["--data", "a", "--lr", "fast"], r"lr: .*\(got 'fast'\)"),
         (["--data", "a", "--epochs", "0"], "epochs: .*greater than or equal to 1"),
-        (["--epochs", "1"], "data: Field required"),
+        (["--epochs", "1"], "data: expected a value, got none"),
         (["--data", "a", "--preset", "tiny"], "presets: best, cpu, original, smoke"),
     ],
 )
