@@ -83,7 +83,13 @@ def run(config: EvaluateConfig) -> Report:
     result = score(config, detector, samples, model, detector.card.operating_point, detector.class_names)
     page = reports.write_report(result, config.output, samples)
     console.print(figures_table(result, other))
-    for note in result.notes:
+    notes = list(result.notes)
+    if other and other.data.get("Fingerprint") != result.data["Fingerprint"]:
+        notes.append(
+            f"{config.against} is of other images ({other.title}, {other.images} images): the two columns do "
+            "not say which model is better."
+        )
+    for note in notes:
         console.print(f"note: {note}", highlight=False, markup=False)
     if config.log:
         log_report(result, config.output, run_id, config.mlflow_tracking_uri)
@@ -372,7 +378,8 @@ def log_report(result: Report, folder: Path, run_id: str, tracking_uri: str) -> 
     with tracker.quiet_mlflow(), tracker.connection(tracking_uri) as client:
         for key, value in metrics.flat_metrics(result).items():
             client.log_metric(run_id, key, value)
-        client.set_tag(run_id, f"evaluation.{result.split}", f"{result.title}, {result.images} images")
+        what = f"{result.title}, {result.images} images, {result.data['Fingerprint'][:8]}"
+        client.set_tag(run_id, f"evaluation.{result.split}", what)
         client.log_artifacts(run_id, str(folder), f"evaluation/{result.split}")
     console.print(f"logged to run {run_id}", highlight=False)
 

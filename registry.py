@@ -420,7 +420,7 @@ def _make_name(client: MlflowClient, name: str) -> None:
         if not OURS.items() <= client.get_registered_model(name).tags.items():
             raise RegistryError(
                 f"The registry already has something named {name!r} that this project did not make. "
-                "Choose another name with MODEL_NAME."
+                "Choose another one: --model-name or MODEL_NAME."
             ) from error
 
 
@@ -816,7 +816,8 @@ class Comparison:
     Attributes:
         heads: name and short id of each run.
         facts: when, how long, what became of it.
-        measured: by MLflow's key; of a registered run the model's numbers, else the best epoch's.
+        measured: by MLflow's key; of a registered run the model's numbers, else the best epoch's. No value
+            is marked as the best where the runs were not measured on the same images.
         parameters: those that differ, the most telling first.
         left_out: how many more differ.
     """
@@ -831,17 +832,23 @@ class Comparison:
 def compare_runs(runs: Sequence[Run], versions: Sequence[RegisteredVersion], most: int) -> Comparison:
     """Put runs side by side, with at most so many of the parameters that differ."""
     registered = {found.run_id: found for found in versions}
+    data = {split: [_data_of(run, split) for run in runs] for split in ("val", "test")}
     facts = {
         "started": [_when(run.info.start_time) for run in runs],
         "minutes": [_minutes(run) for run in runs],
         "status": [run.info.status.lower() for run in runs],
         "registered as": [_label(registered.get(run.info.run_id)) for run in runs],
+        "val data": data["val"],
+        "test data": data["test"],
     }
     differing = _differing(runs)
     return Comparison(
         heads=[(run.info.run_name or "", run.info.run_id[:8]) for run in runs],
-        facts=[(title, [Cell(text) for text in texts]) for title, texts in facts.items()],
-        measured=[(key, _marked(key, [_metric(run, key) for run in runs])) for key in _measured_keys(runs)],
+        facts=[(title, [Cell(text) for text in texts]) for title, texts in facts.items() if any(texts)],
+        measured=[
+            (key, _marked(key, [_metric(run, key) for run in runs], data[key.partition("/")[0]]))
+            for key in _measured_keys(runs)
+        ],
         parameters=[
             (name, [Cell(run.data.params.get(name, "")) for run in runs]) for name in differing[:most]
         ],
@@ -871,7 +878,7 @@ def comparison_markdown(compared: Comparison) -> str:
         split, _, word = key.partition("/")
         if COMPARED[word]:
             measured.append((f"{split}: {COMPARED[word]}", cells))
-    facts = [row for row in compared.facts if row[0] in ("minutes", "registered as")]
+    facts = [row for row in compared.facts if row[0] not in ("started", "status")]
     rows = [
         ["", *(_escaped(name) for name, _ in compared.heads)],
         ["---", *("---:" for _ in compared.heads)],
@@ -905,10 +912,20 @@ def _metric(run: Run, key: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _marked(key: str, values: Sequence[float | None]) -> list[Cell]:
+def _data_of(run: Run, split: str) -> str:
+    """Return what tells the images of a split from others: a fingerprint's beginning; "" if unknown."""
+    if f"evaluation.{split}" in run.data.tags:
+        return str(run.data.tags[f"evaluation.{split}"])
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    return next((given.dataset.digest[:8] for given in inputs if given.dataset.name == split), "")
+
+
+def _marked(key: str, values: Sequence[float | None], data: Sequence[str]) -> list[Cell]:
+    """Mark the best value, where all were measured on the same images."""
     known = [value for value in values if value is not None]
+    same = len({images for images, value in zip(data, values, strict=True) if value is not None}) == 1
     pick = min if key.endswith(LESS_IS_BETTER) else max
-    best = pick(known) if len(set(known)) > 1 else None
+    best = pick(known) if same and len(set(known)) > 1 else None
     return [Cell(_number(value), value is not None and value == best) for value in values]
 
 

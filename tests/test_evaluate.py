@@ -205,6 +205,17 @@ def test_program_writes_the_report_and_says_where(root, model, tmp_path, capsys)
     assert "chosen on these very images" in " ".join(said.split())  # the model has no operating point
 
 
+def test_a_report_of_other_images_is_not_taken_for_a_rival(root, model, tmp_path, capsys):
+    same = score(config_for(root), ColorFinder())
+    others = dataclasses.replace(same, images=99, data={"Fingerprint": "of others"})
+    for rival, warned in ((same, False), (others, True)):
+        (tmp_path / "report.json").write_bytes(TypeAdapter(metrics.Report).dump_json(rival))
+        arguments = ["--data", str(root), "--model", str(model), "--against", str(tmp_path / "report.json")]
+        assert evaluate.main([*arguments, "--output", str(tmp_path / "out")]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("is of other images (local test, 99 images)" in said) == warned
+
+
 def test_program_logs_to_the_run_that_made_the_model(root, model, tmp_path):
     tracking_uri = f"sqlite:///{tmp_path / 'tracker.db'}"
     client = MlflowClient(tracking_uri)
@@ -217,7 +228,8 @@ def test_program_logs_to_the_run_that_made_the_model(root, model, tmp_path):
     run = client.get_run(run_id)
     assert run.data.metrics["test/map_50"] == pytest.approx(1)
     assert run.data.metrics["test/alarm/image_recall"] == 1
-    assert run.data.tags["evaluation.test"] == "local test, 13 images"
+    data = result.data["Fingerprint"][:8]
+    assert run.data.tags["evaluation.test"] == f"local test, 13 images, {data}"
     files = [file.path for file in client.list_artifacts(run_id, "evaluation/test")]
     assert files == ["evaluation/test/report.html"]
 

@@ -20,6 +20,7 @@ import pytest
 import requests
 from conftest import TrackerServer, free_port
 from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput
 from PIL import Image
 from rich.console import Console
 
@@ -435,11 +436,27 @@ def test_runs_side_by_side_as_a_markdown_table(side_by_side):
         "| val: look-alikes taken for a weapon | 0.5 | 0.75 | **0.25** |",
         "| val: knife, AP at IoU 0.50 | 0.5 | **0.75** | 0.25 |",
         "| minutes | 0.0 | 0.0 | 0.0 |",
-        "| registered as |  |  |  |",
         "| `lr` |  | 0.2 | 0.1 |",
         "",
         "Parameters that differ besides: 1.",
     ]
+
+
+def test_runs_measured_on_different_images_have_no_best(tracker_uri, tmp_path):
+    client = MlflowClient(tracker_uri)
+    experiment = client.create_experiment(tmp_path.name)
+    for score, val, test in ((0.5, "same", "one"), (0.6, "same", "other")):
+        run = client.create_run(experiment).info.run_id
+        client.log_inputs(run, [DatasetInput(Dataset("val", f"{val}-digest", "local", "{}"))])
+        client.set_tag(run, "evaluation.test", test)
+        for split in ("val", "test"):
+            client.log_metric(run, f"{split}/map", score)
+    compared = registry.compare_runs(registry.last_runs(tmp_path.name, 5, tracking_uri=tracker_uri), [], 1)
+    measured, facts = dict(compared.measured), dict(compared.facts)
+    assert [cell.best for cell in measured["val/map"]] == [True, False]
+    assert [cell.best for cell in measured["test/map"]] == [False, False]
+    assert [cell.text for cell in facts["val data"]] == ["same-dig"] * 2
+    assert [cell.text for cell in facts["test data"]] == ["other", "one"]
 
 
 def test_versions_are_listed_whole_in_80_columns():
