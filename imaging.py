@@ -345,15 +345,23 @@ def crop_boxes(image: Image, boxes: NDArray[np.float32], *, margin: float = CROP
         boxes: (N, 4) xyxy pixels of image.
         margin: at least 0.
     """
-    height, width = image.shape[:2]
-    crops = []
+    frames = crop_frames(image.shape[:2], boxes, margin=margin)
+    return [image[top:bottom, left:right] for left, top, right, bottom in frames]
+
+
+def crop_frames(
+    size_hw: tuple[int, ...], boxes: NDArray[np.float32], *, margin: float = CROP_MARGIN
+) -> list[tuple[int, int, int, int]]:
+    """Return what crop_boxes cuts out of an image of that size: left, top, right, bottom in whole pixels."""
+    height, width = size_hw
+    frames = []
     for x1, y1, x2, y2 in np.asarray(boxes, np.float64).reshape(-1, 4):
         margin_x, margin_y = margin * (x2 - x1), margin * (y2 - y1)
         left, right = np.clip([np.floor(x1 - margin_x), np.ceil(x2 + margin_x)], 0, width).astype(int)
         top, bottom = np.clip([np.floor(y1 - margin_y), np.ceil(y2 + margin_y)], 0, height).astype(int)
         left, top = min(left, width - 1), min(top, height - 1)
-        crops.append(image[top : max(bottom, top + 1), left : max(right, left + 1)])
-    return crops
+        frames.append((int(left), int(top), int(max(right, left + 1)), int(max(bottom, top + 1))))
+    return frames
 
 
 def shrink(image: Image, longer_side: int) -> Image:

@@ -31,7 +31,7 @@ from client import (
 )
 from schemas import Detection, ImageResult, ModelInfo, Problem
 from settings import WebSettings
-from texts import class_name, percent, text
+from texts import class_name, example_name, percent, text
 
 MODEL_REFRESH_S = 10.0  # a newly promoted model is noticed within this time
 ANSWERS_KEPT = 500
@@ -51,6 +51,7 @@ PROBLEM_TEXTS = {
     "upload-timeout": "error_slow",
     "unauthorized": "error_key",
 }
+HOPELESS_PROBLEMS = ("not-an-image", "bad-image", "image-too-large")  # of the file itself
 ERROR_TEXTS: dict[type[ServiceError], str] = {
     ServiceUnreachable: "error_unreachable",
     ServiceNotReady: "error_not_ready",
@@ -130,6 +131,10 @@ class Page:
         """Return a class's name in this person's language."""
         return class_name(label, self.language)
 
+    def example_name(self, stem: str) -> str:
+        """Return a gallery picture in words in this person's language."""
+        return example_name(stem, self.language)
+
     @property
     def lowest_threshold(self) -> float:
         """Return the score below which the model says nothing: what the API is asked for, once."""
@@ -178,7 +183,8 @@ class Page:
             self.note(error)
             return Failure(self.sentence(error), waiting=True)
         except ServiceError as error:
-            return Failure(self.sentence(error, photo), hopeless=isinstance(error, PhotoTooLarge))
+            hopeless = isinstance(error, PhotoTooLarge) or problem_name(error.problem) in HOPELESS_PROBLEMS
+            return Failure(self.sentence(error, photo), hopeless=hopeless)
         result = response.results[0]
         if result.error:
             return Failure(self._problem_sentence(result.error), hopeless=result.error.status < 500)
@@ -201,7 +207,7 @@ class Page:
 
     def sentence(self, error: ServiceError, photo: Photo | None = None) -> str:
         """Return what to tell a person about an error, in plain words."""
-        if error.problem and error.problem.type.rsplit("/", 1)[-1].rsplit(":", 1)[-1] in PROBLEM_TEXTS:
+        if error.problem and problem_name(error.problem) in PROBLEM_TEXTS:
             return self._problem_sentence(error.problem)
         if isinstance(error, PhotoTooLarge) and photo:
             return self.text("error_file_too_large", size=f"{len(photo.content) / 1e6:.0f}")
@@ -212,8 +218,7 @@ class Page:
         return self.text("error_other", detail=str(error))
 
     def _problem_sentence(self, problem: Problem) -> str:
-        name = problem.type.rsplit("/", 1)[-1].rsplit(":", 1)[-1]
-        return self.text(PROBLEM_TEXTS.get(name, "error_other"), detail=problem.detail)
+        return self.text(PROBLEM_TEXTS.get(problem_name(problem), "error_other"), detail=problem.detail)
 
     def shown(self, photo: Photo) -> imaging.Image:
         """Return photo decoded, its longer side at most SHOWN_SIDE pixels.
@@ -234,6 +239,15 @@ class Page:
     def percent(self, fraction: float) -> str:
         """Return a fraction in whole percent, in this person's language."""
         return percent(fraction, self.language)
+
+    def decimal(self, value: float, digits: int = 3) -> str:
+        """Return a number with so many digits after the point, or comma, of this person's language."""
+        return f"{value:.{digits}f}".replace(".", self.text("decimal_point"))
+
+
+def problem_name(problem: Problem | None) -> str:
+    """Return the last part of a problem's type, "" without a problem."""
+    return problem.type.rsplit("/", 1)[-1].rsplit(":", 1)[-1] if problem else ""
 
 
 def weapons(detections: Sequence[Detection], score_threshold: float) -> list[Detection]:

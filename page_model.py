@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from page import Page
 from schemas import ModelCard, ModelInfo
@@ -17,9 +18,11 @@ FRACTIONS = {
     "map_50": "metric_map_50",
     "map_75": "metric_map_75",
     "mar_100": "metric_mar_100",
-    "lookalike_alarm_rate": "metric_lookalikes",
-    "weapon_as_lookalike_rate": "metric_as_lookalikes",
 }
+RATES = {"lookalike_alarm_rate": "metric_lookalikes", "weapon_as_lookalike_rate": "metric_as_lookalikes"}
+FALSE_ALARM_RULE = re.compile(
+    r"highest image-level weapon recall with at most ([\d.]+) false alarms per 1,000 weapon-free images"
+)
 ORANGE, BLUE = "#d55e00", "#0072b2"
 
 
@@ -34,6 +37,7 @@ def model_ui(page: Page) -> None:
     curve_ui(page, card)
     metrics_ui(page, card)
     classes_ui(page, card)
+    data_ui(page, card)
     origin_ui(page, page.info)
 
 
@@ -64,12 +68,20 @@ def operating_point_ui(page: Page, card: ModelCard) -> None:
         "metric_recall": ("alarm/recall", point.recall, page.percent),
         "metric_precision": ("alarm/precision", point.precision, page.percent),
     }
-    for column, (key, (metric, value, form)) in zip(st.columns(4), figures.items(), strict=True):
-        metric_ui(column, page, key, form(value), interval(page, card, f"{point.split}/{metric}", form))
-    rule = {"threshold": page.percent(point.score_threshold), "rule": point.rule}
+    figures_ui([
+        (page.text(key), form(value), interval(page, card, f"{point.split}/{metric}", form))
+        for key, (metric, value, form) in figures.items()
+    ])  # fmt: skip
+    rule = {"threshold": page.percent(page.default_threshold), "rule": rule_words(page, point.rule)}
     st.caption(
         page.text("model_images", **rule, **point.model_dump(include={"weapon_images", "weapon_free_images"}))
     )
+
+
+def rule_words(page: Page, rule: str) -> str:
+    """Return the rule by which the threshold was chosen, in this person's language if it is known."""
+    known = FALSE_ALARM_RULE.fullmatch(rule)
+    return page.text("rule_false_alarms", limit=known[1]) if known else rule
 
 
 def interval(page: Page, card: ModelCard, metric: str, form: Callable[[float], str]) -> str | None:
@@ -85,11 +97,6 @@ def per_thousand(value: float) -> str:
     return f"{value:.0f}"
 
 
-def fraction(value: float) -> str:
-    """Return a metric as papers give it."""
-    return f"{value:.3f}"
-
-
 def curve_ui(page: Page, card: ModelCard) -> None:
     """Draw what an alarm at each threshold would catch and cost."""
     if not card.alarm_curve:
@@ -101,7 +108,7 @@ def curve_ui(page: Page, card: ModelCard) -> None:
     ]
     percent = {"format": "%"}
     caught = {
-        "mark": {"type": "line", "point": True, "color": BLUE},
+        "mark": {"type": "line", "color": BLUE},
         "encoding": {
             "y": {
                 "field": "recall", "type": "quantitative", "title": page.text("curve_recall"),
@@ -119,13 +126,18 @@ def curve_ui(page: Page, card: ModelCard) -> None:
         },
     }  # fmt: skip
     x = {"field": "threshold", "type": "quantitative", "title": page.text("curve_threshold"), "axis": percent}
+    here = {
+        "mark": {"type": "rule", "color": "gray"}, "encoding": {"x": {"datum": page.default_threshold}}
+    }  # fmt: skip
     st.vega_lite_chart(
         {
-            "data": {"values": rows}, "height": 280, "encoding": {"x": x}, "layer": [caught, false_alarms],
+            "data": {"values": rows}, "height": 280, "encoding": {"x": x},
+            "layer": [caught, false_alarms, here],
             "resolve": {"scale": {"y": "independent"}},
         },
         alt=page.text("model_curve_alt"),
     )  # fmt: skip
+    st.caption(page.text("model_curve_here", threshold=page.percent(page.default_threshold)))
 
 
 def metrics_ui(page: Page, card: ModelCard) -> None:
@@ -135,17 +147,21 @@ def metrics_ui(page: Page, card: ModelCard) -> None:
         if not known:
             continue
         st.markdown(f"#### {page.text('model_quality', split=page.text(f'split_{split}'))}")
-        columns = st.columns(4)
-        for index, (key, metric) in enumerate(known.items()):
-            note = interval(page, card, metric, fraction)
-            metric_ui(columns[index % 4], page, FRACTIONS[key], fraction(card.metrics[metric]), note)
+        figures_ui([
+            (page.text(FRACTIONS[key]), page.decimal(card.metrics[metric]),
+             interval(page, card, metric, page.decimal))
+            for key, metric in known.items()
+        ])  # fmt: skip
+        for rate, key in RATES.items():
+            if f"{split}/{rate}" in card.metrics:
+                value = page.decimal(100 * card.metrics[f"{split}/{rate}"], 1)
+                st.markdown(f"- {page.text(key, rate=page.text('percent', value=value))}")
 
 
-def metric_ui(column: DeltaGenerator, page: Page, key: str, value: str, note: str | None) -> None:
-    """Draw one figure with its interval, if it has one."""
-    column.metric(
-        page.text(key), value, note, delta_color="off", delta_arrow="off", border=True, height="stretch"
-    )
+def figures_ui(figures: Sequence[tuple[str, str, str | None]]) -> None:
+    """Draw figures side by side: what each is, its value and, if it has one, its interval."""
+    for column, (name, value, note) in zip(st.columns(len(figures)), figures, strict=True):
+        column.metric(name, value, note, delta_color="off", delta_arrow="off", border=True, height="stretch")
 
 
 def classes_ui(page: Page, card: ModelCard) -> None:
@@ -160,8 +176,12 @@ def class_row(page: Page, card: ModelCard, name: str) -> dict[str, str]:
     chosen = card.class_thresholds.get(name)
 
     def metric(word: str) -> str:
-        values = (card.metrics.get(f"{split}/{word}/{name}") for split in SPLITS)
-        return next((f"{value:.3f}" for value in values if value is not None), "–")
+        for key in (f"{split}/{word}/{name}" for split in SPLITS):
+            if key in card.metrics:
+                ends = [card.metrics.get(f"{key}/{end}") for end in ("low", "high")]
+                words = "–".join(page.decimal(end, 2) for end in ends if end is not None)
+                return page.decimal(card.metrics[key], 2) + (f" ({words})" if words else "")
+        return "–"
 
     return {
         page.text("column_object"): page.class_name(name),
@@ -175,6 +195,27 @@ def class_row(page: Page, card: ModelCard, name: str) -> dict[str, str]:
     }
 
 
+def data_ui(page: Page, card: ModelCard) -> None:
+    """Draw how many photos and boxes it learned from and was measured on."""
+    parts = [split for split in ("train", "val") if isinstance(card.data.get(split), dict)]
+    if parts:
+        st.markdown(f"#### {page.text('model_learned')}")
+        st.table([data_row(page, card, split) for split in parts], hide_index=True)
+
+
+def data_row(page: Page, card: ModelCard, split: str) -> dict[str, str]:
+    """Return a part of the data as the table shows it."""
+    part: dict[str, Any] = card.data[split]
+    boxes = part.get("boxes", {})
+    counts = [(page.class_name(name), boxes.get(name, "–")) for name in card.class_names[1:]]
+    return {
+        page.text("column_split"): page.text(f"data_{split}"),
+        page.text("column_photos"): str(part.get("images", "–")),
+        page.text("column_without"): str(part.get("without_objects", "–")),
+        **{name: str(count) for name, count in counts},
+    }
+
+
 def origin_ui(page: Page, info: ModelInfo) -> None:
     """Draw data, network, versions and code the model came from, and every figure kept with it."""
     card = info.card
@@ -182,20 +223,24 @@ def origin_ui(page: Page, info: ModelInfo) -> None:
         network = card.network
         rows = {
             "origin_architecture": network.architecture,
-            "origin_input": f"{network.min_size} – {network.max_size}",
-            "origin_created": card.created_at,
+            "origin_input": input_words(network.min_size, network.max_size),
+            "origin_created": card.created_at.replace("T", " ")[:16],
+            "origin_roots": ", ".join(card.data.get("roots", ())),
             "origin_commit": card.git_commit,
             "origin_fingerprint": card.data_fingerprint,
             "origin_source": info.source,
         }
         table_ui(page, [(page.text(key), value) for key, value in rows.items() if value])
-        if card.data:
-            st.json(card.data, expanded=False)
         if card.library_versions:
             table_ui(page, card.library_versions.items())
     if card.metrics:
         with st.expander(page.text("model_all"), icon=":material/table_rows:"):
             table_ui(page, [(name, f"{value:.4f}") for name, value in sorted(card.metrics.items())])
+
+
+def input_words(shortest: int, longest: int) -> str:
+    """Return the size at which the network looks at a photo."""
+    return str(shortest) if shortest == longest else f"{shortest} – {longest}"
 
 
 def table_ui(page: Page, rows: Iterable[tuple[str, str]]) -> None:

@@ -17,7 +17,7 @@ import imaging
 from client import CSV_COLUMNS, csv_rows, draw_detections
 from page import Failure, Page, Photo, strongest, weapons
 from page_feedback import feedback_ui
-from schemas import AlarmPoint, Detection, ImageResult, ModelCard, PredictResponse
+from schemas import AlarmPoint, Box, Detection, ImageResult, ModelCard, PredictResponse
 
 GALLERY = Path(__file__).parent / "photos"
 GALLERY_SUFFIXES = (".jpg", ".jpeg")
@@ -42,23 +42,32 @@ class Choice:
 
 
 def photos_ui(page: Page) -> None:
-    """Draw the whole tab: photos go in on top, answers on the left, what to show on the right."""
+    """Draw the whole tab: photos go in on top, then the answer for all, each photo, what to show beside."""
     photos = input_ui(page)
     if not photos:
         st.caption(page.text("nothing_yet"))
         return
+    many = len(photos) > 1
+    summary = st.container()
     answers, choices = st.columns([2, 1], gap="medium")
-    with choices, st.container(key="sticky"):
+    with choices, st.container(key="sticky_many" if many else "sticky_one"):
         choice = choice_ui(page)
-    with answers:
-        summary = st.container()
+    with summary:
         outcomes = check_ui(page, photos)
-        with summary:
-            if len(photos) > 1:
-                summary_ui(page, photos, outcomes, choice)
-        for photo, outcome in zip(photos, outcomes, strict=True):
+        if many:
+            summary_ui(page, photos, outcomes, choice)
+    checked = list(zip(photos, outcomes, strict=True))
+    with answers:
+        for photo, outcome in sorted(checked, key=lambda pair: rank(pair[1], choice.score_threshold)):
             with st.container(border=True, key=f"card_{photo.digest[:16]}"):
                 card_ui(page, photo, outcome, choice)
+
+
+def rank(outcome: ImageResult | Failure, threshold: float) -> int:
+    """Return a photo's place among many: weapons first, then what has no answer, then the rest."""
+    if isinstance(outcome, Failure):
+        return 1
+    return 0 if weapons(outcome.detections or (), threshold) else 2
 
 
 # --- putting photos in ------------------------------------------------------------------------------
@@ -67,47 +76,45 @@ def photos_ui(page: Page) -> None:
 def input_ui(page: Page) -> list[Photo]:
     """Draw the ways to put photos in, and return the photos, each once."""
     uploads = st.file_uploader(page.text("upload"), accept_multiple_files=True, key="uploads")
-    st.caption(page.text("upload_formats", limit=f"{page.settings.api_max_body_mb:g}"))
     photos = [Photo(upload.name, upload.getvalue()) for upload in uploads]
-    with st.container(horizontal=True):
-        if st.toggle(page.text("camera"), key="camera_on"):
-            shot = st.camera_input(page.text("camera_label"), key="camera")
-            photos += [Photo(page.text("camera_file"), shot.getvalue())] if shot else []
-    photos += [Photo(path.name, path.read_bytes()) for path in gallery_ui(page, open_at_first=not photos)]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if not uploads:
+            st.caption(page.text("upload_formats", limit=f"{page.settings.api_max_body_mb:g}"))
+        camera_on = st.toggle(page.text("camera"), key="camera_on", width="content")
+        examples = st.container(width="content")
+    if camera_on:
+        shot = st.camera_input(page.text("camera_label"), key="camera", width=480)
+        photos += [Photo(page.text("camera_file"), shot.getvalue())] if shot else []
+    if photos or st.session_state.get("examples"):
+        with examples, st.popover(page.text("gallery_more"), icon=":material/collections:"):
+            chosen = gallery_ui(page)
+    else:
+        with st.expander(page.text("gallery"), expanded=True, icon=":material/collections:"):
+            chosen = gallery_ui(page)
+    photos += [Photo(path.name, path.read_bytes()) for path in chosen]
     return list({photo.digest: photo for photo in photos}.values())
 
 
-def gallery_ui(page: Page, *, open_at_first: bool) -> list[Path]:
+def gallery_ui(page: Page) -> list[Path]:
     """Draw the examples, and return those the person chose."""
     pictures = sorted(path for path in GALLERY.iterdir() if path.suffix in GALLERY_SUFFIXES)
     chosen: set[str] = st.session_state.setdefault("examples", set())
-    if not pictures:
-        return []
-    with (
-        st.expander(
-            page.text("gallery"), expanded=open_at_first and not chosen, icon=":material/collections:"
-        ),
-        st.container(horizontal=True, key="gallery"),
-    ):
+    with st.container(horizontal=True, key="gallery"):
         for path in pictures:
+            name = page.example_name(path.stem)
             with st.container(width=150, gap="xsmall"):
-                st.image(thumbnail(str(path)), width=150, alt=example_name(path))
+                st.image(thumbnail(str(path)), width=150, alt=name)
                 is_chosen = path.name in chosen
                 st.button(
                     page.text("gallery_remove" if is_chosen else "gallery_add"),
                     key=f"example_{path.stem}",
-                    help=example_name(path),
+                    help=name,
                     type="primary" if is_chosen else "secondary",
                     width="stretch",
                     on_click=chosen.symmetric_difference_update,
                     args=({path.name},),
                 )
     return [path for path in pictures if path.name in chosen]
-
-
-def example_name(path: Path) -> str:
-    """Return a gallery picture's name in words: its file's, without number and dashes."""
-    return path.stem.lstrip("0123456789-").replace("-", " ")
 
 
 @st.cache_data
@@ -222,6 +229,8 @@ def answer_ui(kind: str, sentence: str) -> None:
     """Draw the answer in its one colour."""
     if kind == "weapon":
         st.error(f"**{sentence}**", icon=":material/warning:")
+    elif kind == "unsure":
+        st.warning(f"**{sentence}**", icon=":material/help:")
     else:
         st.success(f"**{sentence}**", icon=":material/check_circle:")
 
@@ -237,7 +246,7 @@ def summary_ui(
     sentence = page.text(key, alarms=len(alarms), count=len(answered))
     sentence += page.text("answer_many_failed", failed=failed) if failed else ""
     if answered:
-        answer_ui("weapon" if alarms else "nothing", sentence)
+        answer_ui("weapon" if alarms else "unsure" if failed else "nothing", sentence)
         st.download_button(
             page.text("download_zip"),
             data=lambda: zip_of(page, photos, outcomes, choice),
@@ -283,8 +292,9 @@ def markdown_safe(name: str) -> str:
 def picture_ui(
     page: Page, photo: Photo, result: ImageResult, shown: Sequence[Detection], sentence: str
 ) -> None:
-    """Draw the photo with its boxes, as the person wants to see it."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    """Draw the photo with its boxes, as the person wants to see it: the ways to look are below it."""
+    place = st.container()
+    with st.container(horizontal=True, vertical_alignment="center"):
         view = st.segmented_control(
             page.text("view"), VIEWS, format_func=page.text, default=VIEWS[0], required=True,
             key=f"view_{photo.digest}", label_visibility="collapsed",
@@ -293,15 +303,12 @@ def picture_ui(
     original = page.shown(photo)
     drawn = draw_detections(original, scaled(shown, result, original), page.language)
     if zoom is not None:
-        full = imaging.decode_image(photo.content)
-        original = imaging.crop_boxes(full, boxes_of([zoom]), margin=ZOOM_MARGIN)[0]
-        drawn = imaging.crop_boxes(
-            draw_detections(full, shown, page.language), boxes_of([zoom]), margin=ZOOM_MARGIN
-        )[0]
+        original, inside = zoomed(imaging.decode_image(photo.content), shown, zoom)
+        drawn = draw_detections(original, inside, page.language)
     alt = page.text("alt_photo", file=photo.name, answer=sentence)
     alt_original = page.text("alt_original", file=photo.name)
     if view == "view_both":
-        left, right = st.columns(2)
+        left, right = place.columns(2)
         left.image(
             imaging.encode_image(original),
             caption=page.text("caption_original"),
@@ -310,21 +317,41 @@ def picture_ui(
         )
         right.image(imaging.encode_image(drawn), caption=legend(page, shown), width="stretch", alt=alt)
     elif view == "view_original":
-        st.image(imaging.encode_image(original), width="stretch", alt=alt_original)
+        place.image(imaging.encode_image(original), width="stretch", alt=alt_original)
     else:
-        st.image(imaging.encode_image(drawn), width="stretch", alt=alt, caption=legend(page, shown))
+        place.image(imaging.encode_image(drawn), width="stretch", alt=alt, caption=legend(page, shown))
 
 
 def zoom_ui(page: Page, photo: Photo, shown: Sequence[Detection]) -> Detection | None:
     """Draw the choice of what to look at closely, and return it; None is the whole photo."""
     if not shown:
         return None
-    names = [page.text("zoom_whole"), *(f"{page.class_name(d.label)} {page.percent(d.score)}" for d in shown)]
+    names = [page.text("zoom_whole")]
+    names += [page.text("zoom_to", name=page.class_name(d.label), score=page.percent(d.score)) for d in shown]
     index = st.selectbox(
-        page.text("zoom"), range(len(names)), format_func=names.__getitem__, width=220,
+        page.text("zoom"), range(len(names)), format_func=names.__getitem__, width=260,
         key=f"zoom_{photo.digest}_{len(shown)}", label_visibility="collapsed",
     )  # fmt: skip
     return shown[index - 1] if index else None
+
+
+def zoomed(
+    image: imaging.Image, detections: Sequence[Detection], zoom: Detection
+) -> tuple[imaging.Image, list[Detection]]:
+    """Return the part of image around zoom, and the detections in it with their boxes in its pixels.
+
+    Drawn after cutting, lines and captions have the size that suits the part, and none is cut off.
+    """
+    frame = imaging.crop_frames(image.shape[:2], boxes_of([zoom]), margin=ZOOM_MARGIN)[0]
+    left, top, right, bottom = frame
+    inside = [
+        d.model_copy(
+            update={"box": Box(x1=d.box.x1 - left, y1=d.box.y1 - top, x2=d.box.x2 - left, y2=d.box.y2 - top)}
+        )
+        for d in detections
+        if d.box.x1 < right and d.box.x2 > left and d.box.y1 < bottom and d.box.y2 > top
+    ]
+    return image[top:bottom, left:right], inside
 
 
 def legend(page: Page, shown: Sequence[Detection]) -> str | None:

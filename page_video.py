@@ -35,7 +35,7 @@ class Watched(NamedTuple):
 
 
 def video_ui(page: Page) -> None:
-    """Draw the whole tab."""
+    """Draw the whole tab: a video goes in on top, the answer on the left, when to raise it on the right."""
     settings = page.settings
     with st.container(key="video_drop"):
         upload = st.file_uploader(page.text("video_upload"), key="video")
@@ -43,26 +43,25 @@ def video_ui(page: Page) -> None:
     st.caption(page.text("video_formats", seconds=f"{seconds:g}", rate=f"{rate:g}"))
     if upload is None:
         return
-    with st.container(border=True):
-        left, right = st.columns(2, gap="large")
-        with left:
-            threshold = threshold_ui(page, "video")
-        with right:
-            needed, window = rule_ui(page)
+    answers, choices = st.columns([2, 1], gap="medium")
+    with choices, st.container(border=True):
+        threshold = threshold_ui(page, "video")
+        needed, window = rule_ui(page)
     photo = Photo(upload.name, upload.getvalue())
-    watched = watch_ui(page, photo)
-    if watched.failure:
-        st.warning(watched.failure.sentence, icon=":material/error:")
-    if watched.looks:
-        result_ui(page, photo, watched, threshold, needed, window)
+    with answers:
+        watched = watch_ui(page, photo)
+        if watched.failure:
+            st.warning(watched.failure.sentence, icon=":material/error:")
+        if watched.looks:
+            result_ui(page, photo, watched, threshold, needed, window)
 
 
 def rule_ui(page: Page) -> tuple[int, int]:
     """Draw the N-of-M rule and return it as (needed, window)."""
-    st.markdown(page.text("video_rule"))
-    left, right = st.columns(2)
-    window = right.number_input(page.text("video_window"), 1, 20, 5, key="video_window")
-    needed = left.number_input(
+    st.caption(page.text("video_rule"))
+    place = st.container()
+    window = st.number_input(page.text("video_window"), 1, 20, 5, key="video_window")
+    needed = place.number_input(
         page.text("video_needed"), 1, window, min(3, window), key=f"video_needed_{window}"
     )
     return needed, window
@@ -115,26 +114,27 @@ def result_ui(page: Page, photo: Photo, watched: Watched, threshold: float, need
     looks = watched.looks
     seen = [bool(weapons(look.detections, threshold)) for look in looks]
     alarms = video.confirm(seen, needed=needed, window=window)
-    answer_ui(*video_answer(page, looks, seen, alarms, threshold, needed, window))
+    agreed = spans([look.time_s for look in looks], seen, alarms, window)
+    answer_ui(*video_answer(page, looks, seen, agreed, threshold, needed, window))
     if watched.failure:
         st.caption(page.text("video_partial", time=clock(looks[-1].time_s)))
-    st.vega_lite_chart(timeline(page, looks, alarms, threshold), alt=page.text("video_timeline"))
-    st.caption(page.text("video_timeline"))
     frame_ui(page, photo, looks, threshold)
+    st.vega_lite_chart(timeline(page, looks, agreed, threshold), alt=page.text("video_timeline"))
+    st.caption(page.text("video_timeline"))
     clip_ui(page, photo, looks, threshold)
 
 
 def video_answer(
-    page: Page, looks: Sequence[Look], seen: Sequence[bool], alarms: Sequence[bool],
+    page: Page, looks: Sequence[Look], seen: Sequence[bool], agreed: Sequence[tuple[float, float]],
     threshold: float, needed: int, window: int,
 ) -> tuple[str, str]:  # fmt: skip
     """Return the answer for the whole video: its kind ("weapon" or "nothing") and its sentence."""
-    if any(alarms):
+    if agreed:
         found = [d for look in looks for d in weapons(look.detections, threshold)]
         names = ", ".join(page.named(d) for d in strongest(found))
         times = ", ".join(
             clock(start) if clock(start) == clock(end) else f"{clock(start)}–{clock(end)}"
-            for start, end in spans([look.time_s for look in looks], alarms)
+            for start, end in agreed
         )
         return "weapon", page.text("video_alarm", times=times, found=names)
     if any(seen):
@@ -143,36 +143,45 @@ def video_answer(
     return "nothing", page.text("video_nothing", count=len(looks))
 
 
-def spans(times_s: Sequence[float], alarms: Sequence[bool]) -> list[tuple[float, float]]:
-    """Return the first and last time of each run of alarms."""
+def spans(
+    times_s: Sequence[float], seen: Sequence[bool], alarms: Sequence[bool], window: int
+) -> list[tuple[float, float]]:
+    """Return when the frames that agreed saw a weapon: first and last time of each run of them.
+
+    The alarm itself comes later than its first frame and outlasts its last one: it waits for agreement.
+    """
     found: list[tuple[float, float]] = []
-    for i, (time_s, alarm) in enumerate(zip(times_s, alarms, strict=True)):
-        if alarm and i and alarms[i - 1]:
-            found[-1] = (found[-1][0], time_s)
-        elif alarm:
-            found.append((time_s, time_s))
+    for i in (i for i, alarm in enumerate(alarms) if alarm):
+        agreeing = [times_s[j] for j in range(max(0, i + 1 - window), i + 1) if seen[j]]
+        if found and agreeing[0] <= found[-1][1]:
+            found[-1] = (found[-1][0], agreeing[-1])
+        else:
+            found.append((agreeing[0], agreeing[-1]))
     return found
 
 
-def timeline(page: Page, looks: Sequence[Look], alarms: Sequence[bool], threshold: float) -> dict[str, Any]:
-    """Return the chart of the strongest weapon score over time, alarms shaded, the threshold dashed."""
-    step = looks[1].time_s - looks[0].time_s if len(looks) > 1 else 1.0
-    rows = [
-        {"time": look.time_s, "end": look.time_s + step, "score": strength(look), "alarm": alarm}
-        for look, alarm in zip(looks, alarms, strict=True)
-    ]
+def timeline(
+    page: Page, looks: Sequence[Look], agreed: Sequence[tuple[float, float]], threshold: float
+) -> dict[str, Any]:
+    """Return the chart of the strongest weapon score over time, agreed spans shaded, threshold dashed."""
+    half = (looks[1].time_s - looks[0].time_s if len(looks) > 1 else 1.0) / 2  # a frame stands for its time
+    rows = [{"time": look.time_s, "score": strength(look)} for look in looks]
+    shaded = [{"time": max(0.0, start - half), "end": end + half} for start, end in agreed]
     x = {"field": "time", "type": "quantitative", "title": page.text("video_time")}
     y = {
         "field": "score", "type": "quantitative", "title": page.text("video_score"),
         "scale": {"domain": [0, 1]}, "axis": {"format": "%"},
     }  # fmt: skip
     shade = {
-        "transform": [{"filter": "datum.alarm"}],
+        "data": {"values": shaded},
         "mark": {"type": "rect", "color": ORANGE, "opacity": 0.25},
         "encoding": {"x": x, "x2": {"field": "end"}},
     }
     line = {"mark": {"type": "line", "point": True, "color": BLUE}, "encoding": {"x": x, "y": y}}
-    limit = {"mark": {"type": "rule", "strokeDash": [6, 4]}, "encoding": {"y": {"datum": threshold}}}
+    limit = {
+        "mark": {"type": "rule", "strokeDash": [6, 4], "color": "gray"},
+        "encoding": {"y": {"datum": threshold}},
+    }
     return {"data": {"values": rows}, "height": 220, "layer": [shade, line, limit]}
 
 
@@ -181,13 +190,18 @@ def strength(look: Look) -> float:
     return max((d.score for d in look.detections if d.dangerous), default=0.0)
 
 
+def seconds(page: Page, time_s: float) -> str:
+    """Return a time in tenths of a second, in this person's language."""
+    return page.text("seconds", time=page.decimal(time_s, 1))
+
+
 def frame_ui(page: Page, photo: Photo, looks: Sequence[Look], threshold: float) -> None:
     """Draw one frame with its boxes: at first the one that looks most like a weapon."""
     index = looks.index(max(looks, key=strength))
     if len(looks) > 1:
         index = st.select_slider(
             page.text("video_frame"), range(len(looks)), index, key=f"video_frame_{photo.digest}",
-            format_func=lambda i: f"{looks[i].time_s:.1f} s",
+            format_func=lambda i: seconds(page, looks[i].time_s),
         )  # fmt: skip
     look = looks[index]
     frames = video.read_frames(
@@ -199,7 +213,7 @@ def frame_ui(page: Page, photo: Photo, looks: Sequence[Look], threshold: float) 
     frames.close()
     shown = [d for d in look.detections if d.score >= threshold]
     _, sentence = answer(page, look.detections, threshold)
-    alt = page.text("video_alt", time=f"{look.time_s:.1f} s", answer=sentence)
+    alt = page.text("video_alt", time=seconds(page, look.time_s), answer=sentence)
     drawn = draw_detections(image, shown, page.language)
     st.image(imaging.encode_image(drawn), caption=legend(page, shown), width="content", alt=alt)
 

@@ -17,6 +17,33 @@ CLASS_TEXTS = {
     "tarjeta": {"en": "bank card", "ru": "банковская карта"},
 }
 
+# The pictures of photos/, by file name without ending.
+EXAMPLE_TEXTS = {
+    "01-pistol-in-a-hand": {"en": "pistol in a hand", "ru": "пистолет в руке"},
+    "02-knife-in-a-hand": {"en": "knife in a hand", "ru": "нож в руке"},
+    "03-smartphone-in-a-hand": {"en": "smartphone in a hand", "ru": "смартфон в руке"},
+    "04-wallet-in-a-hand": {"en": "wallet in a hand", "ru": "кошелёк в руке"},
+    "05-banknotes-in-a-hand": {"en": "banknotes in a hand", "ru": "банкноты в руке"},
+    "06-bank-card-in-a-hand": {"en": "bank card in a hand", "ru": "банковская карта в руке"},
+    "07-pistol-smartphone-and-wallet": {
+        "en": "pistol, smartphone and wallet on a table",
+        "ru": "пистолет, смартфон и кошелёк на столе",
+    },
+    "08-kitchen-knife-card-and-mug": {
+        "en": "kitchen knife, card and mug on a table",
+        "ru": "кухонный нож, карта и кружка на столе",
+    },
+    "09-mug-nothing-to-find": {"en": "a mug: nothing to find", "ru": "кружка: находить нечего"},
+    "10-knife-photo-stored-sideways": {
+        "en": "knife, in a photo that was stored sideways",
+        "ru": "нож на фото, сохранённом боком",
+    },
+    "11-coffee-nothing-to-find": {
+        "en": "a cup of coffee: nothing to find",
+        "ru": "чашка кофе: находить нечего",
+    },
+}
+
 TEXTS = {
     # --- the frame of the page ---
     "title": {"en": "Weapon detector", "ru": "Поиск оружия на фото"},
@@ -71,6 +98,7 @@ TEXTS = {
     },
     "camera_file": {"en": "camera photo.jpg", "ru": "снимок камеры.jpg"},
     "gallery": {"en": "No photo at hand? Try one of these", "ru": "Нет фото под рукой? Попробуйте эти"},
+    "gallery_more": {"en": "Examples", "ru": "Примеры"},
     "gallery_add": {"en": "Check", "ru": "Проверить"},
     "gallery_remove": {"en": "Remove", "ru": "Убрать"},
     "nothing_yet": {
@@ -91,18 +119,19 @@ TEXTS = {
         "ru": "Оружие не найдено, похожих предметов тоже нет.",
     },
     "percent": {"en": "{value}%", "ru": "{value}\N{NO-BREAK SPACE}%"},
+    "decimal_point": {"en": ".", "ru": ","},
     "answer_sure": {"en": "{name} ({score} sure)", "ru": "{name} (уверенность {score})"},
     "answer_near": {
         "en": "Below your threshold, the strongest sign of a weapon is {found}.",
         "ru": "Ниже вашего порога самый сильный признак оружия: {found}.",
     },
     "answer_many": {
-        "en": "Possible weapon in {alarms} of {count} photos. A person must confirm.",
-        "ru": "Возможно, оружие: фото {alarms} из {count}. Должен подтвердить человек.",
+        "en": "Possible weapon in {alarms} of {count} photos, shown first. A person must confirm.",
+        "ru": "Возможно, оружие: фото {alarms} из {count}, показаны первыми. Должен подтвердить человек.",
     },
     "answer_many_none": {
-        "en": "No weapon found in {count} photos.",
-        "ru": "Оружие не найдено, проверено фото: {count}.",
+        "en": "No weapon found. Photos checked: {count}.",
+        "ru": "Оружие не найдено. Проверено фото: {count}.",
     },
     "answer_many_failed": {
         "en": " Could not be checked: {failed}.",
@@ -118,24 +147,26 @@ TEXTS = {
         "ru": "Показывать при уверенности от",
     },
     "threshold_help": {
-        "en": "Moving it changes the answer at once; the photo is not sent again.",
-        "ru": "Ответ меняется сразу, фото повторно не отправляется.",
+        "en": "Further left, fewer weapons are missed but there are more false alarms; further right, the reverse. "
+        "It starts at the model’s operating point. The answer changes at once; the photo is not sent again.",
+        "ru": "Левее: меньше пропусков, но больше ложных тревог; правее: наоборот. Вначале стоит рабочая точка "
+        "модели. Ответ меняется сразу, фото повторно не отправляется.",
     },
     "threshold_meaning": {
         "en": "At **{threshold}** the model raised the alarm on **{recall}** of the photos with a weapon, and "
-        "falsely on **{false_alarms} of 1,000** photos without one ({split}).",
+        "falsely on **{false_alarms} of 1,000** photos without one (measured on {split}).",
         "ru": "При пороге **{threshold}** модель подняла тревогу на **{recall}** фото с оружием и ложно на "
-        "**{false_alarms} из 1000** фото без оружия ({split}).",
+        "**{false_alarms} из 1000** фото без оружия (измерено: {split}).",
     },
     "threshold_default": {
-        "en": "This is the model’s operating point, chosen by measurement.",
-        "ru": "Это рабочая точка модели, выбранная по измерениям.",
+        "en": "This is the recommended setting.",
+        "ru": "Это рекомендуемая настройка.",
     },
     "threshold_changed": {
-        "en": "The model’s operating point is {threshold}.",
-        "ru": "Рабочая точка модели: {threshold}.",
+        "en": "The recommended setting is {threshold}.",
+        "ru": "Рекомендуемая настройка: {threshold}.",
     },
-    "threshold_reset": {"en": "Back to the operating point", "ru": "К рабочей точке"},
+    "threshold_reset": {"en": "Back to the recommended setting", "ru": "Вернуть рекомендуемую"},
     "threshold_unmeasured": {
         "en": "This model has no measured operating point, so nothing is known about misses and false alarms.",
         "ru": "У этой модели нет измеренной рабочей точки: о пропусках и ложных тревогах ничего не известно.",
@@ -150,7 +181,8 @@ TEXTS = {
     "view_both": {"en": "Side by side", "ru": "Рядом с исходным"},
     "view_original": {"en": "Original", "ru": "Исходное"},
     "zoom": {"en": "Zoom", "ru": "Увеличить"},
-    "zoom_whole": {"en": "whole photo", "ru": "всё фото"},
+    "zoom_whole": {"en": "Zoom: whole photo", "ru": "Увеличить: всё фото"},
+    "zoom_to": {"en": "Zoom: {name} {score}", "ru": "Увеличить: {name} {score}"},
     "caption_original": {"en": "original", "ru": "исходное"},
     "legend_weapon": {"en": "weapon: solid orange", "ru": "оружие: сплошная оранжевая рамка"},
     "legend_lookalike": {"en": "look-alike: dashed blue", "ru": "похожее: пунктирная синяя рамка"},
@@ -272,11 +304,12 @@ TEXTS = {
         "ru": "Пока проверены только первые {time}.",
     },
     "video_timeline": {
-        "en": "How sure the model is of a weapon, over time. Shaded: alarm. Dashed: your threshold.",
-        "ru": "Уверенность модели в оружии по времени. Закрашено: тревога. Пунктир: ваш порог.",
+        "en": "How sure the model is of a weapon, over time. Shaded: enough frames agree. Dashed: your threshold.",
+        "ru": "Уверенность модели в оружии по времени. Закрашено: кадров хватает для тревоги. Пунктир: ваш порог.",
     },
     "video_time": {"en": "time, s", "ru": "время, с"},
     "video_score": {"en": "how sure", "ru": "уверенность"},
+    "seconds": {"en": "{time} s", "ru": "{time} с"},
     "video_frame": {"en": "Frame at", "ru": "Кадр"},
     "video_alt": {"en": "Frame at {time}. {answer}", "ru": "Кадр {time}. {answer}"},
     "video_clip": {"en": "Make a clip with boxes", "ru": "Сделать ролик с рамками"},
@@ -329,8 +362,14 @@ TEXTS = {
     "metric_map_50": {"en": "mAP at IoU 0.50", "ru": "mAP при IoU 0,50"},
     "metric_map_75": {"en": "mAP at IoU 0.75", "ru": "mAP при IoU 0,75"},
     "metric_mar_100": {"en": "Mean recall (100 boxes)", "ru": "Средняя полнота (100 рамок)"},
-    "metric_lookalikes": {"en": "Look-alikes taken for a weapon", "ru": "Похожих принято за оружие"},
-    "metric_as_lookalikes": {"en": "Weapons taken for a look-alike", "ru": "Оружия принято за похожее"},
+    "metric_lookalikes": {
+        "en": "Look-alikes taken for a weapon: {rate}",
+        "ru": "Похожие предметы, принятые за оружие: {rate}",
+    },
+    "metric_as_lookalikes": {
+        "en": "Weapons taken for a look-alike: {rate}",
+        "ru": "Оружие, принятое за похожий предмет: {rate}",
+    },
     "model_interval": {"en": "95% interval {low} to {high}", "ru": "95 % интервал от {low} до {high}"},
     "model_images": {
         "en": "Counted on {weapon_images} photos with a weapon and {weapon_free_images} without. "
@@ -338,6 +377,23 @@ TEXTS = {
         "ru": "Подсчитано на {weapon_images} фото с оружием и {weapon_free_images} без него. "
         "Порог {threshold} выбран там по правилу: {rule}.",
     },
+    "rule_false_alarms": {
+        "en": "as many photos with a weapon caught as can be, with at most {limit} false alarms per 1,000 photos "
+        "without one",
+        "ru": "как можно больше пойманных фото с оружием при не более чем {limit} ложных тревогах на 1000 фото без "
+        "него",
+    },
+    "model_curve_here": {
+        "en": "The vertical line is the recommended setting, {threshold}.",
+        "ru": "Вертикальная линия: рекомендуемая настройка, {threshold}.",
+    },
+    "model_learned": {"en": "Photos for training and validation", "ru": "Фото для обучения и проверки"},
+    "column_split": {"en": "Used for", "ru": "Для чего"},
+    "data_train": {"en": "training", "ru": "обучение"},
+    "data_val": {"en": "validation", "ru": "проверка"},
+    "column_photos": {"en": "Photos", "ru": "Фото"},
+    "column_without": {"en": "of them empty", "ru": "из них пустых"},
+    "origin_roots": {"en": "Data folders", "ru": "Папки данных"},
     "model_curve": {"en": "What a threshold catches and costs", "ru": "Что даёт и чего стоит порог"},
     "model_curve_alt": {
         "en": "Two curves over the threshold: share of photos with a weapon that raise the alarm, and false alarms "
@@ -349,8 +405,8 @@ TEXTS = {
     "curve_false_alarms": {"en": "false alarms per 1,000 photos", "ru": "ложных тревог на 1000 фото"},
     "model_classes": {"en": "What it looks for", "ru": "Что она ищет"},
     "column_class": {"en": "Class in the data", "ru": "Класс в данных"},
-    "column_ap": {"en": "AP", "ru": "AP"},
-    "column_ap50": {"en": "AP at IoU 0.50", "ru": "AP при IoU 0,50"},
+    "column_ap": {"en": "AP (95% interval)", "ru": "AP (95 % интервал)"},
+    "column_ap50": {"en": "AP at IoU 0.50 (95% interval)", "ru": "AP при IoU 0,50 (95 % интервал)"},
     "column_threshold": {"en": "Best threshold", "ru": "Лучший порог"},
     "column_precision": {"en": "Precision there", "ru": "Точность при нём"},
     "column_recall": {"en": "Recall there", "ru": "Полнота при нём"},
@@ -413,6 +469,11 @@ def percent(fraction: float, language: str) -> str:
 def class_name(label: str, language: str) -> str:
     """Return the name people use for a class, or the class's own name where nobody gave one."""
     return CLASS_TEXTS.get(label, {}).get(language, label)
+
+
+def example_name(stem: str, language: str) -> str:
+    """Return a gallery picture in words, by its file's name without ending."""
+    return EXAMPLE_TEXTS.get(stem, {}).get(language, stem.lstrip("0123456789-").replace("-", " "))
 
 
 def closest_language(locale: str | None) -> str:

@@ -53,9 +53,14 @@ CARD = ModelCard(
     metrics={
         "val/map": 0.512,
         "val/map/low": 0.48, "val/map/high": 0.54, "val/map_50": 0.793, "val/ap/pistol": 0.6,
+        "val/ap/pistol/low": 0.55, "val/ap/pistol/high": 0.65,
         "val/alarm/image_recall/low": 0.85, "val/alarm/image_recall/high": 0.91,
     },
-    data={"roots": ["shop"], "images": {"train": 4000, "val": 780}},
+    data={
+        "roots": ["shop"],
+        "train": {"images": 4000, "without_objects": 200, "boxes": {"pistol": 1800, "knife": 1500}},
+        "val": {"images": 780, "without_objects": 40, "boxes": {"pistol": 300, "knife": 250}},
+    },
     library_versions={"torch": "2.14.1"},
     created_at="2026-11-20T10:00:00Z",
 )  # fmt: skip

@@ -24,7 +24,7 @@ import page_photos
 import page_video
 import texts
 import video
-from client import Client
+from client import Client, draw_detections
 from page import Failure, Page, Photo, Recent
 from page_photos import Choice
 from schemas import ImageResult
@@ -152,7 +152,7 @@ def test_the_slider_starts_at_the_operating_point_and_says_what_it_means(start):
     app = upload(start(), ("shop.jpg", picture()))
     assert slider(app).value == 0.6
     assert "At **60%** the model raised the alarm on **88%** of the photos with a weapon" in said(app)
-    assert "**48 of 1,000** photos without one (validation photos)" in said(app)
+    assert "**48 of 1,000** photos without one (measured on validation photos)" in said(app)
     slider(app).set_value(0.8).run()
     assert "At **80%** the model raised the alarm on **49%**" in said(app)  # 1 - 0.8 ** 3
     app.button(key="threshold_reset_photos").click().run()
@@ -186,10 +186,32 @@ def test_another_model_is_asked_anew(api, start):
 def test_many_photos_have_one_summary_and_a_card_each(start):
     app = upload(start(), ("a.jpg", picture(10)), ("b.jpg", picture(20)), ("c.txt", b"no picture"))
     assert app.error[0].value == (
-        "**Possible weapon in 2 of 2 photos. A person must confirm. Could not be checked: 1.**"
+        "**Possible weapon in 2 of 2 photos, shown first. A person must confirm. Could not be checked: 1.**"
     )
     assert len(app.error) == 3
     assert "not a photo that can be read" in app.warning[0].value
+
+
+def test_photos_with_a_weapon_come_first_then_those_without_an_answer(api, start):
+    original = api.look
+
+    def look(name, content, threshold):
+        answer = original(name, content, threshold)
+        return answer if name == "weapon.jpg" else answer.model_copy(update={"detections": []})
+
+    api.look = look
+    app = upload(
+        start(), ("empty.jpg", picture(10)), ("notes.txt", b"no picture"), ("weapon.jpg", picture(20))
+    )
+    names = [m.value.removeprefix("##### ") for m in app.markdown if m.value.startswith("##### ")]
+    assert names == [r"weapon.jpg", "notes.txt", "empty.jpg"]
+
+
+def test_nothing_found_is_not_green_while_a_photo_could_not_be_checked(api, start):
+    api.found = []
+    app = upload(start(), ("a.jpg", picture()), ("notes.txt", b"no picture"))
+    assert app.warning[0].value == "**No weapon found. Photos checked: 1. Could not be checked: 1.**"
+    assert [e.value for e in app.success] == ["**No weapon found, and none of the look-alikes either.**"]
 
 
 def test_the_same_photo_twice_is_one(api, start):
@@ -225,6 +247,24 @@ def test_zoom_and_views_draw(start):
     said(app)
 
 
+def test_zooming_keeps_the_whole_caption_in_the_picture(result):
+    original, inside = page_photos.zoomed(
+        imaging.decode_image(picture()), result.detections, result.detections[0]
+    )
+    drawn = draw_detections(original, inside, "ru").astype(int)
+    vermilion = (drawn[..., 0] > 180) & (drawn[..., 1] < 130) & (drawn[..., 2] < 60)
+    assert vermilion.any()
+    assert not vermilion[:, -1].any()
+    assert original.shape < (240, 320, 3)
+    assert [d.label for d in inside] == ["pistol", "smartphone", "knife"]
+
+
+def test_zooming_leaves_out_what_is_elsewhere():
+    left, right = (detection("knife", 0.9, *box) for box in ((0, 0, 20, 20), (200, 100, 220, 130)))
+    _, inside = page_photos.zoomed(imaging.decode_image(picture()), [left, right], right)
+    assert [d.box.x1 for d in inside] == [12]
+
+
 # --- what goes wrong --------------------------------------------------------------------------------
 
 
@@ -247,6 +287,7 @@ def test_a_file_over_the_limit_is_not_even_sent(api, start):
         ("body-too-large", 413, "This file is too large"),
         ("deadline-exceeded", 504, "took too long"),
         ("unauthorized", 401, "wants a key"),
+        ("bad-image", 400, "not a photo that can be read"),
         ("internal-error", 500, "could not check this: internal-error: In the test's words."),
     ],
 )
@@ -255,6 +296,15 @@ def test_each_refusal_has_its_own_sentence(api, start, problem, status, sentence
     api.fail_with(problem, status)
     upload(app, ("shop.jpg", picture()))
     assert sentence in app.warning[0].value
+
+
+@pytest.mark.parametrize(("problem", "status"), [("bad-image", 400), ("image-too-large", 413)])
+def test_trying_again_is_not_offered_for_a_file_that_cannot_work(api, start, problem, status):
+    app = start()
+    api.fail_with(problem, status)
+    upload(app, ("shop.jpg", picture()))
+    assert app.warning
+    assert not [button for button in app.button if (button.key or "").startswith("retry_")]
 
 
 def test_a_busy_api_is_tried_again_by_the_button(api, start):
@@ -367,7 +417,7 @@ def clip(seconds: float = 3, rate: int = 8) -> bytes:
 def test_a_video_raises_the_alarm_once_enough_frames_agree(api, start):
     app = upload(start(), ("film.mp4", clip()), key="video")
     assert app.error[0].value == (
-        "**Possible weapon at 0:01–0:02: pistol (91% sure). A person must confirm.**"
+        "**Possible weapon at 0:00–0:02: pistol (91% sure). A person must confirm.**"
     )
     assert len(api.requests) == 6  # 3 s, 2 frames each
     app.number_input(key="video_window").set_value(20).run()
@@ -429,8 +479,21 @@ def test_n_of_m(seen, needed, window, alarms):
     assert flags == [c == "1" for c in alarms]
 
 
-def test_spans_of_alarm():
-    assert page_video.spans([0, 1, 2, 3, 4], [True, False, True, True, False]) == [(0, 0), (2, 3)]
+@pytest.mark.parametrize(
+    ("seen", "needed", "window", "spans"),
+    [
+        ("0011100000", 2, 3, [(2, 4)]),  # though the alarm lasts from 3 to 5
+        ("0101000000", 2, 3, [(1, 3)]),
+        ("1000000000", 2, 3, []),
+        ("1100001100", 2, 3, [(0, 1), (6, 7)]),
+        ("1100100000", 2, 4, [(0, 4)]),
+        ("1000100000", 1, 1, [(0, 0), (4, 4)]),
+    ],
+)
+def test_an_alarm_is_dated_by_the_frames_that_agreed(seen, needed, window, spans):
+    flags = [c == "1" for c in seen]
+    alarms = video.confirm(flags, needed=needed, window=window)
+    assert page_video.spans(list(range(10)), flags, alarms, window) == spans
 
 
 # --- model tab --------------------------------------------------------------------------------------
@@ -444,6 +507,28 @@ def test_the_model_tab_tells_version_figures_and_intervals(start):
     assert figures["Photos with a weapon that raise the alarm"] == ("88%", "95% interval 85% to 91%")
     assert figures["mAP at IoU 0.50"] == ("0.793", "")
     assert "520 photos with a weapon and 260 without" in words
+
+
+def test_the_model_tab_speaks_russian_to_the_last_figure(api, start):
+    rule = "highest image-level weapon recall with at most 50 false alarms per 1,000 weapon-free images"
+    assert CARD.operating_point is not None
+    point = CARD.operating_point.model_copy(update={"rule": rule, "score_threshold": 0.8064})
+    api.card = CARD.model_copy(update={"operating_point": point})
+    app = start("ru")
+    words = said(app)
+    assert "при не более чем 50 ложных тревогах" in words
+    assert "Порог 80 % выбран" in words  # as the slider has it
+    assert {m.label: m.value for m in app.metric}["mAP при IoU 0,50"] == "0,793"
+
+
+def test_the_model_tab_counts_the_photos_and_gives_each_class_its_interval(start):
+    tables = [table.value.to_dict("records") for table in start().table]
+    classes = next(rows for rows in tables if "Class in the data" in rows[0])
+    assert classes[0]["AP (95% interval)"] == "0.60 (0.55–0.65)"
+    counts = next(rows for rows in tables if "Used for" in rows[0])
+    assert [(row["Used for"], row["Photos"], row["pistol"]) for row in counts] == [
+        ("training", "4000", "1800"), ("validation", "780", "300"),
+    ]  # fmt: skip
 
 
 # --- corrections ------------------------------------------------------------------------------------
@@ -522,16 +607,22 @@ def test_every_text_exists_in_every_language_with_the_same_values(key):
     assert len({frozenset(fields(version)) for version in versions.values()}) == 1
 
 
+def test_every_example_has_a_name_in_every_language():
+    stems = {path.stem for path in page_photos.GALLERY.glob("*.jpg")}
+    assert texts.EXAMPLE_TEXTS.keys() == stems
+    assert all(names.keys() == texts.LANGUAGES.keys() for names in texts.EXAMPLE_TEXTS.values())
+
+
 def test_russian_texts_are_in_russian():
     latin = {key for key, v in texts.TEXTS.items() if not any("а" <= c <= "я" for c in v["ru"].lower())}
-    assert latin == {"percent", "column_ap", "download_json", "metric_map"}
+    assert latin == {"percent", "decimal_point", "download_json", "metric_map"}
 
 
 def test_the_page_uses_every_text_and_no_other():
     sources = [p for p in Path(WEB).parent.glob("*.py") if p.stem.startswith("page") or p.stem == "web"]
     code = "\n".join(path.read_text() for path in sources)
     unused = {key for key in texts.TEXTS if f'"{key}"' not in code and f"'{key}'" not in code}
-    assert unused == {"split_val", "split_test"}  # made of the model card's split
+    assert unused == {"split_val", "split_test", "data_train", "data_val"}  # made of the model card's split
 
 
 @pytest.mark.parametrize(
