@@ -174,14 +174,14 @@ class Page:
         if len(photo.content) > self.settings.api_max_body_mb * 1e6:
             return Failure(self.sentence(PhotoTooLarge(), photo), hopeless=True)
         if self.outage or self.info is None:
-            return Failure(self.sentence(self.outage or ServiceUnreachable()), waiting=True)
+            return Failure(self.text("error_waiting"), waiting=True)
         try:
             response = self.client.predict(
                 [(photo.name, photo.content)], score_threshold=self.lowest_threshold
             )
         except OUTAGES as error:
-            self.note(error)
-            return Failure(self.sentence(error), waiting=True)
+            self.note(error)  # the page says which outage it is, once for all photos
+            return Failure(self.text("error_waiting"), waiting=True)
         except ServiceError as error:
             hopeless = isinstance(error, PhotoTooLarge) or problem_name(error.problem) in HOPELESS_PROBLEMS
             return Failure(self.sentence(error, photo), hopeless=hopeless)

@@ -17,15 +17,22 @@ from schemas import Detection, ImageResult
 NOTHING = ""  # the choice "nothing of these": no class is named so
 
 
-def feedback_ui(page: Page, photo: Photo, result: ImageResult, shown: Sequence[Detection]) -> None:
-    """Draw the correction of one photo; keep it only after consent and the press of a button."""
+def feedback_ui(page: Page, photo: Photo, result: ImageResult, found: Sequence[Detection]) -> None:
+    """Draw the correction of one photo; keep it only after consent and the press of a button.
+
+    Args:
+        page: the page.
+        photo: as the person put it in.
+        result: what the API said of it.
+        found: all that is sure enough, whatever the filter hides: what is kept must be the whole truth.
+    """
     folder = page.settings.feedback_dir
     if folder is None or page.info is None or result.image_size is None:
         return
     labels = page.info.card.class_names[1:]
     with st.expander(page.text("feedback"), icon=":material/edit:"):
         st.markdown(page.text("feedback_intro"))
-        corrections = boxes_ui(page, photo, shown, labels)
+        corrections = boxes_ui(page, photo, found, labels)
         missed = missed_ui(page, photo, result, labels)
         corrections += [missed] if missed else []
         consent = st.checkbox(page.text("feedback_consent"), key=f"consent_{photo.digest}")
@@ -34,11 +41,11 @@ def feedback_ui(page: Page, photo: Photo, result: ImageResult, shown: Sequence[D
             keep_ui(page, folder, photo, corrections)
 
 
-def boxes_ui(page: Page, photo: Photo, shown: Sequence[Detection], labels: Sequence[str]) -> list[Correction]:
-    """Draw one question per box shown, and return the boxes that hold something."""
+def boxes_ui(page: Page, photo: Photo, found: Sequence[Detection], labels: Sequence[str]) -> list[Correction]:
+    """Draw one question per box, and return the boxes that hold something."""
     options = [*labels, NOTHING]
     corrections = []
-    for index, detection in enumerate(shown):
+    for index, detection in enumerate(found):
         name, score = page.class_name(detection.label), page.percent(detection.score)
         label = st.selectbox(
             page.text("feedback_really", name=name, score=score),

@@ -281,7 +281,7 @@ def card_ui(page: Page, photo: Photo, outcome: ImageResult | Failure, choice: Ch
     else:
         objects_ui(page, photo, outcome, shown)
     downloads_ui(page, photo, outcome, choice)
-    feedback_ui(page, photo, outcome, shown)
+    feedback_ui(page, photo, outcome, [d for d in detections if d.score >= choice.score_threshold])
 
 
 def markdown_safe(name: str) -> str:

@@ -215,6 +215,10 @@ TEXTS = {
         "ru": "Проверяется {file} ({index} из {count})",
     },
     "retry": {"en": "Try again", "ru": "Повторить"},
+    "error_waiting": {
+        "en": "Not checked yet. This happens by itself, once the detector is back.",
+        "ru": "Ещё не проверено. Проверка начнётся сама, как только детектор вернётся.",
+    },
     "error_unreachable": {
         "en": "The detector cannot be reached at the moment. Your photos stay here and are checked as soon as it is "
         "back; there is nothing you need to do. If this lasts, ask whoever runs it whether the API is up.",

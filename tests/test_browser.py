@@ -158,6 +158,10 @@ class Visitor:
     def words(self) -> str:
         return str(self.browser.find_element(By.TAG_NAME, "body").text)
 
+    def style(self, selector: str, name: str) -> str:
+        script = f"return getComputedStyle(document.querySelector({selector!r}))[{name!r}]"
+        return str(self.browser.execute_script(script))
+
     def upload(self, *paths: Path) -> None:
         self.find("input[type=file]").send_keys("\n".join(map(str, paths)))
 
@@ -270,13 +274,70 @@ def test_a_phone_never_scrolls_sideways(open_page, photo, language, words):
     assert visitor.browser.execute_script(wide) <= 390
 
 
-def test_pictures_buttons_and_fields_have_names_for_a_screen_reader(open_page, photo):
+def test_answer_and_picture_are_on_the_first_screen(open_page, photo):
     visitor = open_page()
     visitor.upload(photo)
     visitor.reads("Possible weapon: pistol")
+    assert visitor.find("[data-testid=stAlert]").rect["y"] < 450
+    assert visitor.find("[data-testid=stImage] img[alt*='shop.jpg']").rect["y"] < 540
+
+
+def test_a_phone_has_the_slider_before_many_photos(open_page, photo, tmp_path):
+    other = tmp_path / "other.jpg"
+    Image.linear_gradient("L").convert("RGB").save(other)
+    visitor = open_page(width=390, height=850)
+    visitor.upload(photo, other)
+    visitor.reads("Possible weapon in 2 of 2 photos")
+    slider, card = visitor.find("[data-testid=stSlider]"), visitor.find("[class*=st-key-card_]")
+    assert visitor.find("[data-testid=stAlert]").rect["y"] < slider.rect["y"] < card.rect["y"]
+
+
+@pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
+def test_the_page_is_light_or_dark_as_the_system_and_its_small_print_readable(open_page, scheme, dark):
+    visitor = open_page()
+    preference = {"name": "prefers-color-scheme", "value": scheme}
+    visitor.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [preference]})
+    visitor.browser.refresh()
+    visitor.reads("Add a photo above")
+    background = luminance(colour(visitor, ".stApp", "backgroundColor")[:3])
+    assert (background < 0.05) is dark
+    words = colour(visitor, "[data-testid=stCaptionContainer]", "color")
+    opacity = float(visitor.style("[data-testid=stCaptionContainer]", "opacity")) * (words[3:] or [1.0])[0]
+    ground = colour(visitor, ".stApp", "backgroundColor")
+    seen = [opacity * a + (1 - opacity) * b for a, b in zip(words[:3], ground[:3], strict=True)]
+    lighter, darker = sorted((luminance(seen), background), reverse=True)
+    assert (lighter + 0.05) / (darker + 0.05) >= 4.5  # WCAG 2, AA
+
+
+def colour(visitor: Visitor, selector: str, name: str) -> list[float]:
+    """Return red, green, blue and, if it is not 1, alpha of what selector finds first."""
+    return [float(number) for number in re.findall(r"[\d.]+", visitor.style(selector, name))]
+
+
+def luminance(rgb: list[float]) -> float:
+    """Return the relative luminance of WCAG 2."""
+    parts = [v / 255 for v in rgb]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def pictures_described(visitor: Visitor) -> list[str]:
+    """Return the alternative text of every picture."""
     pictures = visitor.browser.find_elements(By.CSS_SELECTOR, "[data-testid=stImage] img")
-    assert len(pictures) >= 9
-    assert all((picture.get_attribute("alt") or "").strip() for picture in pictures)
+    words = [(picture.get_attribute("alt") or "").strip() for picture in pictures]
+    assert all(words)
+    return words
+
+
+def test_pictures_buttons_and_fields_have_names_for_a_screen_reader(open_page, photo):
+    visitor = open_page("ru-RU")
+    visitor.find("[class*=st-key-gallery] img")
+    examples = pictures_described(visitor)
+    assert len(examples) >= 8
+    assert all(re.search("[а-я]", words) for words in examples)
+    visitor.upload(photo)
+    visitor.reads("Возможно, оружие: пистолет")
+    assert any("shop.jpg" in words for words in pictures_described(visitor))
     nameless = [
         element.get_attribute("outerHTML")[:200]
         for element in visitor.browser.find_elements(By.CSS_SELECTOR, "button, input:not([type=file])")

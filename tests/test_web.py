@@ -335,7 +335,8 @@ def test_a_page_opened_while_the_api_is_down_says_so(api, start):
     api.stop()
     try:
         app = upload(start(), ("a.jpg", picture()))
-        assert "cannot be reached at the moment" in said(app)
+        assert ["cannot be reached" in warning.value for warning in app.warning] == [True, False]  # said once
+        assert "Not checked yet" in app.warning[1].value
     finally:
         api.start()
     assert len(app.run().error) == 1
@@ -561,6 +562,13 @@ def test_a_correction_is_kept_only_after_consent(start, tmp_path):
         192,
     ]
     assert (folder / "images" / root.findtext("filename")).is_file()
+
+
+def test_a_correction_asks_about_boxes_that_the_filter_hides(start, tmp_path):
+    app = upload(start(FEEDBACK_DIR=str(tmp_path)), ("shop.jpg", picture()))
+    app.button_group(key="labels").set_value(["smartphone"]).run()
+    asked = [s.label for s in app.selectbox if (s.key or "").startswith("really_")]
+    assert asked == ["pistol 91% is really", "smartphone 72% is really"]
 
 
 def test_corrections_train_the_next_model(tmp_path):
