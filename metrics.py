@@ -10,7 +10,7 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -19,7 +19,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
 from detections import CLASS_NAMES, LOOKALIKES, WEAPONS, Detections, GroundTruth
-from schemas import AlarmPoint, ClassThreshold, OperatingPoint
+from schemas import AlarmPoint, ClassThreshold, MeasuredTables, OperatingPoint
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -1136,6 +1136,24 @@ def _problems(
             yield f"{said} is nothing"
     for label in truth.labels[one.missed]:
         yield f"{class_names[label]} missed"
+
+
+def card_tables(report: Report) -> MeasuredTables | None:
+    """Return what the model card keeps of the report's curves and tables; None for the training split."""
+    if report.split not in ("val", "test"):
+        return None
+    return MeasuredTables.model_validate({
+        "split": report.split,
+        "precision_recall": {
+            result.name: [
+                {"score_threshold": p.score_threshold, "precision": p.precision, "recall": p.recall}
+                for p in result.curve
+            ]
+            for result in report.classes if result.curve
+        },
+        "confusion": report.confusion,
+        "lookalikes": [asdict(cell) for cell in report.lookalikes],
+    })  # fmt: skip
 
 
 def flat_metrics(report: Report) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from page import Page
-from schemas import ModelCard, ModelInfo
+from schemas import MeasuredTables, ModelCard, ModelInfo
 
 SPLITS = ("test", "val")  # the better evidence first
 # metric of the card (after its split) -> text key; fractions, shown in percent
@@ -23,6 +23,8 @@ RATES = {"lookalike_alarm_rate": "metric_lookalikes", "weapon_as_lookalike_rate"
 FALSE_ALARM_RULE = re.compile(
     r"highest image-level weapon recall with at most ([\d.]+) false alarms per 1,000 weapon-free images"
 )
+# Okabe and Ito's: weapons orange, look-alikes cold; told apart with any colour vision.
+CLASS_COLORS = ("#d55e00", "#e69f00", "#0072b2", "#56b4e9", "#009e73", "#cc79a7")
 ORANGE, BLUE = "#d55e00", "#0072b2"
 
 
@@ -37,6 +39,10 @@ def model_ui(page: Page) -> None:
     curve_ui(page, card)
     metrics_ui(page, card)
     classes_ui(page, card)
+    if card.tables:
+        precision_recall_ui(page, card.tables)
+        confusion_ui(page, card, card.tables)
+        lookalikes_ui(page, card.tables)
     data_ui(page, card)
     origin_ui(page, page.info)
 
@@ -112,7 +118,7 @@ def curve_ui(page: Page, card: ModelCard) -> None:
         "encoding": {
             "y": {
                 "field": "recall", "type": "quantitative", "title": page.text("curve_recall"),
-                "scale": {"domain": [0, 1]}, "axis": {**percent, "titleColor": BLUE},
+                "scale": {"domain": [0, 1]}, "axis": percent,
             }
         },
     }  # fmt: skip
@@ -121,7 +127,6 @@ def curve_ui(page: Page, card: ModelCard) -> None:
         "encoding": {
             "y": {
                 "field": "false", "type": "quantitative", "title": page.text("curve_false_alarms"),
-                "axis": {"titleColor": ORANGE},
             }
         },
     }  # fmt: skip
@@ -193,6 +198,75 @@ def class_row(page: Page, card: ModelCard, name: str) -> dict[str, str]:
         page.text("column_precision"): page.percent(chosen.precision) if chosen else "–",
         page.text("column_recall"): page.percent(chosen.recall) if chosen else "–",
     }
+
+
+def precision_recall_ui(page: Page, tables: MeasuredTables) -> None:
+    """Draw each class's precision over its recall: weapons solid, look-alikes dashed."""
+    if not tables.precision_recall:
+        return
+    dangerous = page.info.dangerous if page.info else ()
+    names = list(tables.precision_recall)
+    rows = [
+        {"class": page.class_name(name), **point.model_dump()}
+        for name in names for point in tables.precision_recall[name]
+    ]  # fmt: skip
+    shown = [page.class_name(name) for name in names]
+    dashes = [[1, 0] if name in dangerous else [6, 4] for name in names]
+
+    def axis(field: str) -> dict[str, Any]:
+        title = page.text(f"curve_{field}_of_boxes")
+        scale = {"domain": [0, 1]}
+        return {
+            "field": field, "type": "quantitative", "title": title, "scale": scale, "axis": {"format": "%"},
+        }  # fmt: skip
+
+    def of_class(values: Sequence[Any]) -> dict[str, Any]:
+        look = {"scale": {"domain": shown, "range": values}, "legend": {"orient": "bottom", "columns": 3}}
+        return {"field": "class", "type": "nominal", "title": None, **look}
+
+    st.markdown(f"#### {page.text('model_precision_recall', split=page.text(f'split_{tables.split}'))}")
+    st.vega_lite_chart(
+        {
+            "data": {"values": rows}, "height": 320, "mark": {"type": "line"},
+            "encoding": {
+                "x": axis("recall"), "y": axis("precision"), "order": {"field": "score_threshold"},
+                "color": of_class(CLASS_COLORS[: len(names)]), "strokeDash": of_class(dashes),
+            },
+        },
+        alt=page.text("model_precision_recall_alt"),
+    )  # fmt: skip
+
+
+def confusion_ui(page: Page, card: ModelCard, tables: MeasuredTables) -> None:
+    """Draw what each object was called."""
+    if not tables.confusion:
+        return
+    names = [page.class_name(name) for name in card.class_names[1:]]
+    truths = [page.text("confusion_nothing"), *names]
+    rows = [
+        {page.text("column_truth"): truth, **dict(zip(names, map(str, counts[1:]), strict=True)),
+         page.text("confusion_missed"): str(counts[0]) if index else "–"}
+        for index, (truth, counts) in enumerate(zip(truths, tables.confusion, strict=True))
+    ]  # fmt: skip
+    st.markdown(f"#### {page.text('model_confusion', threshold=page.percent(page.default_threshold))}")
+    st.table([*rows[1:], rows[0]], hide_index=True)
+
+
+def lookalikes_ui(page: Page, tables: MeasuredTables) -> None:
+    """Draw how often weapons and look-alikes were mixed up, both ways."""
+    cells = [cell for cell in tables.lookalikes if "any" not in (cell.weapon, cell.lookalike)]
+    if not cells:
+        return
+    rows: dict[str, dict[str, str]] = {}
+    for cell in cells:
+        weapon, lookalike = page.class_name(cell.weapon), page.class_name(cell.lookalike)
+        row = rows.setdefault(cell.lookalike, {page.text("kind_lookalike"): lookalike})
+        taken = page.text("of_count", count=cell.called_weapon, total=cell.lookalike_boxes)
+        row[page.text("column_taken_for", weapon=weapon)] = taken
+        taken = page.text("of_count", count=cell.called_lookalike, total=cell.weapon_boxes)
+        row[page.text("column_taken_as", weapon=weapon)] = taken
+    st.markdown(f"#### {page.text('model_lookalikes')}")
+    st.table(list(rows.values()), hide_index=True)
 
 
 def data_ui(page: Page, card: ModelCard) -> None:

@@ -78,6 +78,37 @@ class ClassThreshold(_Frozen):
     f1: Fraction
 
 
+class CurvePoint(_Frozen):
+    """One point of a class's precision-recall curve, from raw counts at IoU 0.5."""
+
+    score_threshold: Fraction
+    precision: Fraction
+    recall: Fraction
+
+
+class LookalikeCount(_Frozen):
+    """How often a weapon and a look-alike were mixed up, of how many boxes; "any" is each of them."""
+
+    weapon: str
+    lookalike: str
+    lookalike_boxes: int = Field(ge=0)
+    called_weapon: int = Field(ge=0)
+    weapon_boxes: int = Field(ge=0)
+    called_lookalike: int = Field(ge=0)
+
+
+class MeasuredTables(_Frozen):
+    """The curves and tables of the report on a split, counts at the operating point.
+
+    precision_recall is by class name. confusion is (C, C): row = truth, column = detection, background first.
+    """
+
+    split: Literal["val", "test"]
+    precision_recall: dict[str, tuple[CurvePoint, ...]] = Field(default_factory=dict)
+    confusion: tuple[tuple[int, ...], ...] = ()
+    lookalikes: tuple[LookalikeCount, ...] = ()
+
+
 class ModelCard(_Frozen):
     """model.json: with weights.safetensors beside it, all that is needed to rebuild and run a detector.
 
@@ -94,6 +125,7 @@ class ModelCard(_Frozen):
     class_thresholds: dict[str, ClassThreshold] = Field(default_factory=dict)
     alarm_curve: tuple[AlarmPoint, ...] = ()
     metrics: dict[str, float] = Field(default_factory=dict)
+    tables: MeasuredTables | None = None
     data_fingerprint: str = ""
     data: dict[str, Any] = Field(default_factory=dict, description="roots, images and boxes per split")
     library_versions: dict[str, str] = Field(default_factory=dict)

@@ -22,9 +22,12 @@ from schemas import (
     AlarmPoint,
     Box,
     ClassThreshold,
+    CurvePoint,
     Detection,
     ImageResult,
     ImageSize,
+    LookalikeCount,
+    MeasuredTables,
     ModelCard,
     ModelInfo,
     ModelName,
@@ -56,6 +59,23 @@ CARD = ModelCard(
         "val/ap/pistol/low": 0.55, "val/ap/pistol/high": 0.65,
         "val/alarm/image_recall/low": 0.85, "val/alarm/image_recall/high": 0.91,
     },
+    tables=MeasuredTables(
+        split="val",
+        precision_recall={
+            name: tuple(
+                CurvePoint(score_threshold=1 - recall, precision=1 - recall**2 / i, recall=recall)
+                for recall in (0, 0.2, 0.4, 0.6, 0.8)
+            )
+            for i, name in enumerate(CLASS_NAMES[1:], start=1)
+        },
+        confusion=tuple(tuple(90 if i == j > 0 else i + j for j in range(7)) for i in range(7)),
+        lookalikes=(
+            LookalikeCount(
+                weapon="pistol", lookalike="smartphone",
+                lookalike_boxes=54, called_weapon=3, weapon_boxes=361, called_lookalike=2,
+            ),
+        ),
+    ),
     data={
         "roots": ["shop"],
         "train": {"images": 4000, "without_objects": 200, "boxes": {"pistol": 1800, "knife": 1500}},

@@ -487,6 +487,17 @@ def test_only_official_images_stand_beside_the_published_figures():
     assert result.published["map"] == 0.6765
 
 
+def test_the_card_keeps_the_curves_and_tables_of_a_report():
+    report = metrics.build_report(ALARM_TRUTHS, ALARM_FOUND, split="test", draws=5)
+    tables = metrics.card_tables(report)
+    assert tables is not None
+    assert tables.confusion == report.confusion
+    assert len(tables.lookalikes) == len(report.lookalikes) == 15
+    assert {name: len(curve) for name, curve in tables.precision_recall.items()} == {
+        result.name: len(result.curve) for result in report.classes if result.curve
+    }
+
+
 def test_flat_metrics_are_finite_and_named_by_split():
     flat = metrics.flat_metrics(metrics.build_report([truth((A, PISTOL))], [found()], split="test", draws=5))
     assert flat["test/map"] == 0

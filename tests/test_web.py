@@ -532,6 +532,27 @@ def test_the_model_tab_counts_the_photos_and_gives_each_class_its_interval(start
     ]  # fmt: skip
 
 
+def test_the_model_tab_draws_confusions_and_lookalikes(start):
+    tables = [table.value.to_dict("records") for table in start().table]
+    confusion = next(rows for rows in tables if "What it really was" in rows[0])
+    assert confusion[0] == {
+        "What it really was": "pistol", "pistol": "90", "knife": "3", "banknote": "4", "wallet": "5",
+        "smartphone": "6", "bank card": "7", "not found": "1",
+    }  # fmt: skip
+    assert confusion[-1]["What it really was"] == "nothing of these"
+    lookalikes = next(rows for rows in tables if "taken for a pistol" in rows[0])
+    assert lookalikes == [
+        {"look-alike": "smartphone", "taken for a pistol": "3 of 54", "a pistol taken for it": "2 of 361"}
+    ]
+
+
+def test_a_model_without_tables_has_the_rest(api, start):
+    api.card = CARD.model_copy(update={"tables": None})
+    words = said(start())
+    assert "What was called what" not in words
+    assert "What it looks for" in words
+
+
 # --- corrections ------------------------------------------------------------------------------------
 
 
@@ -630,7 +651,14 @@ def test_the_page_uses_every_text_and_no_other():
     sources = [p for p in Path(WEB).parent.glob("*.py") if p.stem.startswith("page") or p.stem == "web"]
     code = "\n".join(path.read_text() for path in sources)
     unused = {key for key in texts.TEXTS if f'"{key}"' not in code and f"'{key}'" not in code}
-    assert unused == {"split_val", "split_test", "data_train", "data_val"}  # made of the model card's split
+    assert unused == {
+        "split_val",
+        "split_test",
+        "data_train",
+        "data_val",
+        "curve_recall_of_boxes",
+        "curve_precision_of_boxes",
+    }  # made of the model card's split
 
 
 @pytest.mark.parametrize(
