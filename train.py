@@ -515,6 +515,7 @@ def finish(
             "class_thresholds": metrics.class_thresholds(truths, found, CLASS_NAMES),
             "alarm_curve": metrics.alarm_curve(truths, found, CLASS_NAMES),
             "metrics": numbers,
+            "tables": metrics.card_tables(results),
             **provenance(config, train_samples, val_samples, run.run_id),
         }
     )

@@ -77,6 +77,8 @@ def test_a_run_ends_with_a_champion_a_report_and_curves(arguments, tmp_path, tra
     card = detectors.load_folder(folder).card
     assert card.operating_point is not None
     assert card.operating_point.split == "val"
+    assert card.tables is not None
+    assert card.tables.split == "val"
     assert card.run_id == logged.info.run_id
     assert card.data["train"]["images"] + card.data["val"]["images"] == 24
     assert (tmp_path / "run" / "report" / "report.html").stat().st_size > 10_000
