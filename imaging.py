@@ -314,14 +314,19 @@ def _caption_font(draw: ImageDraw.ImageDraw, caption: str) -> tuple[ImageFont.Fr
 def caption_place(
     frame: _Rectangle, size: tuple[float, float], size_wh: tuple[int, int], taken: list[_Rectangle]
 ) -> _Rectangle:
-    """Return where a caption of that size goes: above, below or inside frame, off the others if it can."""
+    """Return where a caption of that size goes: above, below or inside frame, off the others if it can.
+
+    Where all of these are taken, one or two rows farther off.
+    """
     x1, y1, x2, y2 = frame
     width, height = size
     last_x, last_y = max(0.0, size_wh[0] - 1 - width), max(0.0, size_wh[1] - 1 - height)
     columns = (min(x1, last_x), min(max(x2 - width, 0), last_x))
     outside = [(x, y) for y in (y1 - height, y2) for x in columns if 0 <= y <= last_y]
     inside = [(x, min(max(y, 0), last_y)) for y in (y1, y2 - height) for x in columns]
-    places = [(x, y, x + width, y + height) for x, y in outside + inside]
+    rows = (y for k in (1, 2) for y in (y1 - (k + 1) * height, y2 + k * height))
+    farther = [(x, y) for y in rows for x in columns if 0 <= y <= last_y]
+    places = [(x, y, x + width, y + height) for x, y in outside + inside + farther]
     return min(places, key=lambda place: sum(_overlap(place, other) for other in taken))
 
 

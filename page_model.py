@@ -221,7 +221,7 @@ def precision_recall_ui(page: Page, tables: MeasuredTables) -> None:
         }  # fmt: skip
 
     def of_class(values: Sequence[Any]) -> dict[str, Any]:
-        look = {"scale": {"domain": shown, "range": values}, "legend": {"orient": "bottom", "columns": 3}}
+        look = {"scale": {"domain": shown, "range": values}, "legend": {"orient": "bottom", "columns": 2}}
         return {"field": "class", "type": "nominal", "title": None, **look}
 
     st.markdown(f"#### {page.text('model_precision_recall', split=page.text(f'split_{tables.split}'))}")

@@ -93,6 +93,17 @@ def test_where_a_caption_goes(frame, place, reason):
     assert imaging.caption_place(frame, (150, 30), (800, 600), []) == place, reason
 
 
+def test_captions_of_a_crowd_are_all_readable():
+    """Five boxes on one small object: none of the captions covers another."""
+    taken: list[tuple[float, float, float, float]] = []
+    for _ in range(5):
+        taken.append(imaging.caption_place((380, 300, 420, 340), (150, 30), (800, 600), taken))
+    covered = np.zeros((600, 800), int)
+    for x1, y1, x2, y2 in taken:
+        covered[int(y1) : int(y2), int(x1) : int(x2)] += 1
+    assert covered.max() == 1
+
+
 def test_captions_of_one_place_do_not_cover_each_other():
     found = boxes((200, 200, 500, 400), (205, 205, 505, 405))
     image = imaging.draw_boxes(grey(800, 600), found, ["pistol 90%", "wallet 80%"], [True, False])
