@@ -227,7 +227,7 @@ def precision_recall_ui(page: Page, tables: MeasuredTables) -> None:
     st.markdown(f"#### {page.text('model_precision_recall', split=page.text(f'split_{tables.split}'))}")
     st.vega_lite_chart(
         {
-            "data": {"values": rows}, "height": 320, "mark": {"type": "line"},
+            "data": {"values": rows}, "height": 400, "mark": {"type": "line"},
             "encoding": {
                 "x": axis("recall"), "y": axis("precision"), "order": {"field": "score_threshold"},
                 "color": of_class(CLASS_COLORS[: len(names)]), "strokeDash": of_class(dashes),

@@ -22,6 +22,7 @@ from schemas import AlarmPoint, Box, Detection, ImageResult, ModelCard, PredictR
 GALLERY = Path(__file__).parent / "photos"
 GALLERY_SUFFIXES = (".jpg", ".jpeg")
 VIEWS = ("view_boxes", "view_both", "view_original")
+CARDS_AT_ONCE = 12
 ZOOM_MARGIN = 0.6  # of the box's sides, around it
 
 
@@ -57,10 +58,22 @@ def photos_ui(page: Page) -> None:
         if many:
             summary_ui(page, photos, outcomes, choice)
     checked = list(zip(photos, outcomes, strict=True))
+    checked.sort(key=lambda pair: rank(pair[1], choice.score_threshold))
     with answers:
-        for photo, outcome in sorted(checked, key=lambda pair: rank(pair[1], choice.score_threshold)):
-            with st.container(border=True, key=f"card_{photo.digest[:16]}"):
-                card_ui(page, photo, outcome, choice)
+        cards_ui(page, checked, choice)
+
+
+def cards_ui(page: Page, checked: Sequence[tuple[Photo, ImageResult | Failure]], choice: Choice) -> None:
+    """Draw a card for each photo, CARDS_AT_ONCE of them until asked for more: the slider stays quick."""
+    count = st.session_state.setdefault("cards", CARDS_AT_ONCE)
+    for photo, outcome in checked[:count]:
+        with st.container(border=True, key=f"card_{photo.digest[:16]}"):
+            card_ui(page, photo, outcome, choice)
+    if len(checked) > count:
+        st.button(
+            page.text("show_more", count=len(checked) - count), key="more", icon=":material/expand_more:",
+            on_click=st.session_state.__setitem__, args=("cards", count + CARDS_AT_ONCE),
+        )  # fmt: skip
 
 
 def rank(outcome: ImageResult | Failure, threshold: float) -> int:

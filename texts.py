@@ -137,6 +137,10 @@ TEXTS = {
         "en": " Could not be checked: {failed}.",
         "ru": " Не удалось проверить: {failed}.",
     },
+    "show_more": {
+        "en": "Show more photos ({count} not shown yet)",
+        "ru": "Показать ещё фото (не показано: {count})",
+    },
     "hidden": {
         "en": "Hidden by your filter: {hidden}. The sentence above still counts weapons among them.",
         "ru": "Скрыто фильтром: {hidden}. Оружие среди скрытого учтено в ответе выше.",

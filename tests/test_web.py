@@ -214,6 +214,18 @@ def test_nothing_found_is_not_green_while_a_photo_could_not_be_checked(api, star
     assert [e.value for e in app.success] == ["**No weapon found, and none of the look-alikes either.**"]
 
 
+def test_of_very_many_photos_all_are_checked_and_the_first_shown(api, start):
+    app = upload(start(), *((f"{i}.jpg", picture(i)) for i in range(14)))
+    assert len(api.requests) == 14
+    assert "Possible weapon in 14 of 14 photos" in app.error[0].value
+    assert len(app.error) == 1 + page_photos.CARDS_AT_ONCE
+    more = app.button(key="more")
+    assert more.label == "Show more photos (2 not shown yet)"
+    more.click().run()
+    assert len(app.error) == 15
+    assert not [button for button in app.button if button.key == "more"]
+
+
 def test_the_same_photo_twice_is_one(api, start):
     app = upload(start(), ("a.jpg", picture()), ("copy of a.jpg", picture()))
     assert len(app.error) == len(api.requests) == 1
