@@ -334,6 +334,7 @@ def log_and_register(
     tracking_uri: str,
     run_id: str,
     tags: Mapping[str, str] | None = None,
+    patience_seconds: float = PATIENCE_SECONDS,
 ) -> RegisteredVersion:
     """Log a model folder to a run as a pyfunc model and register it as a new version.
 
@@ -346,23 +347,26 @@ def log_and_register(
         tracking_uri: the tracker's address.
         run_id: the run that made the model.
         tags: further tags for the version.
+        patience_seconds: how long to wait for a tracker that is away.
 
     Raises:
         RegistryError: the tracker stays away, or the name belongs to something else.
     """
     card = read_card(folder)
-    for tries_left in reversed(range(REGISTER_TRIES)):
-        wait_for_tracker(tracking_uri, PATIENCE_SECONDS)
-        try:
-            with quiet_mlflow(), connection(tracking_uri) as client:
-                return _log_and_register(client, folder, card, name, tracking_uri, run_id, tags or {})
-        except RegistryError as error:
-            if tries_left and _is_outage(error):
-                continue
-            raise RegistryError(
-                f"{error} The model is safe in {folder}; register it later with "
-                f"`python registry.py import {folder}`."
-            ) from error
+    try:
+        for tries_left in reversed(range(REGISTER_TRIES)):
+            wait_for_tracker(tracking_uri, patience_seconds)
+            try:
+                with quiet_mlflow(), connection(tracking_uri) as client:
+                    return _log_and_register(client, folder, card, name, tracking_uri, run_id, tags or {})
+            except RegistryError as error:
+                if not (tries_left and _is_outage(error)):
+                    raise
+    except RegistryError as error:
+        raise RegistryError(
+            f"{error} The model is safe in {folder}; register it later with "
+            f"`python registry.py import {folder}`."
+        ) from error
     raise AssertionError("the last try returns or raises")
 
 

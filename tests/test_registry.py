@@ -241,6 +241,12 @@ class Dull(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def test_a_tracker_that_stays_away_costs_no_model(small_model):
+    uri = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(RegistryError, match=r"No MLflow tracker answers.* The model is safe in .* import "):
+        registry.log_and_register(small_model, name="m", tracking_uri=uri, run_id="r", patience_seconds=0.1)
+
+
 def test_another_server_at_the_address_is_told_apart():
     with http.server.HTTPServer(("127.0.0.1", 0), Dull) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
