@@ -57,6 +57,7 @@ ProblemKind = Literal[
     "unknown class",
     "image without annotation",
     "dropped box",
+    "no box left",
     "clipped box",
     "swapped corners",
     "turned boxes",
@@ -64,7 +65,7 @@ ProblemKind = Literal[
 ]
 # The sample is lost, or its annotation cannot be trusted: a person should look. The others are repairs.
 ERRORS: frozenset[ProblemKind] = frozenset(
-    ("missing image", "unreadable image", "broken annotation", "unknown class")
+    ("missing image", "unreadable image", "broken annotation", "unknown class", "no box left")
 )
 
 FOLDER_NAME = "Sohas_weapon-Detection"
@@ -376,7 +377,11 @@ def _read_sample(
             report.add("broken annotation", xml_path, f"{error}; left out")
             return None
         boxes = _turn(boxes, annotated_wh, header, xml_path, report)
-        boxes, labels = _repair(boxes, labels, header.size_wh, xml_path, report)
+        repaired, kept = _repair(boxes, labels, header.size_wh, xml_path, report)
+        if len(labels) and not len(kept):  # it shows an object, so it is no negative
+            report.add("no box left", xml_path, "none of its boxes covers a pixel; left out")
+            return None
+        boxes, labels = repaired, kept
     return Sample(image_path, header.size_wh, boxes.astype(np.float32), labels, recording, root)
 
 

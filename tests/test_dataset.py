@@ -191,6 +191,16 @@ def test_boxes_are_repaired_or_dropped_and_counted(tmp_path, box, repaired, kind
     assert report.errors == []
 
 
+def test_a_picture_whose_only_box_is_unusable_does_not_become_a_negative(tmp_path):
+    add(tmp_path, "a.jpg", ("pistol", (10, 10, 10, 40)))
+    add(tmp_path, "b.jpg", ("knife", (1, 2, 3, 4)))
+    [sample], report = read_all(tmp_path)
+    assert sample.name == "b"
+    assert report.negatives == 0
+    assert kinds(report) == {"dropped box": 1, "no box left": 1}
+    assert len(report.errors) == 1
+
+
 @given(st.tuples(*[st.floats(-300, 300)] * 4))
 def test_repaired_boxes_lie_inside_and_cover_a_pixel(box):
     report = DatasetReport()
