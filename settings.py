@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from dotenv import load_dotenv
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     CliApp,
@@ -68,10 +67,10 @@ def _repeat_flags(arguments: list[str], list_flags: Sequence[str]) -> list[str]:
 def _in_sentences(error: ValidationError | SettingsError) -> str:
     if isinstance(error, SettingsError):
         return f"error: {error}"
-    return "\n".join(f"error: {_in_a_sentence(problem)}" for problem in error.errors())
+    return "\n".join(f"error: {_in_a_sentence({**problem})}" for problem in error.errors())
 
 
-def _in_a_sentence(problem: ErrorDetails) -> str:
+def _in_a_sentence(problem: Mapping[str, Any]) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "missing":
         return f"{name}: expected a value, got none; --help says what it is"
