@@ -37,6 +37,7 @@ FORMATS = (
     *(("AVIF",) if features.check("avif") else ()),
     *(("HEIF",) if HAS_HEIF else ()),
 )
+HEIC_BRANDS, AVIF_BRANDS = (b"heic", b"heix", b"mif1", b"msf1"), (b"avif", b"avis")  # follow "ftyp"
 MAX_PIXELS = 40_000_000  # a 40-megapixel photo decodes to 120 MB; phones make 12 to 50
 MAX_JPEG_SCANS = 100  # a progressive JPEG has about 10; thousands make a small file take minutes
 
@@ -89,7 +90,8 @@ def read_header(source: Path | bytes) -> ImageHeader:
     content = source if isinstance(source, bytes) else source.read_bytes()
     picture = _open(content)
     orientation, (width, height) = _orientation(picture), picture.size
-    return ImageHeader((height, width) if orientation >= 5 else (width, height), orientation)
+    on_its_side = orientation >= 5 and picture.format != "TIFF"  # of a TIFF Pillow gives the upright size
+    return ImageHeader((height, width) if on_its_side else (width, height), orientation)
 
 
 def decode_image(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
@@ -109,7 +111,7 @@ def decode_image(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
         NotAnImage: the bytes are none of these formats, or are cut short.
         ImageTooLarge: the picture has more than max_pixels pixels.
     """
-    picture = _open(image_bytes)
+    picture = _open(image_bytes, max_pixels)
     width, height = picture.size
     if width * height > max_pixels:
         raise ImageTooLarge(f"expected at most {max_pixels:,} pixels, got {width} x {height}")
@@ -126,17 +128,20 @@ def decode_image(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
     return np.asarray(upright)
 
 
-def _open(image_bytes: bytes) -> PillowImage.Image:
-    """Read a picture's header."""
+def _open(image_bytes: bytes, max_pixels: int = MAX_PIXELS) -> PillowImage.Image:
+    """Read a picture's header; max_pixels is for the message where there are too many for Pillow."""
     if not image_bytes:
         raise NotAnImage("expected a picture, got an empty file")
     try:
         return PillowImage.open(io.BytesIO(image_bytes), formats=FORMATS)
     except PillowImage.DecompressionBombError as error:
-        raise ImageTooLarge(f"the picture has far too many pixels: {error}") from error
+        raise ImageTooLarge(f"expected at most {max_pixels:,} pixels, got several times as many") from error
     except UnidentifiedImageError as error:
-        if image_bytes[4:8] == b"ftyp" and image_bytes[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"avif"):
-            raise NotAnImage("HEIC and AVIF pictures cannot be read here; save it as JPEG") from error
+        brand = image_bytes[8:12] if image_bytes[4:8] == b"ftyp" else b""
+        if brand in HEIC_BRANDS + AVIF_BRANDS:
+            name, kind = ("AVIF", "AVIF") if brand in AVIF_BRANDS else ("HEIC", "HEIF")
+            wrong = "is damaged or cut short" if kind in FORMATS else "cannot be read here; save it as JPEG"
+            raise NotAnImage(f"the {name} picture {wrong}") from error
         raise NotAnImage(f"expected a picture ({', '.join(FORMATS)}), got something else") from error
     except PILLOW_ERRORS as error:
         raise NotAnImage(f"the picture's header is damaged: {error}") from error

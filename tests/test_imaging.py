@@ -50,8 +50,16 @@ def test_heic_is_read_where_the_library_is():
 
 def test_heic_without_the_library_is_named(monkeypatch):
     monkeypatch.setattr(imaging, "FORMATS", ("JPEG",))
-    with pytest.raises(imaging.NotAnImage, match="HEIC"):
+    with pytest.raises(imaging.NotAnImage, match="HEIC picture cannot be read here; save it as JPEG"):
         imaging.decode_image(b"\0\0\0\x18ftypheic" + bytes(40))
+
+
+@pytest.mark.parametrize(("brand", "kind", "name"), [(b"heic", "HEIF", "HEIC"), (b"avif", "AVIF", "AVIF")])
+def test_a_damaged_heic_or_avif_is_called_damaged_where_the_library_is(brand, kind, name):
+    if kind not in imaging.FORMATS:
+        pytest.skip(f"this Pillow reads no {kind}")
+    with pytest.raises(imaging.NotAnImage, match=f"the {name} picture is damaged or cut short"):
+        imaging.decode_image(b"\0\0\0\x18ftyp" + brand + bytes(40))
 
 
 @pytest.mark.parametrize(
@@ -117,12 +125,14 @@ def test_of_an_animation_the_first_frame_is_taken():
         (8, (-1, 0)),
     ],
 )
-def test_every_exif_orientation_is_made_upright(orientation, corner):
+@pytest.mark.parametrize("image_format", ["PNG", "TIFF"])
+def test_every_exif_orientation_is_made_upright(orientation, corner, image_format):
     picture = flat("RGB", WHITE)
     picture.putpixel((0, 0), RED)
     exif = PillowImage.Exif()
     exif[0x0112] = orientation
-    content = encode(picture, exif=exif)
+    options = {"tiffinfo": {0x0112: orientation}} if image_format == "TIFF" else {"exif": exif}
+    content = encode(picture, image_format, **options)
     image = imaging.decode_image(content)
     assert image.shape == ((8, 6, 3) if orientation >= 5 else (6, 8, 3))
     assert tuple(image[corner]) == RED
@@ -154,7 +164,7 @@ def png_header(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize(("width", "height"), [(8000, 8000), (30_000, 30_000), (2**31 - 1, 2**31 - 1)])
 def test_too_many_pixels_are_refused_before_decoding(width, height):
-    with pytest.raises(imaging.ImageTooLarge, match="pixels"):
+    with pytest.raises(imaging.ImageTooLarge, match="at most 40,000,000 pixels, got"):
         imaging.decode_image(png_header(width, height))
 
 
