@@ -351,8 +351,8 @@ class ModelHost:
         """Load the first model, then follow the source until cancelled."""
         while True:
             await self.refresh()
-            waiting_for_first = self._served is None
-            await asyncio.sleep(self._pause() if waiting_for_first else self._every_seconds)
+            first = self._served is None
+            await asyncio.sleep(min(self._pause(), self._every_seconds) if first else self._every_seconds)
 
     async def refresh(self) -> None:
         """Ask the source once and take over what it says, or note why that was not possible."""
@@ -360,6 +360,8 @@ class ModelHost:
         try:
             identity = await asyncio.to_thread(self._source.newest)
             if identity == self._identity:
+                if self.trouble is not None:
+                    log.info("the model served is the right one again", extra={"version": identity})
                 self._settle()
             elif identity != self._failed or time.monotonic() >= self._retry_at:
                 await self._take_over(identity)
@@ -383,7 +385,9 @@ class ModelHost:
         self.trouble, self._failed, self._failures = None, None, 0
 
     def _note(self, identity: str | None, error: Exception) -> None:
-        what = f"version {identity} cannot be served" if identity else "the model cannot be looked up"
+        what = (
+            "the model cannot be looked up" if identity is None else f"{_called(identity)} cannot be served"
+        )
         trouble = f"{what}: {error}"
         if trouble != self.trouble:  # said once, not at every poll
             log.warning(trouble, extra={"error": type(error).__name__, "still_serving": self._identity})
@@ -394,6 +398,10 @@ class ModelHost:
 
     def _pause(self) -> float:
         return float(min(RETRY_FIRST_SECONDS * 2.0 ** max(0, self._failures - 1), RETRY_LONGEST_SECONDS))
+
+
+def _called(identity: str) -> str:
+    return f"version {identity}" if identity.isdecimal() else f"the model folder {identity}"
 
 
 def warm_up(detector: AnyDetector) -> None:

@@ -1,6 +1,7 @@
 """Cores, queue and model host, without HTTP."""
 
 import asyncio
+import logging
 import threading
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from fake_detector import FakeDetector, make_card
 
 from detections import BACKGROUND
 from registry import RegisteredVersion, RegistryError
-from serving import InferenceQueue, ModelHost, NoModel, QueueFull, RegistrySource, granted_cores
+from serving import FolderSource, InferenceQueue, ModelHost, NoModel, QueueFull, RegistrySource, granted_cores
 
 # --- cores ------------------------------------------------------------------------------------------
 
@@ -260,6 +261,32 @@ def test_a_model_that_fails_its_warm_up_is_not_served(registry):
     hosted(registry.source(), steps)
 
 
+def test_before_the_first_model_the_registry_is_asked_at_least_as_often_as_later(registry):
+    async def steps(host):  # every 0.01 s, where the back-off alone would soon wait for seconds
+        registry.down = True
+        watching = asyncio.create_task(host.watch())
+        while host._failures < 8:
+            await asyncio.sleep(0.01)
+        registry.down = False
+        async with asyncio.timeout(5):
+            while host.trouble is not None:
+                await asyncio.sleep(0.01)
+        watching.cancel()
+
+    hosted(registry.source(), steps)
+
+
+def test_a_folder_that_cannot_be_served_is_called_a_folder():
+    def load(folder):
+        raise OSError("no such folder")
+
+    async def steps(host):
+        await host.refresh()
+        assert host.trouble == "the model folder weights/none cannot be served: no such folder"
+
+    hosted(FolderSource(Path("weights/none"), "weapon-detector", load), steps)
+
+
 def test_a_tracker_that_is_down_at_start_is_asked_again_until_it_answers(registry, monkeypatch):
     monkeypatch.setattr("serving.RETRY_FIRST_SECONDS", 0.01)
 
@@ -279,7 +306,7 @@ def test_a_tracker_that_is_down_at_start_is_asked_again_until_it_answers(registr
     hosted(registry.source(), steps)
 
 
-def test_a_tracker_that_goes_down_later_changes_nothing(registry):
+def test_a_tracker_that_goes_down_later_changes_nothing(registry, caplog):
     async def steps(host):
         await host.refresh()
         before = host.served
@@ -287,8 +314,13 @@ def test_a_tracker_that_goes_down_later_changes_nothing(registry):
         await host.refresh()
         assert host.served is before
         registry.down = False
-        await host.refresh()
+        with caplog.at_level(logging.INFO, "mlapi.serving"):
+            await host.refresh()
+            await host.refresh()
         assert host.trouble is None
+        assert caplog.messages.count("the model served is the right one again") == 1, (
+            "the log says it is over"
+        )
         assert registry.downloads == ["1"]
 
     hosted(registry.source(), steps)
