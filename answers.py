@@ -50,7 +50,10 @@ def check_labels(query: PredictQuery, card: ModelCard) -> None:
     unknown = sorted(set(query.labels) - {*LABELS, *card.class_names[1:]})
     if unknown:
         names = ", ".join(repr(name[:50]) for name in unknown[:5])
-        message = f"Expected one of {', '.join(card.class_names[1:])}, got {names}."
+        message = (
+            f"Expected one of {', '.join(card.class_names[1:])}, got {names}. "
+            "Name several one by one: labels=pistol&labels=knife."
+        )
         raise ApiProblem("invalid-parameters", message, errors=[{"parameter": "labels", "message": message}])
 
 
@@ -181,7 +184,9 @@ def choose_media_type(accept: str) -> str:
             if name in (offered, "*/*", offered.split("/")[0] + "/*"):
                 return offered
     if wanted:
-        raise ApiProblem("not-acceptable", f"Expected Accept to name {JSON}, image/jpeg or image/png.")
+        names = ", ".join(name[:50] for _, name in wanted[:5])
+        detail = f"Expected Accept to name {JSON}, {' or '.join(PICTURE_FORMATS)}, got {names}."
+        raise ApiProblem("not-acceptable", detail)
     return JSON
 
 

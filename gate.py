@@ -275,6 +275,9 @@ class SentFile:
     content: bytes
 
 
+MAX_TEXT_BYTES = 10_000  # of a part that is no file; there should be none
+
+
 class _InMemoryParser(MultiPartParser):
     spool_max_size = 0  # 0: never on disk, whatever the size; BodyLimit bounds the memory
 
@@ -293,10 +296,11 @@ async def read_files(request: Request, *, max_files: int, part: str = "file") ->
     """
     given = request.headers.get("content-type", "")
     if given.partition(";")[0].strip().lower() != "multipart/form-data":
-        detail = f"Expected multipart/form-data with a part named {part!r}, got {given[:100] or 'no type'!r}."
+        got = repr(given[:100]) if given else "no Content-Type"
+        detail = f"Expected multipart/form-data with a part named {part!r}, got {got}. {_example(part)}"
         raise ApiProblem("not-multipart", detail)
     parser = _InMemoryParser(
-        request.headers, _stream(request), max_files=max_files, max_fields=8, max_part_size=10_000
+        request.headers, _stream(request), max_files=max_files, max_fields=8, max_part_size=MAX_TEXT_BYTES
     )
     try:
         form = await parser.parse()
@@ -304,7 +308,13 @@ async def read_files(request: Request, *, max_files: int, part: str = "file") ->
         if parser._current_files > max_files:
             detail = f"Expected at most {max_files} files in one request, got more. Send several requests."
             raise ApiProblem("too-many-files", detail) from error
-        raise ApiProblem("bad-multipart", f"The multipart body cannot be read: {error.message}") from error
+        if "maximum size" in error.message:
+            detail = (
+                f"Expected a part without a file name to have at most {MAX_TEXT_BYTES:,} bytes, got more. "
+            )
+            raise ApiProblem("bad-multipart", detail + _example(part)) from error
+        detail = f"The multipart body cannot be read: {error.message.rstrip('.')}. {_example(part)}"
+        raise ApiProblem("bad-multipart", detail) from error
     try:
         found = [value for value in form.getlist(part) if isinstance(value, UploadFile)]
         if not found:
@@ -324,12 +334,15 @@ async def _stream(request: Request) -> AsyncGenerator[bytes, None]:
 
 def _missing_file(part: str, names: Sequence[str]) -> ApiProblem:
     if part in names:
-        example = f"curl -F {part}=@photo.jpg"
-        detail = f"Expected the part {part!r} to be a file, got text. Give it a file name: {example}"
+        detail = f"Expected the part {part!r} to be a file with a file name, got text."
     else:
         got = ", ".join(repr(name[:50]) for name in names[:5]) or "no part at all"
         detail = f"Expected at least one file in a part named {part!r}, got {got}."
-    return ApiProblem("missing-file", detail)
+    return ApiProblem("missing-file", f"{detail} {_example(part)}")
+
+
+def _example(part: str) -> str:
+    return f"Send a photo as this does: curl -F {part}=@photo.jpg"
 
 
 def _check_parts(part: str, names: Sequence[str]) -> None:

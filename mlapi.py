@@ -83,6 +83,8 @@ from serving import (
 )
 from settings import ApiSettings, api_settings
 
+log = logging.getLogger("mlapi")
+
 # --- the document -----------------------------------------------------------------------------------
 
 PICTURE = {"schema": {"type": "string", "format": "binary"}}
@@ -129,6 +131,27 @@ PREDICT_EXAMPLE = {
 PREDICT_ANSWER: dict[str, Any] = {
     "description": "What was found, one result per file; or, by the Accept header, the annotated picture",
     "content": {JSON: {"example": PREDICT_EXAMPLE}} | dict.fromkeys(PICTURE_FORMATS, PICTURE),
+    "headers": {
+        "X-Alarm": {"description": "With a picture: what `alarm` says.", "schema": {"type": "boolean"}}
+    },
+}
+PROBLEM_DETAILS = {  # examples of what a problem says, beside its fixed title
+    "bad-multipart": "The multipart body cannot be read: Missing boundary in multipart.",
+    "bad-image": "The picture cannot be used.",
+    "unauthorized": "Send the key as 'X-API-Key: KEY' or 'Authorization: Bearer KEY'.",
+    "not-acceptable": "Expected one file for an answer in image/jpeg, got 2. Ask for application/json.",
+    "upload-timeout": "The upload took over 30 s. Send smaller or fewer files.",
+    "body-too-large": "Expected a body of at most 20,000,000 bytes, got more. Send fewer or smaller files.",
+    "image-too-large": "Expected at most 40,000,000 pixels, got 9000 x 6000.",
+    "not-multipart": "Expected multipart/form-data with a part named 'file', got 'image/jpeg'.",
+    "not-an-image": "The picture is damaged or cut short: image file is truncated.",
+    "invalid-parameters": "score_threshold: Input should be less than or equal to 1, got '80'.",
+    "missing-file": "Expected at least one file in a part named 'file', got 'image'.",
+    "too-many-files": "Expected at most 8 files in one request, got more. Send several requests.",
+    "internal-error": "It is in the log under request id 1f0c5a7e9b3d4e2f8a6c7d8e9f0a1b2c.",
+    "not-ready": "The model is being loaded.",
+    "queue-full": "Every place in the queue is taken; try again in 2 s.",
+    "deadline-exceeded": "The answer took over 30 s. Try again, or send fewer files.",
 }
 
 # --- what the process holds -------------------------------------------------------------------------
@@ -150,6 +173,9 @@ class ApiMetrics:
         self.alarms = Counter("alarms", "Pictures with a possible weapon at the operating point", **make)
         self.files = Counter("files", "Files by outcome", ["outcome"], **make)
         self.waiting = Gauge("queue_length", "Pictures that wait for a worker", **make)
+        self.watch_trouble = Gauge(
+            "watch_trouble", "1 while the newest model cannot be looked up or served: see /model", **make
+        )
         self.model = Gauge("model_info", "1 for the model served", ["name", "version", "alias"], **make)
         prometheus_client.ProcessCollector(registry=self.registry)
 
@@ -185,6 +211,7 @@ def make_service(settings: ApiSettings, source: ModelSource) -> Service:
     host = ModelHost(source, lambda work: queue.submit([work])[0], settings.api_watch_seconds)
     host.on_swap = metrics.show_model
     metrics.waiting.set_function(lambda: queue.waiting)
+    metrics.watch_trouble.set_function(lambda: host.trouble is not None)
     keys = KeyRing([key.get_secret_value() for key in settings.api_keys])
     return Service(settings, queue, host, metrics, keys, asyncio.Semaphore(settings.api_max_uploads))
 
@@ -240,7 +267,8 @@ def problems(*names: str) -> dict[int | str, dict[str, Any]]:
         response["description"] = "; ".join(filter(None, [response["description"], title]))
         content = response["content"][PROBLEM_JSON]
         content["schema"] = {"$ref": "#/components/schemas/Problem"}
-        example = {"type": TYPE_PREFIX + name, "title": title, "status": status, "detail": "..."}
+        example = {"type": TYPE_PREFIX + name, "title": title, "status": status}
+        example["detail"] = PROBLEM_DETAILS[name]
         content.setdefault("examples", {})[name] = {"value": example}
     return responses
 
@@ -262,12 +290,14 @@ class Readiness(BaseModel):
     model: ModelName
 
 
+@open_router.head("/health", include_in_schema=False)
 @open_router.get("/health")
 async def health() -> Health:
     """Answer while the process lives."""
     return Health()
 
 
+@open_router.head("/ready", include_in_schema=False)
 @open_router.get("/ready", responses=problems("not-ready"))
 async def ready(service: ServiceDep) -> Readiness:
     """Answer 200 once a model is loaded and warmed up, else 503 with the reason."""
@@ -316,10 +346,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()], ser
     served = service.host.served  # one model for the whole request, whatever is loaded meanwhile
     card = served.detector.card
     check_labels(query, card)
-    files, looks = await _look_in_time(request, query, service, served)
-    if len(files) > 1 and media_type != JSON:
-        detail = f"Expected one file for an answer in {media_type}, got {len(files)}."
-        raise ApiProblem("not-acceptable", detail)
+    files, looks = await _look_in_time(request, query, service, served, media_type)
     if len(files) == 1 and looks[0].value.problem is not None:
         service.metrics.files.labels("error").inc()
         raise looks[0].value.problem
@@ -337,7 +364,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()], ser
 
 
 async def _look_in_time(
-    request: Request, query: PredictQuery, service: Service, served: ServedModel
+    request: Request, query: PredictQuery, service: Service, served: ServedModel, media_type: str
 ) -> tuple[list[SentFile], list[Ran[Look]]]:
     """Read the files and look at each, all before the deadline."""
     settings, note = service.settings, note_on(request.scope)
@@ -350,6 +377,9 @@ async def _look_in_time(
                 files = await read_files(request, max_files=settings.api_max_files)
             note |= {"files": len(files), "bytes": sum(len(file.content) for file in files)}
             note |= {"model_version": served.name.version}
+            if len(files) > 1 and media_type != JSON:
+                detail = f"Expected one file for an answer in {media_type}, got {len(files)}. Ask for {JSON}."
+                raise ApiProblem("not-acceptable", detail)
             work = [partial(look_at, served.detector, file, query, settings.api_max_pixels) for file in files]
             return files, await _run(request, service.queue, work)
     except TimeoutError as error:
@@ -431,6 +461,7 @@ def create_app(
         description="Finds pistols and knives in hands. A possible weapon: a person must confirm.",
         version="1",
         lifespan=_lifespan,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.service = service
     app.include_router(open_router)
@@ -444,7 +475,8 @@ def create_app(
     if settings.api_cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.api_cors_origins), allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "X-API-Key", "X-Request-ID"], expose_headers=["X-Request-ID"],
+            allow_headers=["Authorization", "X-API-Key", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "X-Alarm", "Retry-After"],
         )  # fmt: skip
     return app
 
@@ -480,11 +512,12 @@ def _translate_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        unknown = {"extra_forbidden": "There is no such parameter; /docs lists those there are"}
         errors = [
             {
                 "parameter": ".".join(str(part) for part in item["loc"][1:])[:100],
-                "message": unknown.get(item["type"], item["msg"]),
+                "message": "There is no such parameter; /docs lists those there are"
+                if item["type"] == "extra_forbidden"
+                else f"{item['msg']}, got {str(item['input'])[:50]!r}",
             }
             for item in error.errors()
         ]
@@ -537,6 +570,8 @@ def main() -> None:
         log_config=logging_config(settings.api_log_level),
         access_log=False,
         server_header=False,
+        http="h11",  # limits the size of a request's head; others do not
+        ws="none",
         timeout_graceful_shutdown=int(settings.api_deadline_seconds) + 5,
     )
     family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
@@ -545,6 +580,8 @@ def main() -> None:
     except OSError as error:
         where = f"{settings.api_host}:{settings.api_port}"
         raise SystemExit(f"error: cannot listen on {where}: {error}. Set API_PORT to a free port.") from error
+    host, port = listening.getsockname()[:2]
+    log.info("listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
     uvicorn.Server(config).run(sockets=[listening])
 
 

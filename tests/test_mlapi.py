@@ -267,6 +267,26 @@ def test_every_refusal_is_a_problem_of_its_own(client, request_options, name):
     assert_problem(client.post("/predict", **request_options), name)
 
 
+@pytest.mark.parametrize(
+    ("request_options", "sentence"),
+    [
+        ({}, "got no Content-Type. Send a photo as this does: curl -F file=@photo.jpg"),
+        ({"files": {"image": ("a.png", png())}}, "got 'image'. Send a photo as this does: curl"),
+        ({"data": {"file": "x" * 20_000}, "files": {"other": png()}}, "at most 10,000 bytes, got more. Send"),
+        ({"params": {"labels": "pistol,knife"}, "files": {"file": png()}}, "labels=pistol&labels=knife"),
+        ({"params": {"nms_iou": 7}, "files": {"file": png()}}, "less than or equal to 1, got '7'."),
+        ({"headers": {"accept": "text/html"}, "files": {"file": png()}}, "image/png, got text/html."),
+    ],
+)
+def test_a_refusal_says_what_came_and_what_to_do(client, request_options, sentence):
+    assert sentence in client.post("/predict", **request_options).json()["detail"]
+
+
+def test_two_files_for_one_picture_are_refused_before_anything_is_looked_at(client, detector):
+    assert_problem(send(client, png(), png(), headers={"accept": "image/png"}), "not-acceptable")
+    assert detector.seen == []
+
+
 def test_too_many_pixels_are_refused():
     with make_client(api_max_pixels=1199) as client:
         wait_until(lambda: client.get("/ready").status_code == 200)
@@ -315,6 +335,15 @@ def test_a_request_id_that_could_do_harm_is_replaced(client, given):
     assert len(answered) == 32
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_a_watcher_may_ask_for_the_head_alone(path):
+    app = mlapi.create_app(api_settings(), load_detector=lambda _: FakeDetector())
+    with live_server(app) as (client, _):
+        answer = client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert client.get("/openapi.json").json()["paths"][path].keys() == {"get"}
+
+
 @pytest.mark.parametrize("path", ["/health", "/nope", "/docs"])
 def test_security_headers_are_everywhere_and_the_server_keeps_quiet(client, path):
     headers = client.get(path).headers
@@ -338,6 +367,7 @@ def test_cors_is_off_unless_set():
     with make_client(api_cors_origins="https://page.example") as client:
         headers = client.get("/health", headers=ask).headers
         assert headers["access-control-allow-origin"] == "https://page.example"
+        assert headers["access-control-expose-headers"] == "X-Request-ID, X-Alarm, Retry-After"
 
 
 @pytest.mark.parametrize(
@@ -396,7 +426,18 @@ def test_metrics_count_requests_stages_detections_and_name_the_model(client):
     assert "weapon_api_alarms_total 1.0" in text
     assert 'weapon_api_files_total{outcome="error"} 1.0' in text
     assert "weapon_api_queue_length 0.0" in text
+    assert "weapon_api_watch_trouble 0.0" in text
     assert 'weapon_api_model_info{alias="",name="weapon-detector",version=""} 1.0' in text
+
+
+def test_a_model_that_cannot_be_loaded_shows_in_ready_and_metrics():
+    def load(folder):
+        raise OSError("there is no model.json in it")
+
+    with TestClient(mlapi.create_app(api_settings(), load_detector=load)) as client:
+        wait_until(lambda: "there is no model.json" in client.get("/ready").text)
+        assert_problem(client.get("/ready"), "not-ready")
+        assert "weapon_api_watch_trouble 1.0" in client.get("/metrics").text
 
 
 def test_a_path_nobody_knows_makes_no_new_series(client):

@@ -73,3 +73,11 @@ def test_every_example_of_a_problem_is_one(client):
         ):
             assert example["value"]["type"] == TYPE_PREFIX + name
             assert PROBLEMS[name][0] == example["value"]["status"] == int(status)
+            assert example["value"]["detail"].endswith(".")
+            assert len(example["value"]["detail"]) > 20
+
+
+def test_generated_clients_get_short_names(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    names = [operation["operationId"] for path in paths.values() for operation in path.values()]
+    assert names == ["health", "ready", "model", "predict"]
