@@ -21,6 +21,7 @@ from __future__ import annotations
 import csv
 import glob
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ import numpy as np
 import requests
 from pydantic import BaseModel, ValidationError
 from requests.adapters import HTTPAdapter
+from requests.exceptions import InvalidHeader, InvalidSchema, InvalidURL, MissingSchema
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from urllib3.util.retry import Retry
@@ -43,6 +45,7 @@ from texts import class_name, percent
 
 CONNECT_TIMEOUT_S = 3.0
 RETRY_STATUS = 503
+SAME_FOR_ALL = (401, 422)  # a refused key or parameter: the next photo would fare no better
 PHOTO_SUFFIXES = (
     ".jpg",
     ".jpeg",
@@ -178,6 +181,12 @@ class Client:
                 f"the API at {self.api_url} did not answer within {self._timeout[1]:g} seconds; "
                 "try again, or with a smaller photo"
             ) from error
+        except (MissingSchema, InvalidSchema, InvalidURL) as error:
+            raise ServiceUnreachable(
+                f"expected an address such as http://127.0.0.1:8000, got {self.api_url!r}"
+            ) from error
+        except InvalidHeader as error:
+            raise ServiceError("the API key has characters that no HTTP header can carry") from error
         except requests.exceptions.RequestException as error:
             raise ServiceUnreachable(
                 f"expected the model API at {self.api_url}, could not talk to it; is it running there?"
@@ -228,6 +237,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ServiceError, FileNotFoundError, OutputError) as error:
         console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         return 2
+    except BrokenPipeError:  # whoever reads has read enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the last flush complains
+        return 1
+    except KeyboardInterrupt:
+        return 130
     for result in failed:
         detail = result.error.detail if result.error else ""
         console.print(f"failed: {result.file}: {detail}", highlight=False, markup=False, soft_wrap=True)
@@ -277,18 +291,21 @@ def _predict_each(
                 [(path.name, photo)],
                 score_threshold=config.score_threshold,
                 labels=config.labels,
+                nms_iou=config.nms_iou,
                 max_detections=config.max_detections,
+                probabilities=config.probabilities,
             )
         except (PhotoTooLarge, ServiceTooSlow, ServiceBusy, RequestRefused) as error:
+            if error.problem and error.problem.status in SAME_FOR_ALL:
+                raise
             return _failure(path, error)
         return answer.results[0].model_copy(update={"file": str(path)})
 
     with ThreadPoolExecutor(config.jobs) as pool:
         try:
             yield from zip(photos, pool.map(predict, photos), strict=True)
-        except ServiceError:
-            pool.shutdown(wait=True, cancel_futures=True)  # the API is gone: the rest would fail alike
-            raise
+        finally:  # what is still waiting would fail alike, or nobody wants it any more
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _failure(path: Path, error: ServiceError) -> ImageResult:
@@ -313,12 +330,16 @@ def _open_output(output: Path | None, output_format: str) -> Iterator[IO[str] | 
             yield output
         elif output is None:
             yield sys.stdout
+            sys.stdout.flush()
         else:
             output.parent.mkdir(parents=True, exist_ok=True)
             with output.open("w", encoding="utf-8", newline="") as stream:
                 yield stream
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise OutputError(f"cannot write to {output}: {error.strerror or error}") from error
+        where = output or "standard output"
+        raise OutputError(f"cannot write to {where}: {error.strerror or error}") from error
 
 
 # Each writer writes every result as it comes and returns those that failed.
@@ -330,6 +351,7 @@ def write_jsonl(results: Iterable[Found], info: ModelInfo, output: IO[str]) -> l
     for _, result in results:
         line = {"model": info.model.model_dump(), **result.model_dump(exclude_none=True)}
         output.write(json.dumps(line, ensure_ascii=False) + "\n")
+        output.flush()  # whoever reads along sees each photo when it is done
         failed += [result] if result.error else []
     return failed
 
@@ -400,7 +422,12 @@ def write_pictures(results: Iterable[Found], _: ModelInfo, output: Path) -> list
         if result.error:
             failed.append(result)
             continue
-        drawn = draw_detections(imaging.decode_image(path.read_bytes()), result.detections or ())
+        try:
+            image = imaging.decode_image(path.read_bytes())
+        except (OSError, imaging.ImageError) as error:  # the API may read what this machine cannot
+            failed.append(_failure(path, ServiceError(f"cannot be drawn on: {error}")))
+            continue
+        drawn = draw_detections(image, result.detections or ())
         _free_name(output, path.stem).write_bytes(imaging.encode_image(drawn))
     return failed
 

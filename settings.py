@@ -107,7 +107,9 @@ class ApiSettings(TrackerSettings):
     api_watch_seconds: float = Field(15, gt=0, description="how often to ask whether the alias has moved")
     api_max_body_mb: float = Field(20, gt=0, description="largest request body, megabytes")
     api_max_files: int = Field(8, ge=1, description="files in one request at most")
-    api_max_pixels: int = Field(40_000_000, ge=1, description="width x height of one picture at most")
+    api_max_pixels: int = Field(
+        40_000_000, ge=1, le=178_000_000, description="width x height of one picture at most"
+    )
     api_queue_size: int = Field(16, ge=0, description="pictures that may wait; beyond that the answer is 503")
     api_max_uploads: int = Field(32, ge=1, description="requests whose bodies may be in memory at once")
     api_deadline_seconds: float = Field(30, gt=0, description="time for one request, upload included")
@@ -126,6 +128,16 @@ class ApiSettings(TrackerSettings):
         if not isinstance(value, str):
             return value
         return [part.strip() for part in value.split(",") if part.strip()]
+
+    @model_validator(mode="after")
+    def _keys_can_be_sent(self) -> Self:  # of the whole: a field's error would repeat the keys
+        for i, key in enumerate(self.api_keys, start=1):
+            text = key.get_secret_value()
+            if not (text.isascii() and text.isprintable()):
+                raise ValueError(
+                    f"API_KEYS: key {i} cannot be sent in an HTTP header: use letters and digits"
+                )
+        return self
 
     @model_validator(mode="after")
     def _queue_holds_a_request(self) -> Self:
@@ -444,7 +456,7 @@ class PredictConfig(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="PREDICT_", frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True,
-        cli_kebab_case=True, cli_prog_name="client.py predict", cli_avoid_json=True,
+        cli_kebab_case=True, cli_prog_name="client.py predict", cli_avoid_json=True, cli_hide_none_type=True,
     )  # fmt: skip
 
     photos: CliPositionalArg[list[str]] = Field(description="photos, folders of photos, or globs")
@@ -454,7 +466,16 @@ class PredictConfig(BaseSettings):
         None, ge=0, le=1, description="lowest score wanted; unset = the model's operating point"
     )
     labels: list[str] = Field([], description="class names wanted; unset = all")
-    max_detections: int | None = Field(None, ge=1, description="at most so many per photo")
+    nms_iou: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="overlap above which the lower of two boxes of a class goes; unset = the model's",
+    )
+    max_detections: int | None = Field(None, ge=1, le=1000, description="at most so many per photo")
+    probabilities: CliImplicitFlag[bool] = Field(
+        False, description="add the probability of every class to each detection (JSON lines only)"
+    )
     jobs: int = Field(2, ge=1, le=32, description="photos under way at once")
     api_url: str = Field(
         "http://127.0.0.1:8000", validation_alias="api_url", description="address of the model API"

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -110,6 +112,20 @@ def test_nothing_listening_is_said_with_the_address():
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(client.ServiceUnreachable, match=url):
             Client(url).model()
+
+
+@pytest.mark.parametrize("address", ["localhost:8000", "nonsense", "http://", "ftp://127.0.0.1"])
+def test_what_is_no_address_is_said(address):
+    with pytest.raises(
+        client.ServiceUnreachable, match=r"expected an address such as http://127\.0\.0\.1:8000"
+    ):
+        Client(address).model()
+
+
+def test_a_key_that_cannot_be_sent_is_said_and_not_repeated():
+    with pytest.raises(client.ServiceError, match="the API key has characters") as caught:
+        Client("http://127.0.0.1:1", api_key="secret\n").model()
+    assert "secret" not in str(caught.value)
 
 
 def test_no_answer_in_time_is_too_slow():
@@ -221,6 +237,51 @@ def test_what_cannot_be_done_is_one_sentence(api, folder, capsys, arguments, sen
     captured = capsys.readouterr()
     assert sentence in captured.err
     assert captured.err.startswith("error: ")
+
+
+def test_every_parameter_can_be_asked_for(api, folder, capsys):
+    options = ["--nms-iou", "0.4", "--max-detections", "7", "--probabilities", "--labels", "pistol", "knife"]
+    assert run(api, folder / "b.jpg", *options) == 0
+    assert api.requests[-1][1] == {
+        "nms_iou": ["0.4"], "max_detections": ["7"], "probabilities": ["true"], "labels": ["pistol", "knife"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "status"), [("invalid-parameters", 422), ("unauthorized", 401)])
+def test_what_would_be_refused_for_every_photo_is_said_once(api, folder, capsys, name, status):
+    api.fail_with(name, status)
+    assert run(api, folder, "--jobs", 1) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("In the test's words") == 1
+    assert captured.out == ""
+
+
+def test_a_photo_that_only_the_api_can_read_fails_alone(api, folder, tmp_path, monkeypatch, capsys):
+    look = api.look
+
+    def look_and_lose(name, content, threshold):
+        if name == "b.jpg":
+            (folder / "b.jpg").unlink()
+        return look(name, content, threshold)
+
+    monkeypatch.setattr(api, "look", look_and_lose)
+    output = tmp_path / "drawn"
+    assert run(api, folder, "--format", "pictures", "--output", output) == 1
+    assert sorted(path.name for path in output.iterdir()) == ["a (1).jpg", "c.jpg"]
+    assert "b.jpg: cannot be drawn on" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_read_enough_is_no_error(api, folder):
+    command = [sys.executable, "client.py", "predict", str(folder), "--api-url", api.url]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(client.__file__).parent
+    )
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 1
 
 
 def test_an_api_that_is_down_is_one_sentence(folder, capsys):

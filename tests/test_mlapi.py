@@ -29,6 +29,7 @@ from PIL import Image as PillowImage
 from starlette.testclient import TestClient
 
 import mlapi
+import settings
 from detections import CLASS_NAMES, Detections
 from gate import PROBLEMS, TYPE_PREFIX
 
@@ -395,6 +396,15 @@ def test_api_keys(headers, status):
         assert client.get("/health").status_code == 200
         app: Any = client.app
         assert "key-1" not in repr(app.state.service.settings)
+
+
+@pytest.mark.parametrize("key", ["secret-é", "secret\t2"])
+def test_a_key_that_no_header_can_carry_is_refused_at_start_and_not_repeated(key, monkeypatch):
+    monkeypatch.setenv("API_KEYS", f"first-key,{key}")
+    with pytest.raises(SystemExit, match=r"API_KEYS: key 2 cannot be sent") as caught:
+        settings.api_settings([])
+    assert "secret" not in str(caught.value)
+    assert "first" not in str(caught.value)
 
 
 def test_the_log_has_one_json_line_per_request_and_nothing_of_the_file(client, caplog):
