@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,39 +60,57 @@ def check_labels(query: PredictQuery, card: ModelCard) -> None:
 
 # --- one file ---------------------------------------------------------------------------------------
 
-NO_IMAGE: imaging.Image = np.zeros((0, 0, 3), np.uint8)
 IMAGE_PROBLEMS = {imaging.NotAnImage: "not-an-image", imaging.ImageTooLarge: "image-too-large"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Look:
-    """What one file gave: an image with all its detections, or the problem in their place."""
+    """What one file gave: all its detections, or the problem in their place.
 
-    image: imaging.Image = field(default_factory=lambda: NO_IMAGE)
+    The image itself is not kept: a request's pictures are in memory one after the other, not together.
+    """
+
+    size_wh: tuple[int, int] = (0, 0)
     detections: Detections = field(default_factory=Detections.empty)
+    picture: bytes = b""  # annotated, where asked for
     problem: ApiProblem | None = None
     decode_ms: float = 0
     inference_ms: float = 0
+    encode_ms: float = 0
 
 
-def look_at(detector: AnyDetector, file: SentFile, query: PredictQuery, max_pixels: int) -> Look:
-    """Decode one file and run the detector on it. Runs in an inference thread.
+def look_at(
+    detector: AnyDetector, file: SentFile, query: PredictQuery, media_type: str, max_pixels: int
+) -> Look:
+    """Decode one file, run the detector on it and, if a picture is wanted, draw. Runs in an inference thread.
 
     Only as many pictures are in memory as there are threads: what waits in the queue is the file.
     """
     began = time.perf_counter()
     try:
         image = imaging.decode_image(file.content, max_pixels=max_pixels)
+        decoded = time.perf_counter()
+        # The alarm looks at all that the model reports, so a smaller number is cut off only afterwards.
+        most = max(query.max_detections or 0, detector.card.network.box_detections_per_img)
+        found = detector.detect(
+            image, nms_iou=query.nms_iou, max_detections=most, probabilities=query.probabilities
+        )
+        detected = time.perf_counter()
+        picture = b""
+        if media_type != JSON:
+            kept = to_detections(choose(found, detector.card, query), detector.card)
+            picture = draw(image, kept, PICTURE_FORMATS[media_type])
     except imaging.ImageError as error:
         return Look(problem=ApiProblem(IMAGE_PROBLEMS.get(type(error), "bad-image"), as_sentence(error)))
-    decoded = time.perf_counter()
-    # The alarm looks at all that the model reports, so a smaller number is cut off only afterwards.
-    most = max(query.max_detections or 0, detector.card.network.box_detections_per_img)
-    found = detector.detect(
-        image, nms_iou=query.nms_iou, max_detections=most, probabilities=query.probabilities
-    )
     ended = time.perf_counter()
-    return Look(image, found, None, (decoded - began) * 1000, (ended - decoded) * 1000)
+    return Look(
+        size_wh=(image.shape[1], image.shape[0]),
+        detections=found,
+        picture=picture,
+        decode_ms=(decoded - began) * 1000,
+        inference_ms=(detected - decoded) * 1000,
+        encode_ms=(ended - detected) * 1000,
+    )
 
 
 def as_sentence(error: Exception) -> str:
@@ -115,7 +134,7 @@ def to_result(
     look = ran.value
     if look.problem is not None:
         return ImageResult(file=file.name, error=look.problem.document(request_id))
-    height, width = look.image.shape[:2]
+    width, height = look.size_wh
     weapons = look.detections.of([card.class_names.index(name) for name in WEAPONS])
     times = {"decode": look.decode_ms, "queue": ran.queue_ms, "inference": look.inference_ms}
     return ImageResult(
@@ -190,9 +209,8 @@ def choose_media_type(accept: str) -> str:
     return JSON
 
 
-def draw_result(image: imaging.Image, result: ImageResult, image_format: str) -> bytes:
-    """Draw a result's detections on its image and encode that."""
-    found = result.detections or []
+def draw(image: imaging.Image, found: Sequence[Detection], image_format: str) -> bytes:
+    """Draw detections on their image and encode that."""
     boxes = [[item.box.x1, item.box.y1, item.box.x2, item.box.y2] for item in found]
     captions = [f"{class_name(item.label, 'en')} {item.score:.2f}" for item in found]
     drawn = imaging.draw_boxes(

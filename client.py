@@ -423,12 +423,12 @@ def write_pictures(results: Iterable[Found], _: ModelInfo, output: Path) -> list
             failed.append(result)
             continue
         try:
-            image = imaging.decode_image(path.read_bytes())
+            drawn = draw_detections(imaging.decode_image(path.read_bytes()), result.detections or ())
+            content = imaging.encode_image(drawn)
         except (OSError, imaging.ImageError) as error:  # the API may read what this machine cannot
             failed.append(_failure(path, ServiceError(f"cannot be drawn on: {error}")))
             continue
-        drawn = draw_detections(image, result.detections or ())
-        _free_name(output, path.stem).write_bytes(imaging.encode_image(drawn))
+        _free_name(output, path.stem).write_bytes(content)
     return failed
 
 

@@ -39,6 +39,7 @@ FORMATS = (
 )
 HEIC_BRANDS, AVIF_BRANDS = (b"heic", b"heix", b"mif1", b"msf1"), (b"avif", b"avis")  # follow "ftyp"
 MAX_PIXELS = 40_000_000  # a 40-megapixel photo decodes to 120 MB; phones make 12 to 50
+LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # what the formats hold
 MAX_JPEG_SCANS = 100  # a progressive JPEG has about 10; thousands make a small file take minutes
 
 # What Pillow's readers let through when a file is damaged, or made to do harm.
@@ -341,9 +342,19 @@ def _overlap(a: _Rectangle, b: _Rectangle) -> float:
 
 
 def encode_image(image: Image, image_format: str = "JPEG", *, quality: int = 90) -> bytes:
-    """Encode an image as a file: JPEG or WEBP at the given quality (1 to 100), or PNG."""
+    """Encode an image as a file: JPEG or WEBP at the given quality (1 to 100), or PNG.
+
+    Raises:
+        ImageTooLarge: the format holds no picture of that width or height.
+    """
+    height, width = image.shape[:2]
+    longest = LONGEST_SIDE.get(image_format, max(height, width))
+    if max(height, width) > longest:
+        got = f"{width} x {height}; take PNG"
+        raise ImageTooLarge(f"expected at most {longest:,} pixels a side for a {image_format}, got {got}")
     stream = io.BytesIO()
-    PillowImage.fromarray(image).save(stream, image_format, quality=quality)
+    # Of a PNG, more compression than that takes several times as long for a tenth fewer bytes.
+    PillowImage.fromarray(image).save(stream, image_format, quality=quality, compress_level=3)
     return stream.getvalue()
 
 

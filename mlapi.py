@@ -13,7 +13,6 @@ import threads  # noqa: F401 - before torch
 import asyncio
 import logging
 import socket
-import time
 from collections import Counter as Tally
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -47,7 +46,6 @@ from answers import (
     as_sentence,
     check_labels,
     choose_media_type,
-    draw_result,
     look_at,
     score_threshold,
     to_result,
@@ -358,7 +356,9 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()], ser
     threshold = score_threshold(card, query)
     _record(service.metrics, note, results, threshold)
     if media_type != JSON:
-        return await _annotated(service.metrics, looks[0].value.image, results[0], media_type)
+        service.metrics.stage_seconds.labels("encode").observe(looks[0].value.encode_ms / 1000)
+        headers = {"X-Alarm": str(bool(results[0].alarm)).lower()}
+        return Response(looks[0].value.picture, media_type=media_type, headers=headers)
     answer = PredictResponse(model=served.name, score_threshold=threshold, results=results)
     return Response(answer.model_dump_json(exclude_unset=True), media_type=JSON)
 
@@ -380,7 +380,10 @@ async def _look_in_time(
             if len(files) > 1 and media_type != JSON:
                 detail = f"Expected one file for an answer in {media_type}, got {len(files)}. Ask for {JSON}."
                 raise ApiProblem("not-acceptable", detail)
-            work = [partial(look_at, served.detector, file, query, settings.api_max_pixels) for file in files]
+            work = [
+                partial(look_at, served.detector, file, query, media_type, settings.api_max_pixels)
+                for file in files
+            ]
             return files, await _run(request, service.queue, work)
     except TimeoutError as error:
         if not files:
@@ -429,16 +432,6 @@ def _record(metrics: ApiMetrics, note: dict[str, Any], results: list[ImageResult
     note |= {"score_threshold": threshold, "detections": dict(labels)}
     note |= {"alarms": sum(bool(result.alarm) for result in results)}
     note |= {"time_ms": [result.time_ms.model_dump() if result.time_ms else None for result in results]}
-
-
-async def _annotated(
-    metrics: ApiMetrics, image: imaging.Image, result: ImageResult, media_type: str
-) -> Response:
-    """Return the picture with its boxes drawn in."""
-    began = time.perf_counter()
-    content = await asyncio.to_thread(draw_result, image, result, PICTURE_FORMATS[media_type])
-    metrics.stage_seconds.labels("encode").observe(time.perf_counter() - began)
-    return Response(content, media_type=media_type, headers={"X-Alarm": str(bool(result.alarm)).lower()})
 
 
 # --- the application --------------------------------------------------------------------------------

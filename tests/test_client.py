@@ -271,6 +271,14 @@ def test_a_photo_that_only_the_api_can_read_fails_alone(api, folder, tmp_path, m
     assert "b.jpg: cannot be drawn on" in capsys.readouterr().err
 
 
+def test_a_photo_too_long_for_a_jpeg_fails_alone(api, folder, tmp_path, capsys):
+    Image.new("L", (65_501, 2)).save(folder / "long.png")
+    output = tmp_path / "drawn"
+    assert run(api, folder, "--format", "pictures", "--output", output) == 1
+    assert len(list(output.iterdir())) == 3
+    assert "long.png: cannot be drawn on: expected at most 65,500 pixels a side" in capsys.readouterr().err
+
+
 def test_a_reader_that_has_read_enough_is_no_error(api, folder):
     command = [sys.executable, "client.py", "predict", str(folder), "--api-url", api.url]
     process = subprocess.Popen(

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -216,6 +217,29 @@ def test_everything_else_gives_json(client, accept):
     assert send(client, png(), headers=headers).headers["content-type"] == "application/json"
 
 
+class RememberingDetector(FakeDetector):
+    """Counts how many pictures it was given earlier are still in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[weakref.ref[Any]] = []
+        self.kept = 0
+
+    def detect(self, image, **options):
+        self.kept = max(self.kept, sum(given() is not None for given in self.given))
+        self.given.append(weakref.ref(image))
+        return super().detect(image, **options)
+
+
+def test_a_requests_pictures_are_in_memory_one_after_the_other():
+    detector = RememberingDetector()
+    with make_client(detector) as client:
+        wait_until(lambda: client.get("/ready").status_code == 200)
+        assert send(client, *[png((400, 300))] * 5).status_code == 200
+    assert len(detector.seen) == 5
+    assert detector.kept == 0
+
+
 # --- problems ---------------------------------------------------------------------------------------
 
 
@@ -293,6 +317,14 @@ def test_too_many_pixels_are_refused():
         wait_until(lambda: client.get("/ready").status_code == 200)
         body = assert_problem(send(client, png((40, 30))), "image-too-large")
     assert "1,199 pixels, got 40 x 30" in body["detail"]
+
+
+def test_a_picture_too_long_for_a_jpeg_is_refused_as_one_and_drawn_as_another(client):
+    long = png((65_501, 3))
+    body = assert_problem(send(client, long, headers={"Accept": "image/jpeg"}), "image-too-large")
+    assert body["detail"] == "Expected at most 65,500 pixels a side for a JPEG, got 65501 x 3; take PNG."
+    assert send(client, long, headers={"Accept": "image/png"}).status_code == 200
+    assert send(client, long).status_code == 200
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -427,13 +459,16 @@ def test_the_log_has_one_json_line_per_request_and_nothing_of_the_file(client, c
 def test_metrics_count_requests_stages_detections_and_name_the_model(client):
     send(client, png())
     send(client, b"no picture")
+    assert "encode" not in client.get("/metrics").text
+    send(client, png(), headers={"Accept": "image/png"})
     text = client.get("/metrics").text
-    assert 'weapon_api_requests_total{method="POST",route="/predict",status="200"} 1.0' in text
+    assert 'weapon_api_requests_total{method="POST",route="/predict",status="200"} 2.0' in text
+    assert 'weapon_api_stage_seconds_count{stage="encode"} 1.0' in text
     assert 'weapon_api_requests_total{method="POST",route="/predict",status="415"} 1.0' in text
     for stage in ("decode", "queue", "inference"):
-        assert f'weapon_api_stage_seconds_count{{stage="{stage}"}} 1.0' in text
-    assert 'weapon_api_detections_total{label="pistol"} 1.0' in text
-    assert "weapon_api_alarms_total 1.0" in text
+        assert f'weapon_api_stage_seconds_count{{stage="{stage}"}} 2.0' in text
+    assert 'weapon_api_detections_total{label="pistol"} 2.0' in text
+    assert "weapon_api_alarms_total 2.0" in text
     assert 'weapon_api_files_total{outcome="error"} 1.0' in text
     assert "weapon_api_queue_length 0.0" in text
     assert "weapon_api_watch_trouble 0.0" in text
