@@ -13,7 +13,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -105,6 +105,7 @@ def problem_response(problem: ApiProblem, scope: Scope) -> Response:
 # --- around every request ---------------------------------------------------------------------------
 
 NOTE = "mlapi.note"  # where in the ASGI scope a request's log line is gathered
+SENT_AT_ONCE = 65_536  # bytes
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -133,10 +134,13 @@ class RequestFrame:
     Args:
         app: what is inside.
         observe: called with route, method, status and seconds of every answer.
+        send_seconds: how long a client may take to read what it is sent.
     """
 
-    def __init__(self, app: ASGIApp, observe: Callable[[str, str, int, float], None]) -> None:
-        self.app, self._observe = app, observe
+    def __init__(
+        self, app: ASGIApp, observe: Callable[[str, str, int, float], None], send_seconds: float
+    ) -> None:
+        self.app, self._observe, self._send_seconds = app, observe, send_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
@@ -153,7 +157,12 @@ class RequestFrame:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 _add_headers(MutableHeaders(scope=message), scope["path"], request_id)
-            await send(message)
+            try:
+                async with asyncio.timeout(self._send_seconds):
+                    for part in _in_parts(message):
+                        await send(part)
+            except TimeoutError as error:
+                raise ClientDisconnect from error  # it never reads: nobody is there
 
         try:
             await self.app(scope, receive, send_framed)
@@ -172,6 +181,15 @@ class RequestFrame:
             route = getattr(scope.get("route"), "path", "other")
             self._observe(route, scope["method"], status, seconds)
             _log_line(scope, route, status, seconds)
+
+
+def _in_parts(message: Message) -> Iterator[Message]:
+    """Cut a large body up: the server waits for a slow client between two messages, not within one."""
+    body = memoryview(message.get("body", b""))
+    starts = range(0, len(body), SENT_AT_ONCE)
+    for start in starts[:-1]:
+        yield {**message, "body": bytes(body[start : start + SENT_AT_ONCE]), "more_body": True}
+    yield {**message, "body": bytes(body[starts[-1] :])} if len(starts) > 1 else message
 
 
 def _request_id(given: str | None) -> str:

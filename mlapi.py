@@ -464,7 +464,9 @@ def create_app(
     body = app.openapi()["paths"]["/predict"]["post"]["requestBody"]["content"]["multipart/form-data"]
     body["schema"]["properties"]["file"]["maxItems"] = settings.api_max_files
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(RequestFrame, observe=service.metrics.observe)
+    app.add_middleware(
+        RequestFrame, observe=service.metrics.observe, send_seconds=settings.api_deadline_seconds
+    )
     if settings.api_cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.api_cors_origins), allow_methods=["GET", "POST"],

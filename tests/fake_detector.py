@@ -5,6 +5,7 @@ import io
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,20 @@ class FakeDetector:
     def seen(self) -> list[tuple[int, ...]]:
         """The shapes of the pictures sent, without those that warm up."""
         return [call["shape"] for call in self.calls if call["shape"] != (32, 48, 3)]
+
+
+class RememberingDetector(FakeDetector):
+    """Counts how many pictures it was given earlier are still in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[weakref.ref[Any]] = []
+        self.kept = 0
+
+    def detect(self, image, **options) -> Detections:
+        self.kept = max(self.kept, sum(given() is not None for given in self.given))
+        self.given.append(weakref.ref(image))
+        return super().detect(image, **options)
 
 
 def api_settings(**changes) -> ApiSettings:

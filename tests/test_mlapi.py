@@ -7,7 +7,6 @@ import os
 import socket
 import sys
 import time
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +18,7 @@ from fake_detector import (
     PHONE,
     PISTOL,
     FakeDetector,
+    RememberingDetector,
     api_settings,
     found,
     live_server,
@@ -215,20 +215,6 @@ def test_accept_image_gives_the_annotated_picture(client, accept, image_format):
 def test_everything_else_gives_json(client, accept):
     headers = {"Accept": accept} if accept else {}
     assert send(client, png(), headers=headers).headers["content-type"] == "application/json"
-
-
-class RememberingDetector(FakeDetector):
-    """Counts how many pictures it was given earlier are still in memory."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.given: list[weakref.ref[Any]] = []
-        self.kept = 0
-
-    def detect(self, image, **options):
-        self.kept = max(self.kept, sum(given() is not None for given in self.given))
-        self.given.append(weakref.ref(image))
-        return super().detect(image, **options)
 
 
 def test_a_requests_pictures_are_in_memory_one_after_the_other():
@@ -590,6 +576,34 @@ def test_work_of_a_client_that_went_away_is_dropped(detector):
         assert first.result().status_code == 200
         assert post(client).status_code == 200
         assert (50, 50, 3) not in detector.seen
+
+
+def test_a_client_that_never_reads_its_answer_is_let_go(detector):
+    noise = np.random.default_rng(0).integers(0, 256, (1400, 1400, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    PillowImage.fromarray(noise).save(stream, "BMP")
+    boundary = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    body = boundary + stream.getvalue() + b"\r\n--x--\r\n"
+    head = UPLOAD_HEAD.replace("1000", f"{len(body)}\nAccept: image/png")
+    app = mlapi.create_app(api_settings(api_deadline_seconds=3), load_detector=lambda _: detector)
+    with live_server(app) as (client, _), raw_request(client.base_url, head) as connection:
+        connection.sendall(body)
+        wait_until(lambda: 'route="/predict",status="499"} 1.0' in client.get("/metrics").text)
+        received = 0
+        while part := connection.recv(1_000_000):
+            received += len(part)
+        assert received < len(body), "the rest of the answer was thrown away"
+
+
+def test_a_large_answer_arrives_whole(detector):
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    PillowImage.fromarray(noise).save(stream, "BMP")
+    detector.detections = Detections.empty()
+    with live_server(mlapi.create_app(api_settings(), load_detector=lambda _: detector)) as (client, _):
+        answer = client.post("/predict", files={"file": stream.getvalue()}, headers={"Accept": "image/png"})
+    assert len(answer.content) == int(answer.headers["content-length"]) > 1_000_000
+    assert np.array_equal(np.asarray(PillowImage.open(io.BytesIO(answer.content))), noise)
 
 
 def test_shutdown_finishes_what_was_accepted(detector):
