@@ -60,6 +60,7 @@ def check_labels(query: PredictQuery, card: ModelCard) -> None:
 
 # --- one file ---------------------------------------------------------------------------------------
 
+ALL = 1_000_000
 IMAGE_PROBLEMS = {imaging.NotAnImage: "not-an-image", imaging.ImageTooLarge: "image-too-large"}
 
 
@@ -86,20 +87,20 @@ def look_at(
 
     Only as many pictures are in memory as there are threads: what waits in the queue is the file.
     """
+    card = detector.card
     began = time.perf_counter()
     try:
         image = imaging.decode_image(file.content, max_pixels=max_pixels)
         decoded = time.perf_counter()
-        # The alarm looks at all that the model reports, so a smaller number is cut off only afterwards.
-        most = max(query.max_detections or 0, detector.card.network.box_detections_per_img)
         found = detector.detect(
-            image, nms_iou=query.nms_iou, max_detections=most, probabilities=query.probabilities
+            image, nms_iou=query.nms_iou, max_detections=_most(query, card), probabilities=query.probabilities
         )
         detected = time.perf_counter()
         picture = b""
         if media_type != JSON:
-            kept = to_detections(choose(found, detector.card, query), detector.card)
-            picture = draw(image, kept, PICTURE_FORMATS[media_type])
+            picture = draw(
+                image, to_detections(choose(found, card, query), card), PICTURE_FORMATS[media_type]
+            )
     except imaging.ImageError as error:
         return Look(problem=ApiProblem(IMAGE_PROBLEMS.get(type(error), "bad-image"), as_sentence(error)))
     ended = time.perf_counter()
@@ -110,6 +111,16 @@ def look_at(
         decode_ms=(decoded - began) * 1000,
         inference_ms=(detected - decoded) * 1000,
         encode_ms=(ended - detected) * 1000,
+    )
+
+
+def _most(query: PredictQuery, card: ModelCard) -> int:
+    """Return how many detections to ask for: the alarm looks at all, so fewer are cut off only afterwards.
+
+    With another overlap allowed, hundreds of boxes on one phone could crowd out the pistol beside it.
+    """
+    return max(
+        query.max_detections or 0, card.network.box_detections_per_img if query.nms_iou is None else ALL
     )
 
 

@@ -149,8 +149,17 @@ def test_without_an_operating_point_the_models_floor_is_the_threshold():
 
 
 def test_parameters_of_the_network_reach_it(client, detector):
-    send(client, png(), nms_iou=0.3, max_detections=50)
-    assert detector.calls[-1] == {"shape": (30, 40, 3), "nms_iou": 0.3, "max_detections": 50}
+    send(client, png(), max_detections=50)
+    assert detector.calls[-1] == {"shape": (30, 40, 3), "nms_iou": None, "max_detections": 50}
+    send(client, png(), nms_iou=0.3)
+    assert detector.calls[-1]["nms_iou"] == 0.3
+
+
+def test_overlapping_boxes_on_a_phone_never_crowd_out_the_pistol(client, detector):
+    detector.detections = found(*[(PHONE, 0.99)] * 20, (PISTOL, 0.8))  # the fake model reports 5 at most
+    result = send(client, png(), nms_iou=1).json()["results"][0]
+    assert [item["label"] for item in result["detections"]] == ["smartphone"] * 5
+    assert result["alarm"] is True
 
 
 def test_probabilities_come_on_request_only(client):
