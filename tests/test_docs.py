@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings
 
 import settings
 from docs.import_graph import import_graph, mermaid, reduced
-from docs.results import kept, table
+from docs.results import CARD, card_figures, kept, table
 
 ROOT = Path(__file__).parents[1]
 READMES = ["README.md", "README.ru.md"]
@@ -182,7 +182,12 @@ def test_the_import_graph_drawn_is_the_real_one(name):
 @pytest.mark.parametrize("name", READMES)
 def test_the_figures_shown_are_those_of_the_evaluation_kept(name):
     results = kept()
-    assert results is None or table(results, name) in text(name), "run: python docs/results.py REPORT"
+    assert results is None or table(results, name) in text(name), "run: python docs/results.py REPORTS"
+
+
+def test_the_model_cards_figures_are_those_of_the_evaluation_kept():
+    results = kept()
+    assert results is None or card_figures(results) in text(CARD), "run: python docs/results.py REPORTS"
 
 
 # --- .env.example -----------------------------------------------------------------------------------------
