@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import os
 import re
 import time
 import uuid
@@ -18,11 +19,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import h11
 from starlette.datastructures import Headers, MutableHeaders, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from schemas import Problem
 
@@ -100,6 +103,48 @@ def problem_response(problem: ApiProblem, scope: Scope) -> Response:
         problem.headers,
         PROBLEM_JSON,
     )
+
+
+# --- connections ------------------------------------------------------------------------------------
+
+
+BACKLOG = 128  # connections taken in at once, before any of them is looked at
+
+
+def _most_connections() -> int:
+    """Return how many connections there is room for beside the backlog and the process's other files."""
+    files = os.sysconf("SC_OPEN_MAX") if hasattr(os, "sysconf") else 512
+    return min(1000, max(files - BACKLOG - 64, 32)) if files > 0 else 1000
+
+
+class BoundedConnection(H11Protocol):
+    """A connection that must say what it wants in time, and of which there are only so many.
+
+    With one more than the process may open, the server would spin and fill the log.
+    """
+
+    most = _most_connections()
+    head_seconds = 10.0  # for a request's first line and headers; the request itself has its deadline
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection in, or close it at once if there are too many."""
+        super().connection_made(transport)
+        self._cycle_before = self.cycle
+        self._timer = self.loop.call_later(self.head_seconds, self._check_head)
+        if len(self.connections) > self.most:
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget a connection."""
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _check_head(self) -> None:
+        if self.conn.their_state is h11.IDLE and self.cycle is self._cycle_before:
+            self.transport.abort()  # no request since the last time
+            return
+        self._cycle_before = self.cycle
+        self._timer = self.loop.call_later(self.head_seconds, self._check_head)
 
 
 # --- around every request ---------------------------------------------------------------------------

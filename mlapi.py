@@ -52,11 +52,13 @@ from answers import (
 )
 from detections import WEAPONS
 from gate import (
+    BACKLOG,
     PROBLEM_JSON,
     PROBLEMS,
     TYPE_PREFIX,
     ApiProblem,
     BodyLimit,
+    BoundedConnection,
     KeyRing,
     RequestFrame,
     SentFile,
@@ -565,13 +567,16 @@ def main() -> None:
         log_config=logging_config(settings.api_log_level),
         access_log=False,
         server_header=False,
-        http="h11",  # limits the size of a request's head; others do not
+        http=BoundedConnection,
+        backlog=BACKLOG,
         ws="none",
         timeout_graceful_shutdown=int(settings.api_deadline_seconds) + 5,
     )
     family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
     try:
-        listening = socket.create_server((settings.api_host, settings.api_port), family=family, backlog=2048)
+        listening = socket.create_server(
+            (settings.api_host, settings.api_port), family=family, backlog=BACKLOG
+        )
     except OSError as error:
         where = f"{settings.api_host}:{settings.api_port}"
         raise SystemExit(f"error: cannot listen on {where}: {error}. Set API_PORT to a free port.") from error

@@ -32,7 +32,7 @@ from starlette.testclient import TestClient
 import mlapi
 import settings
 from detections import CLASS_NAMES, Detections
-from gate import PROBLEMS, TYPE_PREFIX
+from gate import PROBLEMS, TYPE_PREFIX, BoundedConnection
 
 
 def make_client(detector: FakeDetector | None = None, **settings) -> TestClient:
@@ -613,6 +613,63 @@ def test_a_large_answer_arrives_whole(detector):
         answer = client.post("/predict", files={"file": stream.getvalue()}, headers={"Accept": "image/png"})
     assert len(answer.content) == int(answer.headers["content-length"]) > 1_000_000
     assert np.array_equal(np.asarray(PillowImage.open(io.BytesIO(answer.content))), noise)
+
+
+def closed(connection: socket.socket) -> bool:
+    """Read until the other side closes."""
+    try:
+        while connection.recv(10_000):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+class FewConnections(BoundedConnection):
+    most = 3
+    head_seconds = 600.0
+
+
+class HastyConnection(BoundedConnection):
+    head_seconds = 0.5
+
+
+@pytest.fixture
+def server(request, detector):
+    app = mlapi.create_app(api_settings(), load_detector=lambda _: detector)
+    with live_server(app, http=request.param, timeout_keep_alive=600) as (client, _):
+        yield client
+
+
+@pytest.mark.parametrize("server", [FewConnections], indirect=True)
+def test_one_connection_too_many_is_closed_at_once_and_the_others_are_served(server):
+    address = (server.base_url.host, server.base_url.port)
+    with socket.create_connection(address) as first, socket.create_connection(address, timeout=20) as second:
+        with socket.create_connection(address, timeout=20) as third:  # the client's own is one more
+            assert closed(third)
+        for connection in (first, second):
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(12) == b"HTTP/1.1 200"
+    assert server.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("request_before", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"])
+@pytest.mark.parametrize("begun", [b"", b"GET /health HTT"])
+@pytest.mark.parametrize("server", [HastyConnection], indirect=True)
+def test_a_connection_that_does_not_say_what_it_wants_is_closed(server, request_before, begun):
+    with socket.create_connection((server.base_url.host, server.base_url.port), timeout=20) as connection:
+        connection.sendall(request_before + begun)
+        assert closed(connection)
+
+
+@pytest.mark.parametrize("server", [HastyConnection], indirect=True)
+def test_a_request_that_takes_long_is_not_taken_for_silence(server, detector):
+    detector.gate.clear()
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(post, server)
+        time.sleep(1.6)  # three times as long as its first lines may take
+        detector.gate.set()
+        assert slow.result().status_code == 200
 
 
 def test_shutdown_finishes_what_was_accepted(detector):
