@@ -45,6 +45,7 @@ MADE_LATER = (
     "photo.jpg",
     "photos/*.jpg",
     "found.csv",
+    "drawn.png",
     "mlflow-data",
 )
 
