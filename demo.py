@@ -111,7 +111,9 @@ class _Recorder(Printer):  # type: ignore[misc]
             self.last_lines[message.name].append(text.rstrip())
         elif " stopped (rc=" in text and self.first_stopped is None:
             self.first_stopped = text.split()[0]
-        with contextlib.suppress(BrokenPipeError, OSError):  # a closed terminal must not stop the stopping
+        # A closed terminal must not stop the stopping, nor must a signal that comes in the middle of a line:
+        # honcho's handler prints too, and Python refuses to enter a stream twice (RuntimeError).
+        with contextlib.suppress(OSError, RuntimeError):
             super().write(message)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import signal
@@ -10,11 +12,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 import pytest
 import requests
+from honcho.printer import Message
 
 import demo
 from settings import DemoSettings
@@ -81,7 +85,8 @@ def start(tmp_path):
         (tmp_path / "Procfile").write_text(textwrap.dedent(procfile))
         mlflow_port, api_port, web_port = free_ports(3)
         script = (
-            "import demo, pathlib; from settings import DemoSettings; demo.KILL_SECONDS = 1;"
+            "import demo, pathlib, signal; from settings import DemoSettings; demo.KILL_SECONDS = 1;"
+            "signal.signal(signal.SIGHUP, signal.SIG_DFL);"  # nohup around the tests is not meant for it
             f"settings = DemoSettings(mlflow_port={mlflow_port}, api_port={api_port}, web_port={web_port});"
             f"raise SystemExit(demo.run_services(settings, pathlib.Path({str(tmp_path / 'Procfile')!r})))"
         )
@@ -114,6 +119,18 @@ def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
+def wait_for_family(process: subprocess.Popen[str], last_words: set[str]) -> list[psutil.Process]:
+    """Return the descendants once each of last_words ends the command of one of them."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        family = descendants(process)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if last_words <= {each.cmdline()[-1] for each in family if each.cmdline()}:
+                return family
+        time.sleep(0.05)
+    raise AssertionError(f"no process ends in one of {last_words}")
+
+
 def wait_gone(processes: list[psutil.Process]) -> list[psutil.Process]:
     _, alive = psutil.wait_procs(processes, timeout=10)
     return [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
@@ -129,13 +146,25 @@ def test_one_signal_stops_all_and_leaves_nothing_running(start, number):
         """
     )
     read_until(process, r"(?s)(.*-up){3}")
-    family = descendants(process)
-    assert {"600", "601", "602"} <= {each.cmdline()[-1] for each in family}
+    family = wait_for_family(process, {"600", "601", "602"})
     process.send_signal(number)
     rest, _ = process.communicate(timeout=20)
     assert process.returncode == 0
     assert "Stopped: tracker, API and page." in rest
     assert wait_gone(family) == []
+
+
+def test_a_signal_in_the_middle_of_a_line_does_not_lose_the_demo():
+    class Interrupted(io.StringIO):
+        """A stream whose write is entered twice, as by a signal's handler."""
+
+        def write(self, text: str) -> int:
+            raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>")
+
+    recorder = demo._Recorder()
+    recorder.output = Interrupted()
+    recorder.write(Message("line", "a photo\n", datetime.now(UTC), "api", None))
+    assert list(recorder.last_lines["api"]) == ["a photo"]
 
 
 def test_a_service_that_ignores_the_signal_is_killed(start):
