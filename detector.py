@@ -356,7 +356,7 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
         self._classes = list(card.class_names)
         self._int_mapping = {label: index for index, label in enumerate(self._classes)}
         self._disable_normalize = True  # the network normalises; detecto would do it once more
-        self._optimized = False
+        self._optimized = self._bf16 = False
         self._lock = threading.Lock()
 
     @property
@@ -427,7 +427,7 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
         images, _ = network.transform([pixels])
         if self._optimized:
             images = ImageList(images.tensors.to(memory_format=torch.channels_last), images.image_sizes)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._optimized and has_fast_bf16()):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             features = network.backbone(images.tensors)
         features = {name: value.float() for name, value in features.items()}
         proposals, _ = network.rpn(images, features)
@@ -491,13 +491,16 @@ def select_boxes(
     return candidates[keep], scores[keep], label[keep], softmax[proposal[keep]]
 
 
-def load_folder(folder: Path, *, device: str = "cpu", optimize: bool = True) -> Detector:
+def load_folder(
+    folder: Path, *, device: str = "cpu", optimize: bool = True, bf16: bool | None = None
+) -> Detector:
     """Load a model folder: build the network from model.json, fill it from weights.safetensors.
 
     Args:
         folder: what save_folder wrote.
         device: "cpu" or "cuda".
         optimize: rearrange the network for speed; it can then neither be saved nor trained.
+        bf16: compute the rearranged backbone in bfloat16; by default where the processor multiplies it.
 
     Raises:
         DetectorError: a file is absent or damaged, or the two do not belong together.
@@ -520,7 +523,7 @@ def load_folder(folder: Path, *, device: str = "cpu", optimize: bool = True) -> 
     load_weights(detector.network, state, str(weights_path))
     detector.network.eval()
     if optimize:
-        _optimize(detector)
+        _optimize(detector, has_fast_bf16() if bf16 is None else bf16)
     return detector
 
 
@@ -557,12 +560,13 @@ def has_fast_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def _optimize(detector: Detector) -> None:
+def _optimize(detector: Detector, bf16: bool) -> None:
     """Fold batch norm into the convolutions and lay the weights out for channels-last."""
-    if detector.device.type == "cpu":
-        _fold_norms(detector.network)
-        detector.network.backbone.to(memory_format=torch.channels_last)
-    detector._optimized = detector.device.type == "cpu"
+    if detector.device.type != "cpu":
+        return
+    _fold_norms(detector.network)
+    detector.network.backbone.to(memory_format=torch.channels_last)
+    detector._optimized, detector._bf16 = True, bf16
 
 
 def _fold_norms(module: nn.Module) -> None:

@@ -15,6 +15,7 @@ from detections import BACKGROUND, CLASS_NAMES
 from detector import Detector, DetectorError
 from schemas import WEIGHTS_FILE, ModelCard
 
+ROOT = Path(__file__).parents[1]
 LIGHT = "fasterrcnn_mobilenet_v2_fpn"
 
 
@@ -112,9 +113,21 @@ def test_the_rearranged_network_computes_the_same(architecture, image, tmp_path)
             module.running_var.uniform_(0.5, 2)
     detector.save_folder(tmp_path)
     plain = detectors.load_folder(tmp_path, optimize=False).detect(image)
-    fast = detectors.load_folder(tmp_path, optimize=True).detect(image)
+    fast = detectors.load_folder(tmp_path, optimize=True, bf16=False).detect(image)
     assert len(plain) == len(fast) > 0
     np.testing.assert_allclose(plain.scores, fast.scores, atol=2e-4)
+
+
+def test_bfloat16_finds_the_same_objects():
+    photo = imaging.decode_image((ROOT / "photos/07-pistol-smartphone-and-wallet.jpg").read_bytes())
+    found = [
+        detectors.load_folder(ROOT / "weights/starter", bf16=bf16).detect(photo).above(0.5)
+        for bf16 in (False, True)
+    ]
+    assert len(found[0]) > 0
+    assert found[0].labels.tolist() == found[1].labels.tolist()
+    np.testing.assert_allclose(found[0].scores, found[1].scores, atol=0.03)
+    np.testing.assert_allclose(found[0].boxes, found[1].boxes, atol=0.01 * max(photo.shape))
 
 
 def test_half_precision_halves_the_file(light, tmp_path):
