@@ -57,7 +57,7 @@ def test_the_api_follows_a_real_tracker(tracker_server, small_model, tmp_path):
             assert predict(client).json()["model"]["version"] == first
 
             second = import_version(small_model, tmp_path / "2", tracker_server.uri, "2" * 64)
-            registry.promote(NAME, second, tracking_uri=tracker_server.uri, force=True)
+            registry.promote(NAME, second, tracking_uri=tracker_server.uri, why="a try", force=True)
             answers: list[Any] = []
             while not answers or answers[-1].json()["model"]["version"] != second:
                 answers.append(predict(client))
