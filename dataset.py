@@ -14,7 +14,6 @@ DatasetError
   DuplicateStem     two pictures of one folder share a stem, so an annotation could mean either
   UnknownClass      an annotation names a class that the model does not know
   DamagedImages     pictures cannot be decoded
-  DamagedImages     pictures cannot be decoded
 """
 
 from __future__ import annotations
