@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from dotenv import load_dotenv
-from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliApp,
@@ -300,6 +300,11 @@ def dataset_command(arguments: Sequence[str] | None = None) -> BaseModel:
     return command
 
 
+def _number_of(value: Any) -> Any:
+    """Turn "4" into 4: a flag and a variable bring text, and a choice among numbers does not take text."""
+    return int(value) if isinstance(value, str) and value.isdigit() else value
+
+
 class TorchrunSettings(BaseSettings):
     """What torchrun tells each of its processes; the defaults are those of a single process."""
 
@@ -339,7 +344,9 @@ class TrainConfig(BaseSettings):
     min_size: int | None = Field(None, ge=32, description="network input, shorter side, pixels")
     max_size: int | None = Field(None, ge=32, description="network input, longer side at most, pixels")
     fpn_channels: int | None = Field(None, ge=16, description="pyramid width (light network)")
-    fpn_min_stride: Literal[4, 8] | None = Field(None, description="finest pyramid level (light network)")
+    fpn_min_stride: Annotated[Literal[4, 8], BeforeValidator(_number_of)] | None = Field(
+        None, description="finest pyramid level (light network)"
+    )
     box_head_width: int | None = Field(None, ge=16, description="box head width (light network)")
     rpn_post_nms_top_n: int | None = Field(None, ge=1, description="proposals per image when detecting")
     roi_sampling_ratio: int | None = Field(None, ge=1, description="RoIAlign points per bin side")

@@ -218,6 +218,14 @@ def test_flags_win_over_environment_over_preset_over_default(monkeypatch):
     assert train_config(["--data", "a", "--preset", "cpu", "--lr", "0.25"]).lr == 0.25
 
 
+def test_a_choice_among_numbers_is_taken_from_a_flag_and_from_the_environment(monkeypatch):
+    assert train_config(["--data", "a", "--fpn-min-stride", "4"]).fpn_min_stride == 4
+    monkeypatch.setenv("TRAIN_FPN_MIN_STRIDE", "8")
+    assert train_config(["--data", "a"]).fpn_min_stride == 8
+    with pytest.raises(SystemExit, match="4 or 8"):
+        train_config(["--data", "a", "--fpn-min-stride", "5"])
+
+
 @pytest.mark.parametrize("preset", sorted(path.stem for path in (ROOT / "config").glob("*.toml")))
 def test_every_preset_is_valid(preset):
     config = train_config(["--data", "a", "--preset", preset])
