@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import platform
 import sys
 import tempfile
-import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +22,7 @@ from tqdm import tqdm
 
 import dataset
 import detector as detectors
+import engine
 import imaging
 import metrics
 import registry
@@ -32,6 +30,7 @@ import report as reports
 import tracker
 from dataset import Sample
 from detections import Detections, GroundTruth
+from engine import Finder
 from metrics import Report, SliceResult
 from schemas import OperatingPoint
 from settings import EvaluateConfig, evaluate_config
@@ -42,13 +41,6 @@ PROBLEMS = (
     tracker.RegistryError,
 )  # fmt: skip
 console = Console()
-
-
-class Finder(Protocol):
-    """Whatever finds objects in an image; a Detector does."""
-
-    def detect(self, image: imaging.Image) -> Detections:
-        """Return every detection in an upright RGB image."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,7 +127,7 @@ def score(
     operating_point: OperatingPoint | None, class_names: Sequence[str],
 ) -> Report:  # fmt: skip
     """Detect in every image, and measure all that the report holds."""
-    detections, latency = detect_all(finder, samples, "evaluate")
+    detections, latency = engine.evaluate(finder, samples)
     truths = [sample.truth for sample in samples]
     official = is_official(samples, config.split)
     result = metrics.build_report(
@@ -150,22 +142,6 @@ def score(
         slices = robustness(finder, samples, result.score_threshold, class_names)
         result = dataclasses.replace(result, robustness=(slice_of("unchanged", result), *slices))
     return result
-
-
-def detect_all(
-    finder: Finder, samples: Sequence[Sample], description: str
-) -> tuple[list[Detections], metrics.Latency]:
-    """Run the serving path on every sample, one image at a time, and time it."""
-    found, decode_ms, detect_ms = [], [], []
-    for sample in tqdm(samples, desc=description, unit="image", leave=False, mininterval=1.0):
-        start = time.perf_counter()
-        image = dataset.load_image(sample)
-        decoded = time.perf_counter()
-        found.append(finder.detect(image))
-        decode_ms.append(1000 * (decoded - start))
-        detect_ms.append(1000 * (time.perf_counter() - decoded))
-    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    return found, metrics.Latency.of(decode_ms, detect_ms, machine)
 
 
 def describe_data(samples: Sequence[Sample]) -> dict[str, str]:

@@ -459,7 +459,7 @@ def validate(
         candidate = Detector(training.detector.card, device=training.detector.device)
         averaged = training.average.module if training.average is not None else training.detector.network
         candidate.network.load_state_dict(averaged.state_dict())
-        found = engine.evaluate(candidate, samples, description="validate")
+        found, _ = engine.evaluate(candidate, samples, description="validate")
         scores = metrics.coco_summary([s.truth for s in samples], found, CLASS_NAMES)
         run.log_metrics({f"val/{name}": value for name, value in scores.items()}, progress.step)
         say(
@@ -487,7 +487,7 @@ def finish(
     """Choose the operating point on the validation split, write report and model, register it."""
     folder = config.output / "best"
     best = detectors.load_folder(folder, device=training.detector.device.type, optimize=False)
-    found = engine.evaluate(best, val_samples, description="choose the operating point")
+    found, _ = engine.evaluate(best, val_samples, description="choose the operating point")
     truths = [sample.truth for sample in val_samples]
     point = metrics.choose_operating_point(
         truths, found, CLASS_NAMES, split="val", max_false_alarms_per_1000=config.max_false_alarms
@@ -540,15 +540,7 @@ def measure_latency(folder: Path, samples: Sequence[Sample], device: str) -> met
     """Time the model as it is served, on a few photographs."""
     served = detectors.load_folder(folder, device=device)
     detectors.warm_up(served)
-    decode_ms, detect_ms = [], []
-    for sample in samples[:TIMED_IMAGES]:
-        start = time.perf_counter()
-        image = dataset.load_image(sample)
-        decoded = time.perf_counter()
-        served.detect(image)
-        decode_ms.append(1000 * (decoded - start))
-        detect_ms.append(1000 * (time.perf_counter() - decoded))
-    return metrics.Latency.of(decode_ms, detect_ms, f"{device}, {torch.get_num_threads()} threads")
+    return engine.evaluate(served, samples[:TIMED_IMAGES], progress=False)[1]
 
 
 def provenance(

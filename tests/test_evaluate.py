@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 import dataset
 import detector
+import engine
 import evaluate
 import imaging
 import metrics
@@ -172,7 +173,7 @@ def test_a_picture_that_cannot_be_decoded_is_named(root):
     samples = dataset.read_samples([root], "test")
     samples[3].image_path.write_bytes(b"no picture")
     with pytest.raises(imaging.ImageError, match=samples[3].image_path.name):
-        evaluate.detect_all(ColorFinder(), samples, "evaluate")
+        engine.evaluate(ColorFinder(), samples, progress=False)
 
 
 # --- the whole program, with a real network -----------------------------------------------------------

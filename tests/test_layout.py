@@ -30,7 +30,7 @@ ALLOWED = {
     "detector": {"detections", "imaging", "schemas"},
     "registry": {"schemas", "settings", "tracker"},
     "pyfunc_model": {"detections", "detector", "imaging", "schemas"},
-    "engine": {"dataset", "detections", "detector", "transforms"},
+    "engine": {"dataset", "detections", "detector", "imaging", "metrics", "transforms"},
     "serving": {"detections", "detector", "imaging", "registry", "schemas", "settings"},
     "answers": {"detections", "gate", "imaging", "schemas", "serving", "texts"},
     "client": {"imaging", "schemas", "settings", "texts"},

@@ -64,7 +64,7 @@ def test_api_and_evaluation_give_identical_detections(client, folder, tmp_path, 
     size_wh = (90, 160) if orientation == 6 else (160, 90)
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
     sample = Sample(path, size_wh, *nothing, recording="photo", root=tmp_path)
-    [expected] = evaluate(load_folder(folder), [sample], progress=False)
+    [expected], _ = evaluate(load_folder(folder), [sample], progress=False)
     got = answered(client, content)
     assert len(expected) > 10, "a network that says nothing would agree with anything"
     np.testing.assert_array_equal(got.boxes, expected.boxes)

@@ -328,7 +328,7 @@ def test_the_smoke_preset_really_learns(tmp_path, tracker_uri):
     samples = dataset.read_samples([root], "test")
     truths = [sample.truth for sample in samples]
     scores = [
-        metrics.coco_summary(truths, engine.evaluate(one, samples, progress=False))["map_50"]
+        metrics.coco_summary(truths, engine.evaluate(one, samples, progress=False)[0])["map_50"]
         for one in (trained, untrained)
     ]
     assert scores[0] > 0.5
