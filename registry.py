@@ -1046,7 +1046,8 @@ def _import(command: ImportCommand, settings: RegistryCommand, console: Console)
 
 def _compare(command: CompareCommand, settings: RegistryCommand, console: Console) -> None:
     uri = settings.mlflow_tracking_uri
-    runs = last_runs(command.experiment, command.runs, tracking_uri=uri)
+    found = last_runs(command.experiment, command.runs + 1, tracking_uri=uri)  # one more: are there older?
+    runs = found[: command.runs]
     if not runs:
         console.print(f"There are no runs at {uri} yet; train.py makes one.")
         return
@@ -1056,6 +1057,8 @@ def _compare(command: CompareCommand, settings: RegistryCommand, console: Consol
         console.print(comparison_markdown(compared), soft_wrap=True, markup=False, highlight=False)
         return
     console.print(comparison_table(compared))
+    if len(found) > len(runs):
+        console.print(f"Older runs are left out; --runs {2 * command.runs} shows more.")
     if is_server(uri):
         console.print(f"The same with curves, in MLflow: {comparison_url(runs, uri)}", soft_wrap=True)
 

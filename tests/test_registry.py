@@ -393,6 +393,9 @@ def test_command_imports_lists_and_compares(tracker_uri, small_model, tmp_path, 
     written = run("compare", "--experiment", "command", "--markdown")
     assert "| val: mAP at IoU 0.50 | 0.75 |" in written
     assert "compare-runs" not in written
+    assert "Older runs" not in compared
+    run("--experiment", "command", "import", str(model_folder(small_model, tmp_path / "b", val__map=0.6)))
+    assert "Older runs are left out; --runs 2" in run("compare", "--experiment", "command", "--runs", "1")
 
 
 def test_command_ends_in_a_sentence_without_a_traceback(tmp_path):
