@@ -381,11 +381,12 @@ class TrainConfig(BaseSettings):
     train_proposals: int = Field(2000, ge=16, description="proposals kept per image when training")
 
     # augmentation and sampling
-    augmentation: Literal["none", "flip", "original", "large_scale_jitter"] = Field(
-        "flip", description="preset"
+    augmentation: Literal["none", "flip", "original", "large_scale_jitter", "surveillance"] = Field(
+        "flip", description="surveillance: large_scale_jitter in poorer light and less sharp"
     )
-    jitter_low: float = Field(0.5, gt=0, le=1, description="smallest zoom (large_scale_jitter)")
-    jitter_high: float = Field(1.6, ge=1, description="largest zoom (large_scale_jitter)")
+    jitter_low: float = Field(0.5, gt=0, le=1, description="smallest zoom (the last two augmentations)")
+    jitter_high: float = Field(1.6, ge=1, description="largest zoom (the last two augmentations)")
+    mosaic: float = Field(0.0, ge=0, le=1, description="share of images laid together from four first")
     repeat_threshold: float = Field(0.0, ge=0, le=1, description="repeat images of classes rarer than this")
 
     # evaluation and stopping

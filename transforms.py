@@ -75,17 +75,56 @@ class LargeScaleJitter(v2.Transform):  # type: ignore[misc]
         aspect = math.sqrt(self.aspect ** (2 * stretch - 1))
         new_hw = [max(16, round(height * scale * aspect)), max(16, round(width * scale / aspect))]
         top, left = (round(u * (side - self.size)) for u, side in zip((down, right), new_hw, strict=True))
-        image = F.crop(F.resize(image, new_hw, antialias=True), top, left, self.size, self.size)
-        boxes = F.resize(target["boxes"], new_hw)
-        before = _areas(boxes)
-        boxes = F.crop(boxes, top, left, self.size, self.size)
-        boxes = F.clamp_bounding_boxes(boxes)
-        seen = _areas(boxes) >= self.keep * before
-        return image, {
-            **target,
-            "boxes": tv_tensors.wrap(boxes[seen], like=boxes),
-            "labels": target["labels"][seen],
-        }
+        image = F.resize(image, new_hw, antialias=True)
+        target = {**target, "boxes": F.resize(target["boxes"], new_hw)}
+        return _cut(image, target, top, left, self.size, self.keep)
+
+
+def _cut(
+    image: Tensor, target: dict[str, Any], top: int, left: int, size: int, keep: float
+) -> tuple[Tensor, dict[str, Any]]:
+    """Return a square of size pixels from (left, top) on; boxes of which less than keep is in it go."""
+    before = _areas(target["boxes"])
+    boxes = F.clamp_bounding_boxes(F.crop(target["boxes"], top, left, size, size))
+    seen = _areas(boxes) >= keep * before
+    boxes = tv_tensors.wrap(boxes[seen], like=boxes)
+    return F.crop(image, top, left, size, size), {**target, "boxes": boxes, "labels": target["labels"][seen]}
+
+
+def mosaic(
+    pieces: Sequence[tuple[Tensor, dict[str, Any]]], size: int, *, keep: float = 0.25
+) -> tuple[Tensor, dict[str, Any]]:
+    """Lay four images around a point and cut out a square that has this point in its middle half.
+
+    Objects are seen without the scene they usually come with, beside other scenes and objects.
+
+    Args:
+        pieces: four pairs of image (3, H, W) uint8 and target.
+        size: longer side of each piece, pixels; the square's side is one to two times that.
+        keep: least visible share of a kept box.
+
+    Returns:
+        Image (3, S, S) and its target, size <= S <= 2 * size.
+
+    Source:
+        Bochkovskiy et al., YOLOv4, 2020, section 3.3 (mosaic).
+    """
+    canvas = torch.zeros(3, 2 * size, 2 * size, dtype=torch.uint8)
+    boxes, labels = [], []
+    for i, (image, target) in enumerate(pieces):
+        height, width = F.get_size(image)
+        scale = size / max(height, width)
+        new_hw = [max(1, round(height * scale)), max(1, round(width * scale))]
+        top, left = (size if i >= 2 else size - new_hw[0]), (size if i % 2 else size - new_hw[1])
+        canvas[:, top : top + new_hw[0], left : left + new_hw[1]] = F.resize(image, new_hw, antialias=True)
+        boxes.append(F.resize(target["boxes"], new_hw).as_subclass(Tensor) + torch.tensor([left, top] * 2))
+        labels.append(target["labels"])
+    zoom, down, right = torch.rand(3).tolist()
+    side = round(size * (1 + zoom))
+    top, left = (round(size - side * (0.25 + 0.5 * u)) for u in (down, right))
+    every = tv_tensors.BoundingBoxes(torch.cat(boxes), format="XYXY", canvas_size=(2 * size, 2 * size))
+    target = {"boxes": every, "labels": torch.cat(labels)}
+    return _cut(tv_tensors.Image(canvas), target, top, left, side, keep)
 
 
 def _areas(boxes: Tensor) -> Tensor:
@@ -124,9 +163,9 @@ def augmentation(name: str, *, size: int, jitter_low: float = 0.5, jitter_high: 
     """Return the named augmentation of (image uint8, target), ending with clean boxes.
 
     Args:
-        name: none, flip, original or large_scale_jitter.
-        size: side of the square that large_scale_jitter makes, pixels.
-        jitter_low: smallest zoom of large_scale_jitter.
+        name: none, flip, original, large_scale_jitter, or surveillance: the same in poorer light, less sharp.
+        size: side of the square that the last two make, pixels.
+        jitter_low: smallest zoom of the last two.
         jitter_high: largest.
 
     Raises:
@@ -157,6 +196,14 @@ def augmentation(name: str, *, size: int, jitter_low: float = 0.5, jitter_high: 
             v2.RandomGrayscale(0.05),
             v2.RandomApply([v2.GaussianBlur(5, (0.3, 1.5))], 0.1),
             v2.RandomApply([Recompress(30, 90)], 0.1),
+        ],
+        "surveillance": [
+            LargeScaleJitter(size, jitter_low, jitter_high),
+            v2.RandomHorizontalFlip(0.5),
+            v2.RandomPhotometricDistort(brightness=(0.4, 1.3), p=0.5),
+            v2.RandomGrayscale(0.1),
+            v2.RandomApply([v2.GaussianBlur(13, (0.5, 3.0))], 0.2),
+            v2.RandomApply([Recompress(20, 90)], 0.2),
         ],
     }
     if name not in steps:
@@ -192,9 +239,21 @@ class TrainingImages(Dataset[tuple[Tensor, Target]]):
         *,
         seed: int,
         cache: Sequence[imaging.Image] = (),
+        mosaic_share: float = 0.0,
+        mosaic_size: int = 512,
     ) -> None:
-        """Keep what is needed; cache, if given, holds the decoded image of each sample."""
+        """Keep what is needed.
+
+        Args:
+            samples: the training split.
+            augment: what augmentation returns.
+            seed: of all draws.
+            cache: the decoded image of each sample, or nothing.
+            mosaic_share: share of the images, 0 to 1, that are first joined by three others (see mosaic).
+            mosaic_size: longer side of each of the four, pixels.
+        """
         self.samples, self.augment, self.seed, self.cache = samples, augment, seed, cache
+        self.mosaic_share, self.mosaic_size = mosaic_share, mosaic_size
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -202,16 +261,23 @@ class TrainingImages(Dataset[tuple[Tensor, Target]]):
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, Target]:
         """Return the image (3, H, W) float32 in [0, 1] and its target."""
         epoch, place, index = key
-        sample = self.samples[index]
-        image = self.cache[index] if len(self.cache) else load_image(sample)
-        pixels = tv_tensors.Image(torch.from_numpy(image.copy()).permute(2, 0, 1))
-        target = {"boxes": _boxes(sample, image), "labels": torch.from_numpy(sample.labels.copy())}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(hash((self.seed, epoch, place)) % 2**63)
+            if self.mosaic_share and torch.rand(()) < self.mosaic_share:
+                others = torch.randint(len(self.samples), (3,)).tolist()
+                pixels, target = mosaic([self._read(i) for i in (index, *others)], self.mosaic_size)
+            else:
+                pixels, target = self._read(index)
             pixels, target = self.augment(pixels, target)
         chw = imaging.to_chw(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
         boxes = target["boxes"].as_subclass(Tensor).float()
         return torch.from_numpy(chw), Target(boxes=boxes, labels=target["labels"], image_id=index)
+
+    def _read(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+        sample = self.samples[index]
+        image = self.cache[index] if len(self.cache) else load_image(sample)
+        pixels = tv_tensors.Image(torch.from_numpy(image.copy()).permute(2, 0, 1))
+        return pixels, {"boxes": _boxes(sample, image), "labels": torch.from_numpy(sample.labels.copy())}
 
 
 def _boxes(sample: Sample, image: imaging.Image) -> tv_tensors.BoundingBoxes:

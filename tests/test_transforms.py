@@ -47,7 +47,7 @@ def test_flipping_or_half_turning_twice_is_the_identity(twice):
     )
 
 
-@pytest.mark.parametrize("name", ["flip", "original", "large_scale_jitter"])
+@pytest.mark.parametrize("name", ["flip", "original", "large_scale_jitter", "surveillance"])
 @pytest.mark.parametrize("seed", range(12))
 def test_boxes_stay_on_their_object(name, seed):
     """The red rectangle's own extent after augmentation is its box, within blur and rounding."""
@@ -57,7 +57,7 @@ def test_boxes_stay_on_their_object(name, seed):
     brightness = image.float().amax(0)
     bright = brightness > (brightness.max() + brightness.median()) / 2
     if len(target["boxes"]) == 0:  # jittered out of the picture
-        assert name == "large_scale_jitter"
+        assert name in ("large_scale_jitter", "surveillance")
         return
     ys, xs = torch.where(bright)
     seen = torch.tensor([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).float()
@@ -112,9 +112,43 @@ def test_boxes_follow_a_cached_image_that_was_made_smaller():
     torch.testing.assert_close(target["boxes"], torch.tensor([[20.0, 15.0, 40.0, 30.0]]))
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_each_box_of_a_mosaic_is_on_its_object(seed):
+    torch.manual_seed(seed)
+    pieces = [pair(red_box_image(), sample(labels=(label,))) for label in (1, 2, 3, 4)]
+    image, target = transforms.mosaic(pieces, 60)
+    side = image.shape[1]
+    assert image.shape == (3, side, side)
+    assert 60 <= side <= 120
+    # Half the scale: 20 x 15 pixels around each of the four centres; the corner of the four is (60, 60).
+    red = image[0] > 200
+    covered = torch.zeros_like(red)
+    for x1, y1, x2, y2 in target["boxes"].round().int().tolist():
+        covered[y1:y2, x1:x2] = True
+        assert red[y1:y2, x1:x2].float().mean() > 0.8
+    assert (red & ~covered).sum() <= 0.25 * 300 * (4 - len(target["labels"])) + 80
+    assert len(set(target["labels"].tolist())) == len(target["labels"]), "each piece is laid once"
+
+
+def test_a_mosaic_shows_other_images_too_and_is_drawn_from_the_seed():
+    samples = [sample(labels=(label,)) for label in (1, 2, 3)]
+    images = TrainingImages(
+        samples, augmentation("none", size=0), seed=2, cache=[red_box_image()] * 3,
+        mosaic_share=1.0, mosaic_size=64,
+    )  # fmt: skip
+    drawn = [images[(0, place, 0)] for place in range(12)]
+    assert {label for _, target in drawn for label in target["labels"].tolist()} == {1, 2, 3}
+    assert torch.equal(drawn[5][0], images[(0, 5, 0)][0])
+    half = TrainingImages(
+        samples, augmentation("none", size=0), seed=2, cache=[red_box_image()] * 3, mosaic_share=0.5
+    )
+    plain = [half[(0, place, 0)][0].shape == (3, 90, 120) for place in range(60)]
+    assert 15 < sum(plain) < 45
+
+
 def test_an_unknown_augmentation_lists_the_known():
-    with pytest.raises(ValueError, match="known: none, flip, original, large_scale_jitter"):
-        augmentation("mosaic", size=64)
+    with pytest.raises(ValueError, match="known: none, flip, original, large_scale_jitter, surveillance"):
+        augmentation("twist", size=64)
 
 
 def test_repeat_factors_by_hand():
