@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -140,16 +141,17 @@ class Visitor:
     def __init__(self, browser: webdriver.Chrome, downloads: Path) -> None:
         self.browser, self.downloads = browser, downloads
 
-    def wait(self, condition: Callable[[], object]) -> None:
-        WebDriverWait(self.browser, WAIT_S, ignored_exceptions=[Exception]).until(lambda _: condition())
+    def wait(self, condition: Callable[[], Any]) -> Any:
+        """Return what condition returns once that is true; an element replaced meanwhile is no failure."""
+        wait = WebDriverWait(self.browser, WAIT_S, ignored_exceptions=[Exception])
+        return wait.until(lambda _: condition())
 
     def find(self, selector: str, words: str = "") -> WebElement:
         def hits() -> list[WebElement]:
             found = self.browser.find_elements(By.CSS_SELECTOR, selector)
             return [element for element in found if words in element.text]
 
-        self.wait(hits)
-        return hits()[0]
+        return cast(WebElement, self.wait(hits)[0])
 
     def reads(self, words: str) -> None:
         """Wait until the page says words."""
@@ -323,8 +325,8 @@ def luminance(rgb: list[float]) -> float:
 
 def pictures_described(visitor: Visitor) -> list[str]:
     """Return the alternative text of every picture."""
-    pictures = visitor.browser.find_elements(By.CSS_SELECTOR, "[data-testid=stImage] img")
-    words = [(picture.get_attribute("alt") or "").strip() for picture in pictures]
+    script = "return [...document.querySelectorAll('[data-testid=stImage] img')].map(each => each.alt.trim())"
+    words = cast(list[str], visitor.browser.execute_script(script))
     assert all(words)
     return words
 

@@ -250,20 +250,23 @@ def test_a_model_registered_from_the_host_is_served_within_seconds(stack, photo,
 @pytest.mark.browser
 def test_a_photo_on_the_page_in_a_browser_is_answered(stack, photo):
     from selenium import webdriver
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.common.by import By
+    from selenium.webdriver.support import expected_conditions
+    from selenium.webdriver.support.wait import WebDriverWait
 
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
         options.add_argument(argument)
     service = webdriver.ChromeService(shutil.which("chromedriver"))
     with webdriver.Chrome(options=options, service=service) as browser:
+        # The page may replace an element between finding it and asking about it: then look again.
+        wait = WebDriverWait(browser, 90, ignored_exceptions=(StaleElementReferenceException,))
         browser.get(stack.web_url)
-        inputs = wait_for(lambda: browser.find_elements(By.CSS_SELECTOR, "input[type=file]"))
-        inputs[0].send_keys(str(photo))
-        wait_for(lambda: photo.name in browser.find_element(By.TAG_NAME, "body").text)
-        # One script call: the page may replace an image between finding it and asking for its size.
-        wait_for(
-            lambda: browser.execute_script("return [...document.images].some(image => image.width > 200)")
+        wait.until(lambda page: page.find_element(By.CSS_SELECTOR, "input[type=file]")).send_keys(str(photo))
+        wait.until(expected_conditions.text_to_be_present_in_element((By.TAG_NAME, "body"), photo.name))
+        wait.until(
+            lambda page: any(each.size["width"] > 200 for each in page.find_elements(By.TAG_NAME, "img"))
         )
 
 
