@@ -359,6 +359,10 @@ class TrainConfig(BaseSettings):
     rpn_post_nms_top_n: int | None = Field(None, ge=1, description="proposals per image when detecting")
     roi_sampling_ratio: int | None = Field(None, ge=1, description="RoIAlign points per bin side")
     norm: Literal["frozen", "batch"] | None = Field(None, description="batch norm: fixed or learning")
+    image_mean: tuple[float, float, float] | None = Field(
+        None, description="what the backbone expects: RGB mean in [0, 1], as 0.485,0.456,0.406"
+    )
+    image_std: tuple[float, float, float] | None = Field(None, description="and its standard deviation")
     double_normalise: bool = Field(False, description="normalise twice, as the original project did")
 
     # optimisation

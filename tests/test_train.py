@@ -269,6 +269,13 @@ def test_the_originals_double_normalisation_is_two_normalisations():
     assert (x - network.image_mean[0]) / network.image_std[0] == pytest.approx(twice)
 
 
+def test_the_normalisation_a_backbone_expects_reaches_the_network():
+    flags = ["--image-mean", "0.1,0.2,0.3", "--image-std", "0.5,0.25,0.2"]
+    config = train_config(["--data", "a", "--preset", "cpu", *flags])
+    network = detectors.network_config(config.architecture, **train.network_overrides(config))
+    assert (network.image_mean, network.image_std) == ((0.1, 0.2, 0.3), (0.5, 0.25, 0.2))
+
+
 # --- slow -------------------------------------------------------------------------------------------
 
 
