@@ -191,19 +191,11 @@ def augmentation(name: str, *, size: int, jitter_low: float = 0.5, jitter_high: 
         ],
         "large_scale_jitter": [
             LargeScaleJitter(size, jitter_low, jitter_high),
-            v2.RandomHorizontalFlip(0.5),
-            v2.RandomPhotometricDistort(p=0.5),
-            v2.RandomGrayscale(0.05),
-            v2.RandomApply([v2.GaussianBlur(5, (0.3, 1.5))], 0.1),
-            v2.RandomApply([Recompress(30, 90)], 0.1),
+            *_camera(brightness=(0.875, 1.125), grey=0.05, kernel=5, sigma=(0.3, 1.5), quality=30, poor=0.1),
         ],
         "surveillance": [
             LargeScaleJitter(size, jitter_low, jitter_high),
-            v2.RandomHorizontalFlip(0.5),
-            v2.RandomPhotometricDistort(brightness=(0.4, 1.3), p=0.5),
-            v2.RandomGrayscale(0.1),
-            v2.RandomApply([v2.GaussianBlur(13, (0.5, 3.0))], 0.2),
-            v2.RandomApply([Recompress(20, 90)], 0.2),
+            *_camera(brightness=(0.4, 1.3), grey=0.1, kernel=13, sigma=(0.5, 3.0), quality=20, poor=0.2),
         ],
     }
     if name not in steps:
@@ -213,6 +205,25 @@ def augmentation(name: str, *, size: int, jitter_low: float = 0.5, jitter_high: 
         v2.SanitizeBoundingBoxes(min_size=2, labels_getter=lambda inputs: inputs[1]["labels"]),
     ]
     return v2.Compose([*steps[name], *clean])
+
+
+def _camera(
+    *,
+    brightness: tuple[float, float],
+    grey: float,
+    kernel: int,
+    sigma: tuple[float, float],
+    quality: int,
+    poor: float,
+) -> list[v2.Transform]:
+    """Return flips, and what cameras do to colour (grey: share without), sharpness and JPEG (poor: share)."""
+    return [
+        v2.RandomHorizontalFlip(0.5),
+        v2.RandomPhotometricDistort(brightness=brightness, p=0.5),
+        v2.RandomGrayscale(grey),
+        v2.RandomApply([v2.GaussianBlur(kernel, sigma)], poor),
+        v2.RandomApply([Recompress(quality, 90)], poor),
+    ]
 
 
 # --- samples to batches -----------------------------------------------------------------------------
