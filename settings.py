@@ -391,6 +391,7 @@ class TrainConfig(BaseSettings):
     jitter_low: float = Field(0.5, gt=0, le=1, description="smallest zoom (the last two augmentations)")
     jitter_high: float = Field(1.6, ge=1, description="largest zoom (the last two augmentations)")
     mosaic: float = Field(0.0, ge=0, le=1, description="share of images laid together from four first")
+    paste: float = Field(0.0, ge=0, le=1, description="share of the others with an object of another image")
     repeat_threshold: float = Field(0.0, ge=0, le=1, description="repeat images of classes rarer than this")
 
     # evaluation and stopping

@@ -293,8 +293,9 @@ def loader(config: TrainConfig, samples: Sequence[Sample], order: transforms.Epo
         config.augmentation, size=size, jitter_low=config.jitter_low, jitter_high=config.jitter_high
     )
     images = transforms.TrainingImages(
-        samples, augment, seed=config.seed, cache=cache, mosaic_share=config.mosaic, mosaic_size=size
-    )
+        samples, augment, seed=config.seed, cache=cache, mosaic_share=config.mosaic, mosaic_size=size,
+        paste_share=config.paste,
+    )  # fmt: skip
     return DataLoader(
         images, batch_sampler=order, num_workers=config.workers, collate_fn=transforms.collate,
         worker_init_fn=one_thread, prefetch_factor=4 if config.workers else None,
