@@ -149,31 +149,15 @@ def paste(
     Source:
         Dwibedi et al., Cut, Paste and Learn, ICCV 2017, sections 4 and 5, with boxes instead of masks.
     """
-    x1, y1, x2, y2 = box.round().int().tolist()
-    edge = max(2, round(0.15 * max(x2 - x1, y2 - y1)))
-    (height, width), (h, w) = F.get_size(image), F.get_size(source)
-    left, top, right, bottom = max(0, x1 - edge), max(0, y1 - edge), min(w, x2 + edge), min(h, y2 + edge)
-    over, size, across, down = torch.rand(4).tolist()
-    scale = (0.08 + 0.32 * size) * max(height, width) / max(x2 - x1, y2 - y1)
-    if covers := over < 0.5 and len(target["boxes"]) > 0:
-        on = target["boxes"][int(torch.randint(len(target["boxes"]), ()))].tolist()
-        scale = (1 + 0.3 * size) * max((on[2] - on[0]) / (x2 - x1), (on[3] - on[1]) / (y2 - y1))
-    scale = min(scale, 0.9 * height / (bottom - top), 0.9 * width / (right - left))
-    new_hw = [max(2, round((bottom - top) * scale)), max(2, round((right - left) * scale))]
-    x, y = round(across * (width - new_hw[1])), round(down * (height - new_hw[0]))
-    if covers:
-        x = round(min(max(0, (on[0] + on[2] - new_hw[1]) / 2), width - new_hw[1]))
-        y = round(min(max(0, (on[1] + on[3] - new_hw[0]) / 2), height - new_hw[0]))
-    inner = torch.tensor([x1 - left, y1 - top, x2 - left, y2 - top]) * scale
-    opacity = _ramp(new_hw[0], inner[1], inner[3], edge * scale)[:, None] * _ramp(
-        new_hw[1], inner[0], inner[2], edge * scale
-    )
-    cut = F.resize(source[:, top:bottom, left:right], new_hw, antialias=True).as_subclass(Tensor)
+    patch, inner, edge = _cut_out(source, box)
+    scale, new_hw, (y, x) = _spot(image, target["boxes"], patch, inner)
+    inner = inner * scale
+    down, across = (_ramp(side, inner[i::2], edge * scale) for side, i in zip(new_hw, (1, 0), strict=True))
     pixels = image.as_subclass(Tensor).clone()
     window = pixels[:, y : y + new_hw[0], x : x + new_hw[1]]
-    window.copy_((window + opacity * (cut.float() - window)).round())
-    new = inner + torch.tensor([x, y, x, y])
-    old = target["boxes"].as_subclass(Tensor)
+    change = down[:, None] * across * (F.resize(patch, new_hw, antialias=True) - window.float())
+    window.copy_((window + change).round())
+    new, old = inner + torch.tensor([x, y, x, y]), target["boxes"].as_subclass(Tensor)
     shared = torch.cat([old[:, :2].maximum(new[:2]), old[:, 2:].minimum(new[2:])], dim=1)
     seen = _areas(shared) <= (1 - keep) * _areas(old)
     boxes = tv_tensors.wrap(torch.cat([old[seen], new[None]]), like=target["boxes"])
@@ -181,10 +165,44 @@ def paste(
     return tv_tensors.Image(pixels), {**target, "boxes": boxes, "labels": labels}
 
 
-def _ramp(length: int, start: Tensor, end: Tensor, edge: float) -> Tensor:
-    """Return (length,) weights: 1 from start to end, falling to 0 at edge pixels outside."""
+def _cut_out(source: Tensor, box: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Return what is in box and an edge around it, the box in that, and how wide the edge is, pixels."""
+    height, width = F.get_size(source)
+    x1, y1, x2, y2 = box.round().int().tolist()
+    edge = max(2, round(0.15 * max(x2 - x1, y2 - y1)))
+    left, top = max(0, x1 - edge), max(0, y1 - edge)
+    patch = source[:, top : min(height, y2 + edge), left : min(width, x2 + edge)].as_subclass(Tensor)
+    return patch, torch.tensor([x1 - left, y1 - top, x2 - left, y2 - top]), edge
+
+
+def _spot(
+    image: Tensor, boxes: Tensor, patch: Tensor, inner: Tensor
+) -> tuple[float, list[int], tuple[int, int]]:
+    """Draw a zoom for patch, which shows an object in box inner; return also its size then, and (y, x)."""
+    (height, width), (h, w) = F.get_size(image), F.get_size(patch)
+    inner_w, inner_h = (inner[2:] - inner[:2]).tolist()
+    over, size, across, down = torch.rand(4).tolist()
+    covered: list[float] = []
+    scale = (0.08 + 0.32 * size) * max(height, width) / max(inner_w, inner_h)
+    if over < 0.5 and len(boxes):
+        covered = boxes[int(torch.randint(len(boxes), ()))].tolist()
+        scale = (1 + 0.3 * size) * max(
+            (covered[2] - covered[0]) / inner_w, (covered[3] - covered[1]) / inner_h
+        )
+    scale = min(scale, 0.9 * height / h, 0.9 * width / w)
+    new_h, new_w = max(2, round(h * scale)), max(2, round(w * scale))
+    y, x = down * (height - new_h), across * (width - new_w)
+    if covered:
+        y, x = (covered[1] + covered[3] - new_h) / 2, (covered[0] + covered[2] - new_w) / 2
+    return scale, [new_h, new_w], (
+        round(min(max(0, y), height - new_h)), round(min(max(0, x), width - new_w)),
+    )  # fmt: skip
+
+
+def _ramp(length: int, box_side: Tensor, edge: float) -> Tensor:
+    """Return (length,) weights: 1 from box_side[0] to box_side[1], falling to 0 at edge pixels outside."""
     at = torch.arange(length) + 0.5
-    return (1 - torch.maximum(start - at, at - end) / edge).clamp(0, 1)
+    return (1 - torch.maximum(box_side[0] - at, at - box_side[1]) / edge).clamp(0, 1)
 
 
 def _areas(boxes: Tensor) -> Tensor:

@@ -146,6 +146,68 @@ def test_a_mosaic_shows_other_images_too_and_is_drawn_from_the_seed():
     assert 15 < sum(plain) < 45
 
 
+GREEN = (40, 220, 60)
+
+
+def green_box_image():
+    image = np.zeros((100, 80, 3), np.uint8)
+    image[30:60, 20:50] = GREEN
+    return image
+
+
+def pasted(seed, *, keep=0.5):
+    """Lay a green square of 30 pixels on the image with the red box (40, 30, 80, 60)."""
+    torch.manual_seed(seed)
+    image, target = pair(red_box_image(), sample(labels=(1,)))
+    source, other = pair(green_box_image(), sample(boxes=((20, 30, 50, 60),), labels=(5,), size_wh=(80, 100)))
+    return transforms.paste(image, target, source, other["boxes"][0], 5, keep=keep)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_pasted_object_has_its_box_and_hides_what_it_covers(seed):
+    image, target = pasted(seed)
+    assert image.shape == (3, 90, 120)
+    assert target["labels"][-1] == 5
+    x1, y1, x2, y2 = target["boxes"][-1].round().int().tolist()
+    assert 0 <= x1 < x2 <= 120
+    assert 0 <= y1 < y2 <= 90
+    assert abs((x2 - x1) - (y2 - y1)) <= 1, "the square stays one"
+    inside = image[:, y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].float().mean(dim=(1, 2))
+    assert inside.numpy() == pytest.approx(np.array(GREEN), abs=12)
+    seen = (image[0, 30:60, 40:80] > 150).float().mean()
+    assert (len(target["labels"]) == 2) == (seen > 0.5 - 0.1), seen
+
+
+def test_half_the_pasted_objects_lie_on_an_object_and_it_goes():
+    drawn = [pasted(seed)[1] for seed in range(60)]
+    gone = sum(target["labels"].tolist() == [5] for target in drawn)
+    assert 20 < gone < 50
+    assert all(
+        target["labels"].tolist() == [1, 5] for target in (pasted(seed, keep=0.0)[1] for seed in range(9))
+    )
+
+
+def test_an_object_is_pasted_on_an_image_without_any():
+    torch.manual_seed(0)
+    image, target = pair(np.full((60, 60, 3), 90, np.uint8), sample((), (), size_wh=(60, 60)))
+    source, other = pair(green_box_image(), sample(boxes=((20, 30, 50, 60),), labels=(5,), size_wh=(80, 100)))
+    _, target = transforms.paste(image, target, source, other["boxes"][0], 5)
+    assert target["labels"].tolist() == [5]
+    side = float(target["boxes"][0, 2] - target["boxes"][0, 0])
+    assert 0.08 * 60 - 1 <= side <= 0.4 * 60 + 1
+
+
+def test_every_class_is_pasted_equally_often_and_drawn_from_the_seed():
+    samples = [sample((), ()), *[sample(labels=(1,))] * 18, sample(labels=(6,))]
+    images = TrainingImages(
+        samples, augmentation("none", size=0), seed=4, cache=[red_box_image()] * 20, paste_share=1.0
+    )
+    labels = [images[(0, place, 0)][1]["labels"].tolist() for place in range(60)]
+    assert set(map(len, labels)) == {1}
+    assert 18 < labels.count([6]) < 42
+    assert torch.equal(images[(0, 7, 0)][0], images[(0, 7, 0)][0])
+
+
 def test_an_unknown_augmentation_lists_the_known():
     with pytest.raises(ValueError, match="known: none, flip, original, large_scale_jitter, surveillance"):
         augmentation("twist", size=64)
