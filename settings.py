@@ -393,6 +393,7 @@ class TrainConfig(BaseSettings):
     mosaic: float = Field(0.0, ge=0, le=1, description="share of images laid together from four first")
     paste: float = Field(0.0, ge=0, le=1, description="share of the others with an object of another image")
     repeat_threshold: float = Field(0.0, ge=0, le=1, description="repeat images of classes rarer than this")
+    repeat_negatives: float = Field(1.0, ge=1, description="times an epoch shows an image without objects")
 
     # evaluation and stopping
     eval_epochs: int = Field(1, ge=1, description="epochs between evaluations on the validation split")

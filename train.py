@@ -199,7 +199,8 @@ def build_training(
     if config.channels_last:
         network.backbone.to(memory_format=torch.channels_last)
     order = transforms.EpochOrder(
-        transforms.repeat_factors(samples, config.repeat_threshold), config.batch_size,
+        transforms.repeat_factors(samples, config.repeat_threshold, negatives=config.repeat_negatives),
+        config.batch_size,
         seed=config.seed, rank=process.rank, world_size=process.world_size,
     )  # fmt: skip
     steps = config.epochs * len(order)

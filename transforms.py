@@ -396,12 +396,15 @@ def collate(items: Sequence[tuple[Tensor, Target]]) -> Batch:
     return list(images), list(targets)
 
 
-def repeat_factors(samples: Sequence[Sample], threshold: float) -> NDArray[np.float64]:
+def repeat_factors(
+    samples: Sequence[Sample], threshold: float, *, negatives: float = 1.0
+) -> NDArray[np.float64]:
     """Return how often to show each image in an epoch so that rare classes are seen more.
 
     Args:
         samples: the training split.
         threshold: a class in a smaller share of the images than this is repeated; 0 repeats none.
+        negatives: factor of an image without objects, at least 1.
 
     Returns:
         (N,) factors, at least 1: the largest over an image's classes of sqrt(threshold / share).
@@ -413,7 +416,7 @@ def repeat_factors(samples: Sequence[Sample], threshold: float) -> NDArray[np.fl
     counts = np.bincount(np.concatenate(present)) if samples else np.zeros(1)
     shares = counts / max(1, len(samples))
     factor = np.maximum(1.0, np.sqrt(threshold / np.maximum(shares, 1e-12)))
-    return np.array([factor[labels].max(initial=1.0) for labels in present])
+    return np.array([factor[labels].max() if len(labels) else negatives for labels in present])
 
 
 class EpochOrder(Sampler[list[tuple[int, int, int]]]):

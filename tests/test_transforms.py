@@ -221,6 +221,11 @@ def test_repeat_factors_by_hand():
     assert set(np.delete(factors, 15)) == {1.0}
 
 
+def test_images_without_objects_are_repeated_when_wanted():
+    factors = repeat_factors([sample((), ()), sample(labels=(1,)), sample((), ())], 0.0, negatives=2.5)
+    assert factors.tolist() == [2.5, 1.0, 2.5]
+
+
 def test_an_epoch_shows_every_image_and_the_rare_ones_more_often():
     order = EpochOrder(np.array([1.0] * 7 + [3.0]), 5, seed=0)
     shown = [index for batch in order for *_, index in batch]
