@@ -337,7 +337,7 @@ def test_a_hostile_request_is_refused_and_the_next_one_served(server, request_by
             connection.sendall(request_bytes)
             connection.shutdown(socket.SHUT_WR)
             answer = connection.recv(65_536)
-        except ConnectionError:
+        except OSError:  # not only ConnectionError: shutdown of a connection that was reset says ENOTCONN
             answer = b""  # cut off: a refusal too
     assert not answer or answer.startswith(b"HTTP/1.1 4"), answer[:200]
     assert client.get("/health").status_code == 200
