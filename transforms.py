@@ -150,9 +150,10 @@ def paste(
         Dwibedi et al., Cut, Paste and Learn, ICCV 2017, sections 4 and 5, with boxes instead of masks.
     """
     patch, inner, edge = _cut_out(source, box)
-    scale, new_hw, (y, x) = _spot(image, target["boxes"], patch, inner)
-    inner = inner * scale
-    down, across = (_ramp(side, inner[i::2], edge * scale) for side, i in zip(new_hw, (1, 0), strict=True))
+    new_hw, (y, x) = _spot(image, target["boxes"], patch, inner)
+    scale = [new / old for new, old in zip(new_hw, F.get_size(patch), strict=True)]
+    inner = inner * torch.tensor([scale[1], scale[0]] * 2)
+    down, across = (_ramp(new_hw[i], inner[1 - i :: 2], edge * scale[i]) for i in range(2))
     pixels = image.as_subclass(Tensor).clone()
     window = pixels[:, y : y + new_hw[0], x : x + new_hw[1]]
     change = down[:, None] * across * (F.resize(patch, new_hw, antialias=True) - window.float())
@@ -168,17 +169,15 @@ def paste(
 def _cut_out(source: Tensor, box: Tensor) -> tuple[Tensor, Tensor, int]:
     """Return what is in box and an edge around it, the box in that, and how wide the edge is, pixels."""
     height, width = F.get_size(source)
-    x1, y1, x2, y2 = box.round().int().tolist()
+    x1, y1, x2, y2 = torch.cat([box[:2].floor(), box[2:].ceil()]).int().tolist()
     edge = max(2, round(0.15 * max(x2 - x1, y2 - y1)))
     left, top = max(0, x1 - edge), max(0, y1 - edge)
     patch = source[:, top : min(height, y2 + edge), left : min(width, x2 + edge)].as_subclass(Tensor)
     return patch, torch.tensor([x1 - left, y1 - top, x2 - left, y2 - top]), edge
 
 
-def _spot(
-    image: Tensor, boxes: Tensor, patch: Tensor, inner: Tensor
-) -> tuple[float, list[int], tuple[int, int]]:
-    """Draw a zoom for patch, which shows an object in box inner; return also its size then, and (y, x)."""
+def _spot(image: Tensor, boxes: Tensor, patch: Tensor, inner: Tensor) -> tuple[list[int], tuple[int, int]]:
+    """Draw (height, width) and (y, x) for patch, which shows an object in box inner."""
     (height, width), (h, w) = F.get_size(image), F.get_size(patch)
     inner_w, inner_h = (inner[2:] - inner[:2]).tolist()
     over, size, across, down = torch.rand(4).tolist()
@@ -194,7 +193,7 @@ def _spot(
     y, x = down * (height - new_h), across * (width - new_w)
     if covered:
         y, x = (covered[1] + covered[3] - new_h) / 2, (covered[0] + covered[2] - new_w) / 2
-    return scale, [new_h, new_w], (
+    return [new_h, new_w], (
         round(min(max(0, y), height - new_h)), round(min(max(0, x), width - new_w)),
     )  # fmt: skip
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -195,6 +197,22 @@ def test_an_object_is_pasted_on_an_image_without_any():
     assert target["labels"].tolist() == [5]
     side = float(target["boxes"][0, 2] - target["boxes"][0, 0])
     assert 0.08 * 60 - 1 <= side <= 0.4 * 60 + 1
+
+
+@given(
+    side=st.integers(8, 60), left=st.floats(0, 79), top=st.floats(0, 99), size=st.floats(0.2, 60),
+    seed=st.integers(0, 999),
+)  # fmt: skip
+def test_whatever_is_pasted_lies_in_the_image(side, left, top, size, seed):
+    torch.manual_seed(seed)
+    image, target = pair(np.full((side, 40, 3), 90, np.uint8), sample((), (), size_wh=(40, side)))
+    source = torch.from_numpy(green_box_image()).permute(2, 0, 1)
+    box = torch.tensor([left, top, min(80, left + size), min(100, top + size)])
+    image, target = transforms.paste(image, target, source, box, 5)
+    assert image.shape == (3, side, 40)
+    x1, y1, x2, y2 = target["boxes"][0].tolist()
+    assert 0 <= x1 < x2 <= 40.001
+    assert 0 <= y1 < y2 <= side + 0.001
 
 
 def test_every_class_is_pasted_equally_often_and_drawn_from_the_seed():
