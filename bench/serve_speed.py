@@ -62,12 +62,13 @@ Detect = Callable[[bytes], Detections]
 def plain(folder: Path, config: NetworkConfig) -> Detect:
     """Return the plain way with this network's weights: torchvision's own transform, no optimisation."""
     card = detectors.read_card(folder).model_copy(update={"network": config})
-    network = detectors.build_network(config, len(card.class_names)).eval()
+    network = detectors.build_network(config, len(card.class_names))
     state = detectors.load_state_dict(folder / WEIGHTS_FILE)
     network.load_state_dict({name: value.float() for name, value in state.items()})
     network.transform = GeneralizedRCNNTransform(
         config.min_size, config.max_size, list(config.image_mean), list(config.image_std)
     )
+    network.eval()  # the new transform too: only then does it give boxes in the photo's pixels
 
     def detect(content: bytes) -> Detections:
         picture = np.asarray(PillowImage.open(io.BytesIO(content)).convert("RGB"))

@@ -93,7 +93,7 @@ def table(results: dict[str, Any], readme: str) -> str:
 
 
 def card_figures(results: dict[str, Any]) -> str:
-    """Return the model card's figures: goals, classes, look-alikes, changed pictures, time."""
+    """Return the model card's figures: goals, alarm points, classes, look-alikes, changed pictures, time."""
     both = results["both"]
     point, chosen = both["measured"], both["operating_point"]
     head = (
@@ -104,7 +104,10 @@ def card_figures(results: dict[str, Any]) -> str:
         f"{chosen['false_alarms_per_1000']:.0f} false alarms per 1,000 of {chosen['weapon_free_images']} "
         f"weapon-free ones. On the test: {point['weapon_images']} and {point['weapon_free_images']} images."
     )
-    parts = [head, _goals(results), _classes(both), _lookalikes(both), _robustness(both), _time(both)]
+    parts = [
+        head, _goals(results), _operating_points(both), _classes(both), _lookalikes(both), _robustness(both),
+        _time(both),
+    ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -121,6 +124,21 @@ def _goals(results: dict[str, Any]) -> str:
     lines.append(
         f"| share of look-alike boxes called a weapon | {share:.3f} | {_verdict(share, 0.05, False)} |"
     )
+    return "\n".join(lines)
+
+
+def _operating_points(both: dict[str, Any]) -> str:
+    lines = [
+        "Other alarm points on the test (`score_threshold` of a request, or the slider on the page):",
+        "",
+        "| alarm from score | weapon images that raise an alarm | false alarms per 1,000 |",
+        "| ---: | ---: | ---: |",
+    ]
+    for point in both["alarm_curve"]:
+        lines.append(
+            f"| {point['score_threshold']:.2f} | {point['image_recall']:.1%} | "
+            f"{point['false_alarms_per_1000']:.0f} |"
+        )
     return "\n".join(lines)
 
 
@@ -211,8 +229,10 @@ def kept() -> dict[str, Any] | None:
 
 
 def trimmed(report: dict[str, Any]) -> dict[str, Any]:
-    """Return what the documents show of a report, without curves and without this machine's folders."""
+    """Return what the documents show of a report, without most of the curves and this machine's folders."""
     short = {name: report[name] for name in KEPT_FIELDS}
+    curve = {round(100 * point["score_threshold"]): point for point in report["alarm_curve"]}
+    short["alarm_curve"] = [curve[percent] for percent in range(50, 100, 5)]
     short["classes"] = [{k: v for k, v in one.items() if k != "curve"} for one in report["classes"]]
     short["data"] = {
         **report["data"],

@@ -120,14 +120,16 @@ def test_the_rearranged_network_computes_the_same(architecture, image, tmp_path)
 
 def test_bfloat16_finds_the_same_objects():
     photo = imaging.decode_image((ROOT / "photos/07-pistol-smartphone-and-wallet.jpg").read_bytes())
-    found = [
+    full, fast = (
         detectors.load_folder(ROOT / "weights/starter", bf16=bf16).detect(photo).above(0.5)
         for bf16 in (False, True)
-    ]
-    assert len(found[0]) > 0
-    assert found[0].labels.tolist() == found[1].labels.tolist()
-    np.testing.assert_allclose(found[0].scores, found[1].scores, atol=0.03)
-    np.testing.assert_allclose(found[0].boxes, found[1].boxes, atol=0.01 * max(photo.shape))
+    )
+    # one object of each class: scores a hair apart may change places
+    one, other = full.labels.argsort(), fast.labels.argsort()
+    assert len(full) == len(set(full.labels)) > 0
+    assert full.labels[one].tolist() == fast.labels[other].tolist()
+    np.testing.assert_allclose(full.scores[one], fast.scores[other], atol=0.03)
+    np.testing.assert_allclose(full.boxes[one], fast.boxes[other], atol=0.01 * max(photo.shape))
 
 
 def test_half_precision_halves_the_file(light, tmp_path):
