@@ -457,9 +457,9 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / WEIGHTS_FILE, weights)
-            write_atomically(folder / CARD_FILE, self.card.model_dump_json(indent=2).encode() + b"\n")
         except OSError as error:
             raise DetectorError(f"the model cannot be written to {folder}: {error}") from error
+        write_card(folder, self.card)
 
 
 def select_boxes(
@@ -540,6 +540,18 @@ def read_card(folder: Path) -> ModelCard:
         raise DetectorError(f"expected a model folder with {CARD_FILE} at {folder}: {error}") from error
     except pydantic.ValidationError as error:
         raise DetectorError(f"{path} is not a model card: {error}") from error
+
+
+def write_card(folder: Path, card: ModelCard) -> None:
+    """Write folder/model.json, whole or not at all.
+
+    Raises:
+        DetectorError: it cannot be written.
+    """
+    try:
+        write_atomically(folder / CARD_FILE, card.model_dump_json(indent=2).encode() + b"\n")
+    except OSError as error:
+        raise DetectorError(f"the model cannot be written to {folder}: {error}") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:

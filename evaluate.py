@@ -32,7 +32,7 @@ from dataset import Sample
 from detections import Detections, GroundTruth
 from engine import Finder
 from metrics import Report, SliceResult
-from schemas import OperatingPoint
+from schemas import CARD_FILE, AlarmFigures, OperatingPoint
 from settings import EvaluateConfig, evaluate_config
 
 Boxes = NDArray[np.float32]
@@ -66,13 +66,19 @@ def run(config: EvaluateConfig) -> Report:
     with ExitStack() as stack:
         folder, model, run_id = find_model(config, stack)
         detector = detectors.load_folder(folder, device=config.device)
+    point = detector.card.operating_point
+    if config.keep and (not config.model or config.split != "test" or config.limit or point is None):
+        raise detectors.DetectorError(
+            "--keep writes figures of the whole test split into a model folder with an operating point: name "
+            "one that train.py wrote with --model, and leave out --split and --limit"
+        )
     if config.log:  # before the work, not after it
         if not run_id:
             raise tracker.RegistryError(f"{model} does not say which MLflow run made it: leave out --log")
         tracker.check_tracker(config.mlflow_tracking_uri)
     samples = read_split(config, detector.class_names)
     detectors.warm_up(detector)
-    result = score(config, detector, samples, model, detector.card.operating_point, detector.class_names)
+    result = score(config, detector, samples, model, point, detector.class_names)
     page = reports.write_report(result, config.output, samples)
     console.print(figures_table(result, other))
     notes = list(result.notes)
@@ -83,6 +89,8 @@ def run(config: EvaluateConfig) -> Report:
         )
     for note in notes:
         console.print(f"note: {note}", highlight=False, markup=False)
+    if config.keep:
+        keep_figures(result, folder)
     if config.log:
         log_report(result, config.output, run_id, config.mlflow_tracking_uri)
     console.print(f"report: {page}", highlight=False, markup=False, soft_wrap=True)
@@ -347,6 +355,20 @@ def flat(result: Report) -> dict[str, float]:
     measured = {key.partition("/")[2]: value for key, value in metrics.flat_metrics(result).items()}
     beside = {"original_subset": result.original_subset, "published": result.published}
     return measured | {f"{name}/{key}": value for name, part in beside.items() for key, value in part.items()}
+
+
+def keep_figures(result: Report, folder: Path) -> None:
+    """Write the test's figures into the folder's model card; what validation chose stays as it is."""
+    card = detectors.read_card(folder)
+    assert card.operating_point is not None
+    point = result.measured.model_copy(update={"rule": card.operating_point.rule})
+    figures = {
+        "tested_alarm": AlarmFigures(operating_point=point, curve=result.alarm_curve),
+        "metrics": card.metrics | metrics.flat_metrics(result),
+        "tables": metrics.card_tables(result),
+    }
+    detectors.write_card(folder, card.model_copy(update=figures))
+    console.print(f"kept in {folder / CARD_FILE}", highlight=False, markup=False, soft_wrap=True)
 
 
 def log_report(result: Report, folder: Path, run_id: str, tracking_uri: str) -> None:

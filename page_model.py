@@ -62,10 +62,10 @@ def served_ui(page: Page, info: ModelInfo) -> None:
 
 def operating_point_ui(page: Page, card: ModelCard) -> None:
     """Draw the four figures of the operating point."""
-    point = card.operating_point
-    if point is None:
+    if card.alarm is None or card.operating_point is None:
         st.info(page.text("threshold_unmeasured"))
         return
+    point = card.alarm.operating_point
     split = page.text(f"split_{point.split}")
     st.markdown(f"#### {page.text('model_measured', split=split)}")
     figures: dict[str, tuple[str, float, Callable[[float], str]]] = {
@@ -78,10 +78,13 @@ def operating_point_ui(page: Page, card: ModelCard) -> None:
         (page.text(key), form(value), interval(page, card, f"{point.split}/{metric}", form))
         for key, (metric, value, form) in figures.items()
     ])  # fmt: skip
-    rule = {"threshold": page.percent(page.default_threshold), "rule": rule_words(page, point.rule)}
-    st.caption(
-        page.text("model_images", **rule, **point.model_dump(include={"weapon_images", "weapon_free_images"}))
-    )
+    rule = {
+        "threshold": page.percent(page.default_threshold),
+        "rule": rule_words(page, card.operating_point.rule),
+    }
+    counts = point.model_dump(include={"weapon_images", "weapon_free_images"})
+    chosen_on = page.text(f"split_{card.operating_point.split}")
+    st.caption(page.text("model_images", split=chosen_on, **rule, **counts))
 
 
 def rule_words(page: Page, rule: str) -> str:
@@ -105,12 +108,13 @@ def per_thousand(value: float) -> str:
 
 def curve_ui(page: Page, card: ModelCard) -> None:
     """Draw what an alarm at each threshold would catch and cost."""
-    if not card.alarm_curve:
+    if card.alarm is None or not card.alarm.curve:
         return
-    st.markdown(f"#### {page.text('model_curve')}")
+    split = page.text(f"split_{card.alarm.operating_point.split}")
+    st.markdown(f"#### {page.text('model_curve', split=split)}")
     rows = [
         {"threshold": p.score_threshold, "recall": p.image_recall, "false": p.false_alarms_per_1000}
-        for p in card.alarm_curve
+        for p in card.alarm.curve
     ]
     percent = {"format": "%"}
     caught = {

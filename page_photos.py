@@ -183,13 +183,14 @@ def threshold_ui(page: Page, place: str) -> float:
 
 def meaning(page: Page, card: ModelCard, threshold: float) -> str:
     """Return in words what an alarm at threshold catches and costs, as measured."""
-    operating_point = card.operating_point
-    if operating_point is None:
+    alarm = card.alarm
+    if alarm is None:
         return page.text("threshold_unmeasured")
+    operating_point = alarm.operating_point
     at_default = threshold == page.default_threshold
     point: AlarmPoint | None = None
-    if not at_default and card.alarm_curve:
-        point = min(card.alarm_curve, key=lambda p: abs(p.score_threshold - threshold))
+    if not at_default and alarm.curve:
+        point = min(alarm.curve, key=lambda p: abs(p.score_threshold - threshold))
     recall = point.image_recall if point else operating_point.image_recall
     false_alarms = point.false_alarms_per_1000 if point else operating_point.false_alarms_per_1000
     note = page.text("threshold_default") if at_default else ""

@@ -69,6 +69,13 @@ class AlarmPoint(_Frozen):
     false_alarms_per_1000: float = Field(ge=0, le=1000)
 
 
+class AlarmFigures(_Frozen):
+    """What the alarm catches and costs on one split: at the operating point, and at every threshold."""
+
+    operating_point: OperatingPoint
+    curve: tuple[AlarmPoint, ...] = ()
+
+
 class ClassThreshold(_Frozen):
     """The score threshold of best F1 for one class, from raw counts at IoU 0.5."""
 
@@ -113,6 +120,8 @@ class ModelCard(_Frozen):
     """model.json: with weights.safetensors beside it, all that is needed to rebuild and run a detector.
 
     class_names has "__background__" first. metrics are fractions named split/word, as in MLflow.
+    operating_point and alarm_curve are of the validation split, which chose the threshold and so flatters
+    it; tested_alarm is of the test split, once evaluate.py has kept it.
     data_fingerprint is the SHA-256 of the training and validation file names, boxes and bytes.
     weights_sha256 is that of weights.safetensors, so that a mixed-up pair is noticed.
     """
@@ -124,6 +133,7 @@ class ModelCard(_Frozen):
     operating_point: OperatingPoint | None = None
     class_thresholds: dict[str, ClassThreshold] = Field(default_factory=dict)
     alarm_curve: tuple[AlarmPoint, ...] = ()
+    tested_alarm: AlarmFigures | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     tables: MeasuredTables | None = None
     data_fingerprint: str = ""
@@ -132,6 +142,13 @@ class ModelCard(_Frozen):
     git_commit: str = ""
     created_at: str = ""
     run_id: str = ""
+
+    @property
+    def alarm(self) -> AlarmFigures | None:
+        """The alarm's figures on the best evidence there is: test, else validation, else None."""
+        if self.tested_alarm or self.operating_point is None:
+            return self.tested_alarm
+        return AlarmFigures(operating_point=self.operating_point, curve=self.alarm_curve)
 
 
 # --- the API ----------------------------------------------------------------------------------------

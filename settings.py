@@ -542,6 +542,7 @@ class EvaluateConfig(BaseSettings):
     robustness: bool = Field(False, description="also score darker, blurred, ... images: six times the work")
     against: Path | None = Field(None, description="report of another evaluation to print beside this one")
     log: bool = Field(False, description="log figures and report to the MLflow run that made the model")
+    keep: bool = Field(False, description="write the test's figures into the model folder, for the page")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the network runs")
     threads: int = Field(0, ge=0, description="CPU threads of the network; 0 = all")
     mlflow_tracking_uri: str = Field(

@@ -381,9 +381,9 @@ TEXTS = {
     "model_interval": {"en": "95% interval {low} to {high}", "ru": "95 % интервал от {low} до {high}"},
     "model_images": {
         "en": "Counted on {weapon_images} photos with a weapon and {weapon_free_images} without. "
-        "The threshold {threshold} was chosen there by this rule: {rule}.",
+        "The threshold {threshold} was chosen on {split} by this rule: {rule}.",
         "ru": "Подсчитано на {weapon_images} фото с оружием и {weapon_free_images} без него. "
-        "Порог {threshold} выбран там по правилу: {rule}.",
+        "Порог {threshold} выбран ({split}) по правилу: {rule}.",
     },
     "rule_false_alarms": {
         "en": "as many photos with a weapon caught as can be, with at most {limit} false alarms per 1,000 photos "
@@ -426,7 +426,10 @@ TEXTS = {
     "column_photos": {"en": "Photos", "ru": "Фото"},
     "column_without": {"en": "of them empty", "ru": "из них пустых"},
     "origin_roots": {"en": "Data folders", "ru": "Папки данных"},
-    "model_curve": {"en": "What a threshold catches and costs", "ru": "Что даёт и чего стоит порог"},
+    "model_curve": {
+        "en": "What a threshold catches and costs ({split})",
+        "ru": "Что даёт и чего стоит порог ({split})",
+    },
     "model_curve_alt": {
         "en": "Two curves over the threshold: share of photos with a weapon that raise the alarm, and false alarms "
         "per 1,000 photos",

@@ -1,6 +1,6 @@
 """Put an evaluation's figures into both READMEs and the model card, between two marks.
 
-python evaluate.py --model weights/starter --data WEAPONS LOOKALIKES --robustness --output reports/starter
+python evaluate.py --model weights/starter --data WEAPONS LOOKALIKES --robustness --keep --output reports/starter
 python evaluate.py --model weights/starter --data WEAPONS --output reports/weapons
 python evaluate.py --model weights/starter --data LOOKALIKES --output reports/lookalikes
 python docs/results.py reports/starter/report.json reports/weapons/report.json reports/lookalikes/report.json

@@ -23,7 +23,7 @@ import imaging
 import metrics
 import report
 from detections import CLASS_NAMES, Detections
-from schemas import ModelCard
+from schemas import ModelCard, OperatingPoint
 from settings import evaluate_config
 
 PISTOL, SMARTPHONE = CLASS_NAMES.index("pistol"), CLASS_NAMES.index("smartphone")
@@ -179,6 +179,12 @@ def test_a_picture_that_cannot_be_decoded_is_named(root):
 # --- the whole program, with a real network -----------------------------------------------------------
 
 
+CHOSEN = OperatingPoint(
+    score_threshold=0.3, rule="the most weapons", split="val", precision=0.9, recall=0.8, image_recall=0.85,
+    false_alarms_per_1000=40, weapon_images=50, weapon_free_images=25,
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A model folder: the light network with random weights, at a size that takes no time."""
@@ -245,6 +251,12 @@ def test_program_logs_to_the_run_that_made_the_model(root, model, tmp_path):
         (["--data", "{data}", "--model", "{model}", "--output", "{file}"], "cannot write the report into"),
         (["--data", "{data}", "--model", "{logged}", "--log"], "No MLflow tracker answers at"),
         (["--data", "{data}"], "No MLflow tracker answers at"),
+        (["--data", "{data}", "--model", "{model}", "--keep"], "with an operating point"),
+        (["--data", "{data}", "--model", "{logged}", "--keep", "--split", "val"], "leave out --split"),
+        (
+            ["--data", "{data}", "--model", "{logged}", "--keep", "--limit", "3"],
+            "leave out --split and --limit",
+        ),
     ],
 )
 def test_problems_are_sentences_and_exit_code_1(arguments, message, root, model, tmp_path, capsys):
@@ -252,7 +264,7 @@ def test_problems_are_sentences_and_exit_code_1(arguments, message, root, model,
     file.write_bytes(b"")
     logged = tmp_path / "logged"
     shutil.copytree(model, logged)
-    card = detector.read_card(logged).model_copy(update={"run_id": "a run"})
+    card = detector.read_card(logged).model_copy(update={"run_id": "a run", "operating_point": CHOSEN})
     (logged / "model.json").write_text(card.model_dump_json())
     places = {"tmp": tmp_path, "model": model, "logged": logged, "data": root, "file": file}
     output = [] if "--output" in arguments else ["--output", str(tmp_path / "out")]
@@ -263,6 +275,31 @@ def test_problems_are_sentences_and_exit_code_1(arguments, message, root, model,
     assert said.startswith("error: ")
     assert message in said
     assert "Traceback" not in said
+
+
+def test_kept_figures_stand_in_the_models_card_beside_what_chose_it(root, model, tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    before = detector.read_card(folder).model_copy(
+        update={"operating_point": CHOSEN, "metrics": {"val/map": 0.7}}
+    )
+    detector.write_card(folder, before)
+    arguments = ["--data", str(root), "--model", str(folder), "--output", str(tmp_path / "out"), "--keep"]
+    assert evaluate.main(arguments) == 0
+    assert f"kept in {folder / 'model.json'}" in capsys.readouterr().out
+    after = detector.load_folder(folder).card
+    result = report.read_report(tmp_path / "out")
+    assert after.operating_point == CHOSEN
+    assert after.tested_alarm is not None
+    assert after.tables is not None
+    assert after.alarm == after.tested_alarm
+    assert after.tested_alarm.operating_point == result.measured.model_copy(update={"rule": CHOSEN.rule})
+    assert after.tested_alarm.operating_point.split == "test"
+    assert after.tested_alarm.operating_point.score_threshold == 0.3
+    assert after.tested_alarm.curve == result.alarm_curve
+    assert after.tables.split == "test"
+    assert after.metrics["val/map"] == 0.7
+    assert after.metrics["test/map"] == pytest.approx(result.coco["map"])
 
 
 def test_a_model_without_a_run_cannot_be_logged(root, model, tmp_path, capsys):

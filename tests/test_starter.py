@@ -1,5 +1,6 @@
 """The model that comes with the clone: whole, small enough, and it finds what it is for."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,12 @@ def test_its_operating_point_was_measured(starter):
     assert point.weapon_free_images > 100
     assert point.false_alarms_per_1000 <= 50
     assert starter.card.class_names == CLASS_NAMES
+
+
+def test_the_page_shows_what_the_test_gave(starter):
+    tested = starter.card.tested_alarm.operating_point
+    measured = json.loads((ROOT / "docs/results.json").read_text())["both"]["measured"]
+    assert tested.model_dump(exclude={"rule"}) == {k: v for k, v in measured.items() if k != "rule"}
 
 
 def test_its_card_tells_where_it_comes_from(starter):

@@ -27,7 +27,7 @@ import video
 from client import Client, draw_detections
 from page import Failure, Page, Photo, Recent
 from page_photos import Choice
-from schemas import ImageResult
+from schemas import AlarmFigures, AlarmPoint, ImageResult
 from settings import WebSettings
 from tests.fake_api import CARD, FakeApi, detection
 
@@ -157,6 +157,26 @@ def test_the_slider_starts_at_the_operating_point_and_says_what_it_means(start):
     assert "At **80%** the model raised the alarm on **49%**" in said(app)  # 1 - 0.8 ** 3
     app.button(key="threshold_reset_photos").click().run()
     assert slider(app).value == 0.6
+
+
+def test_figures_of_the_test_photos_win_over_those_that_chose_the_threshold(api, start):
+    assert CARD.operating_point is not None
+    point = CARD.operating_point.model_copy(
+        update={"split": "test", "image_recall": 0.81, "false_alarms_per_1000": 77, "weapon_images": 600}
+    )
+    curve = (AlarmPoint(score_threshold=0.8, image_recall=0.66, false_alarms_per_1000=21),)
+    figures = AlarmFigures(operating_point=point, curve=curve)
+    api.card = CARD.model_copy(update={"tested_alarm": figures})
+    app = upload(start(), ("shop.jpg", picture()))
+    assert slider(app).value == 0.6
+    assert "the alarm on **81%** of the photos with a weapon" in said(app)
+    assert "**77 of 1,000** photos without one (measured on test photos)" in said(app)
+    assert "Counted on 600 photos with a weapon and 260 without" in said(app)
+    assert "was chosen on validation photos by this rule" in said(app)
+    assert "What a threshold catches and costs (test photos)" in said(app)
+    slider(app).set_value(0.8).run()
+    assert "At **80%** the model raised the alarm on **66%**" in said(app)
+    assert "falsely on **21 of 1,000**" in said(app)
 
 
 def test_the_slider_never_starts_above_what_raised_the_alarm(api, start):
