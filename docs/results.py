@@ -1,9 +1,9 @@
 """Put an evaluation's figures into both READMEs and the model card, between two marks.
 
-python evaluate.py --model weights/starter --data WEAPONS LOOKALIKES --robustness --keep --output reports/starter
+python evaluate.py --model weights/starter --data WEAPONS LOOKALIKES --robustness --keep --output reports/both
 python evaluate.py --model weights/starter --data WEAPONS --output reports/weapons
 python evaluate.py --model weights/starter --data LOOKALIKES --output reports/lookalikes
-python docs/results.py reports/starter/report.json reports/weapons/report.json reports/lookalikes/report.json
+python docs/results.py reports/both/report.json reports/weapons/report.json reports/lookalikes/report.json
 
 The first report is of both folders together, the second and third of each alone. What is shown is kept in
 docs/results.json, which the tests compare with the documents.
