@@ -294,7 +294,10 @@ class Outbox:
     def _is_away(self, error: Exception) -> bool:
         if not self._away:
             self._away = True
-            log.warning("%s Training goes on; what is to be logged is kept and sent later.", error)
+            reason = str(error)
+            if not isinstance(error, TrackerUnreachable):
+                reason = f"The MLflow tracker at {self._tracking_uri} does not answer as it should ({error})."
+            log.warning("%s Training goes on; what is to be logged is kept and sent later.", reason)
         return False
 
 
