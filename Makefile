@@ -84,8 +84,10 @@ train-smoke: $(RUN_DONE) ## a few minutes on two cores, on pictures that the pro
 compare: $(RUN_DONE) ## the last training runs side by side; needs a tracker (make demo)
 	@$(BIN)/python registry.py compare $(ARGS)
 
-evaluate: $(RUN_DONE) ## evaluate.py with ARGS="--data FOLDER ..."
-	$(BIN)/python evaluate.py $(ARGS)
+# Without ARGS: the starter on the card's two folders of photographs, where they lie beside the checkout.
+PHOTOS = $(wildcard ../shared/data/weapons ../shared/data/lookalikes)
+evaluate: $(RUN_DONE) ## evaluate.py with ARGS="--data FOLDER ..."; without: the model card's figures
+	$(BIN)/python evaluate.py $(or $(ARGS),$(if $(PHOTOS),--model weights/starter --data $(PHOTOS)))
 
 # --- setting up -------------------------------------------------------------------------------------
 
