@@ -44,7 +44,7 @@ import imaging
 from dataset import read_samples
 from detections import CLASS_NAMES, Detections
 from metrics import coco_summary
-from schemas import CARD_FILE, WEIGHTS_FILE, ModelCard, NetworkConfig
+from schemas import WEIGHTS_FILE, ModelCard, NetworkConfig
 from serving import granted_cores
 
 STOCK = {"min_size": 800, "max_size": 1333, "rpn_post_nms_top_n": 1000, "roi_sampling_ratio": 2}
@@ -85,7 +85,7 @@ def ours(folder: Path, config: NetworkConfig, *, optimize: bool = True) -> Detec
     with tempfile.TemporaryDirectory() as temporary:
         changed = Path(temporary)
         (changed / WEIGHTS_FILE).symlink_to((folder / WEIGHTS_FILE).resolve())
-        (changed / CARD_FILE).write_text(card.model_dump_json())
+        detectors.write_card(changed, card)
         detector = detectors.load_folder(changed, optimize=optimize)
     return lambda content: detector.detect(imaging.decode_image(content))
 

@@ -135,10 +135,7 @@ def _operating_points(both: dict[str, Any]) -> str:
         "| ---: | ---: | ---: |",
     ]
     for point in both["alarm_curve"]:
-        lines.append(
-            f"| {point['score_threshold']:.2f} | {point['image_recall']:.1%} | "
-            f"{point['false_alarms_per_1000']:.0f} |"
-        )
+        lines.append(f"| {point['score_threshold']:.2f} | {_alarms(point)} |")
     return "\n".join(lines)
 
 
@@ -189,10 +186,7 @@ def _robustness(both: dict[str, Any]) -> str:
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for one in both["robustness"]:
-        lines.append(
-            f"| {one['name']} | {one['map']:.3f} | {one['map_50']:.3f} | {one['image_recall']:.1%} | "
-            f"{one['false_alarms_per_1000']:.0f} |"
-        )
+        lines.append(f"| {one['name']} | {one['map']:.3f} | {one['map_50']:.3f} | {_alarms(one)} |")
     return "\n".join(lines)
 
 
@@ -203,6 +197,10 @@ def _time(both: dict[str, Any]) -> str:
         f"{latency['detect_p95_ms']:.0f} ms at the 95th percentile ({latency['machine']}); decoding "
         f"{latency['decode_median_ms']:.0f} ms."
     )
+
+
+def _alarms(measured: dict[str, Any]) -> str:
+    return f"{measured['image_recall']:.1%} | {measured['false_alarms_per_1000']:.0f}"
 
 
 def _digits(value: float) -> str:

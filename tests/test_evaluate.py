@@ -265,7 +265,7 @@ def test_problems_are_sentences_and_exit_code_1(arguments, message, root, model,
     logged = tmp_path / "logged"
     shutil.copytree(model, logged)
     card = detector.read_card(logged).model_copy(update={"run_id": "a run", "operating_point": CHOSEN})
-    (logged / "model.json").write_text(card.model_dump_json())
+    detector.write_card(logged, card)
     places = {"tmp": tmp_path, "model": model, "logged": logged, "data": root, "file": file}
     output = [] if "--output" in arguments else ["--output", str(tmp_path / "out")]
     filled = [argument.format(**places) for argument in arguments]

@@ -24,11 +24,12 @@ from mlflow.entities import Dataset, DatasetInput
 from PIL import Image
 from rich.console import Console
 
+import detector
 import registry
 import tracker
 from detections import CLASS_NAMES
 from registry import RegisteredVersion, RegistryError
-from schemas import ModelCard, OperatingPoint
+from schemas import OperatingPoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,7 +44,7 @@ def point() -> OperatingPoint:
 def model_folder(small_model: Path, folder: Path, **metrics: float) -> Path:
     """Copy the small model and give it numbers, with "__" for the slash of val/map."""
     shutil.copytree(small_model, folder)
-    card = ModelCard.model_validate_json((folder / "model.json").read_bytes())
+    card = detector.read_card(folder)
     measured = {key.replace("__", "/"): value for key, value in metrics.items()}
     changed = card.model_copy(
         update={
@@ -53,7 +54,7 @@ def model_folder(small_model: Path, folder: Path, **metrics: float) -> Path:
             "git_commit": "c" * 40,
         }
     )
-    (folder / "model.json").write_text(changed.model_dump_json())
+    detector.write_card(folder, changed)
     return folder
 
 

@@ -8,18 +8,18 @@ import httpx
 import pytest
 from fake_detector import api_settings, live_server, png, wait_until
 
+import detector
 import mlapi
 import registry
-from schemas import ModelCard
 
 NAME = "watched"
 
 
 def import_version(small_model: Path, folder: Path, uri: str, data_fingerprint: str) -> str:
     shutil.copytree(small_model, folder)
-    card = ModelCard.model_validate_json((folder / "model.json").read_bytes())
+    card = detector.read_card(folder)
     changed = card.model_copy(update={"data_fingerprint": data_fingerprint})
-    (folder / "model.json").write_text(changed.model_dump_json())
+    detector.write_card(folder, changed)
     made, _ = registry.import_folder(folder, name=NAME, experiment="watch", tracking_uri=uri)
     return made.version
 
