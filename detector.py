@@ -187,9 +187,21 @@ def build_network(config: NetworkConfig, num_classes: int) -> FasterRCNN:
     heads.box_roi_pool.sampling_ratio = config.roi_sampling_ratio
     heads.score_thresh, heads.nms_thresh = config.box_score_thresh, config.box_nms_thresh
     heads.detections_per_img = config.box_detections_per_img
+    network.rpn.head.register_forward_hook(_in_float32)
     if config.norm == "frozen":
         _freeze_norms(network, config.norm_eps)
     return network
+
+
+def _in_float32(
+    _head: nn.Module, _inputs: tuple[Any, ...], output: tuple[list[Tensor], list[Tensor]]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Give the RPN head's objectness and deltas on in float32, whatever they were computed in.
+
+    torchvision decodes proposals in the deltas' type and rounds the truth boxes to the proposals': in
+    bfloat16, which has steps of 2 pixels from 256 on, regression would be asked for boxes pixels away.
+    """
+    return [level.float() for level in output[0]], [level.float() for level in output[1]]
 
 
 def _freeze_norms(module: nn.Module, eps: float) -> None:

@@ -73,6 +73,29 @@ def run_epochs(training, order, batches, epochs, *, stop_at_step=None):
     return means
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_truth_boxes_reach_the_box_loss_unrounded_in_bfloat16_too(order, batches, monkeypatch, bf16):
+    training = make_training()
+    training.bf16 = bf16
+    heads = training.detector.network.roi_heads
+    given, sample_boxes = [], heads.select_training_samples
+
+    def keep(proposals, targets):
+        chosen = sample_boxes(proposals, targets)
+        given.append((proposals, targets, chosen))
+        return chosen
+
+    monkeypatch.setattr(heads, "select_training_samples", keep)
+    run_epochs(training, order, batches, 1, stop_at_step=1)
+    [(proposals, targets, (_, _, labels, deltas))] = given
+    assert {boxes.dtype for boxes in proposals} == {torch.float32}
+    assert {delta.dtype for delta in deltas} == {torch.float32}
+    # each truth box is a proposal of itself: what regression asks for there is no change at all
+    for target, label, delta in zip(targets, labels, deltas, strict=True):
+        assert target["boxes"].dtype == torch.float32
+        assert (delta[label > 0].abs().amax(1) < 1e-5).any()
+
+
 def test_the_loss_falls_and_every_image_is_counted(order, batches):
     training = make_training()
     means = run_epochs(training, order, batches, 5)
