@@ -7,19 +7,26 @@ PROBLEMS; types are stable, titles and details are for people.
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import logging
+import math
 import os
 import re
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import h11
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from pydantic import ValidationError
 from starlette.datastructures import Headers, MutableHeaders, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -27,7 +34,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from schemas import Problem
+from schemas import EncodedImages, Problem
 
 log = logging.getLogger("mlapi.request")
 
@@ -40,17 +47,21 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {
     "bad-multipart": (400, "The multipart body cannot be read"),
     "bad-image": (400, "The picture cannot be used"),
     "unauthorized": (401, "A valid API key is needed"),
+    "unknown-host": (400, "The service is not to be called by that name"),
     "not-found": (404, "There is nothing at this address"),
     "method-not-allowed": (405, "This address does not take that method"),
     "not-acceptable": (406, "The answer cannot be given in the form asked for"),
     "upload-timeout": (408, "The upload took too long"),
     "body-too-large": (413, "The request body is too large"),
     "image-too-large": (413, "The picture has too many pixels"),
-    "not-multipart": (415, "The body is not multipart/form-data"),
+    "not-multipart": (415, "The body is neither multipart/form-data nor JSON"),
+    "compressed-body": (415, "The body is compressed"),
     "not-an-image": (415, "The file is not a picture that can be read"),
     "invalid-parameters": (422, "A parameter is not valid"),
     "missing-file": (422, "No file was sent"),
     "too-many-files": (422, "Too many files in one request"),
+    "too-many-requests": (429, "Too many requests from one caller"),
+    "headers-too-large": (431, "The headers are too large"),
     "internal-error": (500, "Something went wrong here"),
     "not-ready": (503, "The model is not loaded yet"),
     "queue-full": (503, "Too many requests at the moment"),
@@ -109,6 +120,7 @@ def problem_response(problem: ApiProblem, scope: Scope) -> Response:
 
 
 BACKLOG = 128  # connections taken in at once, before any of them is looked at
+MAX_HEAD_BYTES = 16_384  # of a request's first line and headers
 
 
 def _most_connections() -> int:
@@ -120,7 +132,8 @@ def _most_connections() -> int:
 class BoundedConnection(H11Protocol):
     """A connection that must say what it wants in time, and of which there are only so many.
 
-    With one more than the process may open, the server would spin and fill the log.
+    With one more than the process may open, the server would spin and fill the log. What uvicorn keeps
+    private is used here (cycle, conn, timeout handling): requirements pin its minor version.
     """
 
     most = _most_connections()
@@ -140,11 +153,34 @@ class BoundedConnection(H11Protocol):
         super().connection_lost(exc)
 
     def _check_head(self) -> None:
-        if self.conn.their_state is h11.IDLE and self.cycle is self._cycle_before:
-            self.transport.abort()  # no request since the last time
+        if self.cycle is self._cycle_before and self._nothing_under_way():
+            self.transport.abort()
             return
         self._cycle_before = self.cycle
         self._timer = self.loop.call_later(self.head_seconds, self._check_head)
+
+    def _nothing_under_way(self) -> bool:
+        """Say whether the last request is over, or the server waits in vain to close the connection.
+
+        Over is also a request that was answered although its announced body never came; and a connection
+        being closed stays open for as long as the client does not read what is left for it.
+        """
+        answered = self.cycle is not None and self.cycle.response_complete
+        return self.conn.their_state is h11.IDLE or answered or self.transport.is_closing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP in the form that every refusal has, and close the connection."""
+        request_id = uuid.uuid4().hex
+        detail = f"{msg} Send HTTP/1.1 with at most {MAX_HEAD_BYTES:,} bytes of headers."
+        document = ApiProblem("bad-request", detail).document(request_id)
+        body = document.model_dump_json(exclude_unset=True).encode()
+        headers = MutableHeaders({"content-type": PROBLEM_JSON, "connection": "close"})
+        headers["content-length"] = str(len(body))
+        _add_headers(headers, "", request_id)
+        response = h11.Response(status_code=400, headers=headers.raw, reason=b"Bad Request")
+        for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
 
 
 # --- around every request ---------------------------------------------------------------------------
@@ -152,6 +188,8 @@ class BoundedConnection(H11Protocol):
 NOTE = "mlapi.note"  # where in the ASGI scope a request's log line is gathered
 SENT_AT_ONCE = 65_536  # bytes
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"))
+OTHER_METHOD = "_OTHER"  # anything else, in metrics: a stranger's words must not become time series
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -195,6 +233,7 @@ class RequestFrame:
         began = time.perf_counter()
         note = note_on(scope)
         note["request_id"] = request_id = _request_id(Headers(scope=scope).get("x-request-id"))
+        note["client"] = caller_address(scope)
         status = 0
 
         async def send_framed(message: Message) -> None:
@@ -210,6 +249,7 @@ class RequestFrame:
                 raise ClientDisconnect from error  # it never reads: nobody is there
 
         try:
+            _check_head(scope["headers"])
             await self.app(scope, receive, send_framed)
         except ClientDisconnect:
             status = 499  # nobody is there to be answered; nginx's number for the log
@@ -224,8 +264,31 @@ class RequestFrame:
         finally:
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", "other")
-            self._observe(route, scope["method"], status, seconds)
+            method = scope["method"] if scope["method"] in METHODS else OTHER_METHOD
+            self._observe(route, method, status, seconds)
             _log_line(scope, route, status, seconds)
+
+
+def caller_address(scope: Scope) -> str:
+    """Return the address of whoever asks; behind a proxy that is trusted, what the proxy says it is."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _check_head(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Refuse a head that is too large, or that two readers could take for different requests.
+
+    Raises:
+        ApiProblem: so it is.
+    """
+    close = {"Connection": "close"}
+    size = sum(len(name) + len(value) for name, value in headers)
+    if size > MAX_HEAD_BYTES:
+        detail = f"Expected at most {MAX_HEAD_BYTES:,} bytes of headers, got {size:,}."
+        raise ApiProblem("headers-too-large", detail, headers=close)
+    if {b"content-length", b"transfer-encoding"} <= {name for name, _ in headers}:  # RFC 9112, 6.1
+        detail = "Expected Content-Length or Transfer-Encoding, got both. Send one of them."
+        raise ApiProblem("bad-request", detail, headers=close)
 
 
 def _in_parts(message: Message) -> Iterator[Message]:
@@ -253,6 +316,40 @@ def _log_line(scope: Scope, route: str, status: int, seconds: float) -> None:
     level = logging.DEBUG if quiet else logging.INFO
     fields = {"method": scope["method"], "route": route, "status": status, "ms": round(seconds * 1000, 1)}
     log.log(level, "request", extra=fields | note_on(scope))
+
+
+# --- by which name ----------------------------------------------------------------------------------
+
+
+class AllowedHosts:
+    """Lets only requests in that name the service as it may be called.
+
+    A page elsewhere could make a browser call 127.0.0.1 under a name of its own (DNS rebinding), and read
+    what no key protects.
+
+    Args:
+        app: what is inside.
+        hosts: names without ports, lower case; "*" for all.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self.app, self._hosts = app, frozenset(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI)."""
+        if scope["type"] == "http" and "*" not in self._hosts:
+            given = Headers(scope=scope).get("host", "")
+            if _host_name(given) not in self._hosts:
+                detail = f"Expected a Host among those of API_ALLOWED_HOSTS, got {given[:100]!r}."
+                await problem_response(ApiProblem("unknown-host", detail), scope)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def _host_name(host: str) -> str:
+    """Return a Host header without its port: "[::1]:8000" -> "[::1]"."""
+    name, colon, port = host.strip().lower().rpartition(":")
+    return name if colon and port.isdecimal() else host.strip().lower()
 
 
 # --- the body ---------------------------------------------------------------------------------------
@@ -346,7 +443,7 @@ class _InMemoryParser(MultiPartParser):
 
 
 async def read_files(request: Request, *, max_files: int, part: str = "file") -> list[SentFile]:
-    """Read the files of a multipart body into memory.
+    """Read the files of a multipart body, or of a JSON body {"images": [base64, ...]}, into memory.
 
     Args:
         request: whose body nobody has read.
@@ -354,13 +451,23 @@ async def read_files(request: Request, *, max_files: int, part: str = "file") ->
         part: name of the parts that hold files.
 
     Raises:
-        ApiProblem: the body is no multipart, is damaged, or holds no such file, too many or anything else.
+        ApiProblem: the body is neither, is damaged, or holds no such file, too many or anything else.
         ClientDisconnect: the client went away.
     """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        detail = f"Expected a body without Content-Encoding, got {encoding[:50]!r}: photos are compressed."
+        raise ApiProblem("compressed-body", detail)
     given = request.headers.get("content-type", "")
-    if given.partition(";")[0].strip().lower() != "multipart/form-data":
+    media_type = given.partition(";")[0].strip().lower()
+    if media_type == "application/json":
+        return _decoded_files(await request.body(), max_files)
+    if media_type != "multipart/form-data":
         got = repr(given[:100]) if given else "no Content-Type"
-        detail = f"Expected multipart/form-data with a part named {part!r}, got {got}. {_example(part)}"
+        detail = (
+            f"Expected multipart/form-data with a part named {part!r}, or application/json, got {got}. "
+            + _example(part)
+        )
         raise ApiProblem("not-multipart", detail)
     parser = _InMemoryParser(
         request.headers, _stream(request), max_files=max_files, max_fields=8, max_part_size=MAX_TEXT_BYTES
@@ -369,8 +476,7 @@ async def read_files(request: Request, *, max_files: int, part: str = "file") ->
         form = await parser.parse()
     except MultiPartException as error:
         if parser._current_files > max_files:
-            detail = f"Expected at most {max_files} files in one request, got more. Send several requests."
-            raise ApiProblem("too-many-files", detail) from error
+            raise _too_many(max_files) from error
         if "maximum size" in error.message:
             detail = (
                 f"Expected a part without a file name to have at most {MAX_TEXT_BYTES:,} bytes, got more. "
@@ -388,6 +494,38 @@ async def read_files(request: Request, *, max_files: int, part: str = "file") ->
         ]
     finally:
         await form.close()
+
+
+def _decoded_files(body: bytes, max_files: int) -> list[SentFile]:
+    try:
+        images = EncodedImages.model_validate_json(body).images
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "body"
+        detail = f'Expected {{"images": ["BASE64", ...]}}; {where}: {first["msg"]}.'
+        errors = [{"parameter": where, "message": first["msg"]}]
+        raise ApiProblem("invalid-parameters", detail, errors=errors) from error
+    if not images:
+        raise ApiProblem("missing-file", 'Expected at least one picture in "images", got none.')
+    if len(images) > max_files:
+        raise _too_many(max_files)
+    return [SentFile(f"image-{i}", _from_base64(text, i)) for i, text in enumerate(images)]
+
+
+def _from_base64(text: str, index: int) -> bytes:
+    """Decode one picture; a data URL's beginning (data:image/jpeg;base64,) may stand before it."""
+    encoded = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        return base64.b64decode("".join(encoded.split()), validate=True)
+    except ValueError as error:
+        detail = f"images.{index}: expected base64 of a picture file, got something else ({error})."
+        errors = [{"parameter": f"images.{index}", "message": "no base64"}]
+        raise ApiProblem("invalid-parameters", detail, errors=errors) from error
+
+
+def _too_many(max_files: int) -> ApiProblem:
+    detail = f"Expected at most {max_files} files in one request, got more. Send several requests."
+    return ApiProblem("too-many-files", detail)
 
 
 async def _stream(request: Request) -> AsyncGenerator[bytes, None]:
@@ -419,25 +557,74 @@ def _check_parts(part: str, names: Sequence[str]) -> None:
         raise ApiProblem("invalid-parameters", detail, errors=errors)
 
 
-# --- keys -------------------------------------------------------------------------------------------
+# --- who asks ---------------------------------------------------------------------------------------
 
 
 class KeyRing:
-    """The API keys that open the door. An empty ring leaves it open."""
+    """The API keys that open the door, each with its holder's name. An empty ring leaves it open.
 
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._digests = [_digest(key) for key in keys]
+    Args:
+        keys: secret by name.
+    """
 
-    def check(self, given: str | None) -> None:
-        """Raise ApiProblem unless given is one of the keys; a near miss takes as long as a far one."""
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        self._digests = {name: _digest(key) for name, key in keys.items()}
+
+    def holder(self, given: str | None) -> str | None:
+        """Return the name of the key's holder, None where no key is wanted.
+
+        A near miss takes as long as a far one.
+
+        Raises:
+            ApiProblem: given is none of the keys.
+        """
         if not self._digests:
-            return
+            return None
         digest = _digest(given or "")
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        if given is None or not any(matches):
+        names = [name for name, known in self._digests.items() if hmac.compare_digest(digest, known)]
+        if given is None or not names:
             detail = "Send the key as 'X-API-Key: KEY' or 'Authorization: Bearer KEY'."
             raise ApiProblem("unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+        return names[0]
 
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
+
+
+class FairShare:
+    """Keeps one caller from taking every place: so many requests at once, and so many a minute.
+
+    Args:
+        at_once: requests of one caller under way at the same time.
+        per_minute: requests of one caller in any minute; 0 for no limit.
+    """
+
+    def __init__(self, at_once: int, per_minute: int) -> None:
+        self._at_once, self._per_minute = at_once, per_minute
+        self._under_way: Counter[str] = Counter()
+        self._rate = RateLimitItemPerMinute(max(1, per_minute))
+        self._window = MovingWindowRateLimiter(MemoryStorage())
+
+    @contextmanager
+    def request_of(self, caller: str) -> Iterator[None]:
+        """Count a request of caller while the block runs.
+
+        Raises:
+            ApiProblem: it would be one too many.
+        """
+        if self._under_way[caller] >= self._at_once:
+            raise self._refusal(f"{self._at_once} requests at once", 1)
+        if self._per_minute and not self._window.hit(self._rate, caller):
+            seconds = self._window.get_window_stats(self._rate, caller).reset_time - time.time()
+            raise self._refusal(f"{self._per_minute} requests a minute", max(1, math.ceil(seconds)))
+        self._under_way[caller] += 1
+        try:
+            yield
+        finally:
+            self._under_way[caller] -= 1
+            self._under_way += Counter()  # forgets whoever has none left
+
+    def _refusal(self, limit: str, seconds: int) -> ApiProblem:
+        detail = f"Expected at most {limit} from one caller, got more. Try again in {seconds} s."
+        return ApiProblem("too-many-requests", detail, headers={"Retry-After": str(seconds)})

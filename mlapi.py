@@ -11,6 +11,7 @@ import threads  # noqa: F401 - before torch
 
 # isort: split
 import asyncio
+import hashlib
 import logging
 import socket
 from collections import Counter as Tally
@@ -43,6 +44,7 @@ from answers import (
     PICTURE_FORMATS,
     Look,
     PredictQuery,
+    alarm_threshold,
     as_sentence,
     check_labels,
     choose_media_type,
@@ -50,15 +52,17 @@ from answers import (
     score_threshold,
     to_result,
 )
-from detections import WEAPONS
+from detections import WEAPONS, Detections
 from gate import (
     BACKLOG,
     PROBLEM_JSON,
     PROBLEMS,
     TYPE_PREFIX,
+    AllowedHosts,
     ApiProblem,
     BodyLimit,
     BoundedConnection,
+    FairShare,
     KeyRing,
     RequestFrame,
     SentFile,
@@ -66,7 +70,7 @@ from gate import (
     problem_response,
     read_files,
 )
-from schemas import ImageResult, ModelInfo, ModelName, PredictResponse
+from schemas import ImageResult, ModelCard, ModelInfo, ModelList, ModelName, PredictResponse
 from serving import (
     FallbackSource,
     FolderSource,
@@ -105,7 +109,22 @@ PREDICT_BODY = {
                     }
                 },
             }
-        }
+        },
+        JSON: {
+            "schema": {
+                "type": "object",
+                "required": ["images"],
+                "additionalProperties": False,
+                "properties": {
+                    "images": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {"type": "string", "format": "byte"},
+                        "description": "The same photos in base64.",
+                    }
+                },
+            }
+        },
     },
 }
 PREDICT_EXAMPLE = {
@@ -143,7 +162,10 @@ PROBLEM_DETAILS = {  # examples of what a problem says, beside its fixed title
     "upload-timeout": "The upload took over 30 s. Send smaller or fewer files.",
     "body-too-large": "Expected a body of at most 20,000,000 bytes, got more. Send fewer or smaller files.",
     "image-too-large": "Expected at most 40,000,000 pixels, got 9000 x 6000.",
-    "not-multipart": "Expected multipart/form-data with a part named 'file', got 'image/jpeg'.",
+    "not-multipart": "Expected multipart/form-data with a part named 'file', or application/json, got "
+    "'image/jpeg'.",
+    "compressed-body": "Expected a body without Content-Encoding, got 'gzip': photos are compressed.",
+    "too-many-requests": "Expected at most 8 requests at once from one caller, got more. Try again in 1 s.",
     "not-an-image": "The picture is damaged or cut short: image file is truncated.",
     "invalid-parameters": "score_threshold: Input should be less than or equal to 1, got '80'.",
     "missing-file": "Expected at least one file in a part named 'file', got 'image'.",
@@ -169,7 +191,9 @@ class ApiMetrics:
             "stage_seconds", "One picture in each stage", ["stage"], **make,
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
         )  # fmt: skip
-        self.detections = Counter("detections", "Detections answered", ["label"], **make)
+        self.detections = Counter(
+            "detections", "Detections of at least the model's own operating point", ["label"], **make
+        )
         self.alarms = Counter("alarms", "Pictures with a possible weapon at the operating point", **make)
         self.files = Counter("files", "Files by outcome", ["outcome"], **make)
         self.waiting = Gauge("queue_length", "Pictures that wait for a worker", **make)
@@ -200,6 +224,7 @@ class Service:
     host: ModelHost
     metrics: ApiMetrics
     keys: KeyRing
+    share: FairShare
     uploads: asyncio.Semaphore
 
 
@@ -212,8 +237,9 @@ def make_service(settings: ApiSettings, source: ModelSource) -> Service:
     host.on_swap = metrics.show_model
     metrics.waiting.set_function(lambda: queue.waiting)
     metrics.watch_trouble.set_function(lambda: host.trouble is not None)
-    keys = KeyRing([key.get_secret_value() for key in settings.api_keys])
-    return Service(settings, queue, host, metrics, keys, asyncio.Semaphore(settings.api_max_uploads))
+    share = FairShare(settings.api_caller_requests, settings.api_caller_requests_per_minute)
+    uploads = asyncio.Semaphore(settings.api_max_uploads)
+    return Service(settings, queue, host, metrics, KeyRing(settings.named_keys), share, uploads)
 
 
 def make_source(settings: ApiSettings, load_detector: LoadDetector) -> ModelSource:
@@ -227,6 +253,7 @@ def make_source(settings: ApiSettings, load_detector: LoadDetector) -> ModelSour
         find_version=partial(registry.find_version, tracking_uri=settings.mlflow_tracking_uri),
         download_version=registry.download_version,
         load_detector=load_detector,
+        list_versions=partial(registry.list_versions, tracking_uri=settings.mlflow_tracking_uri),
     )
     if settings.api_fallback_dir is None or settings.model_version is not None:
         return registered
@@ -250,12 +277,15 @@ ServiceDep = Annotated[Service, Depends(get_service)]
 
 
 def check_key(
+    request: Request,
     service: ServiceDep,
     key: Annotated[str | None, Security(api_key_header)],
     token: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],
 ) -> None:
-    """Let only holders of a key in."""
-    service.keys.check(key if key is not None else token.credentials if token else None)
+    """Let only holders of a key in, and note who it is."""
+    note_on(request.scope)["caller"] = service.keys.holder(
+        key if key is not None else token.credentials if token else None
+    )
 
 
 def problems(*names: str) -> dict[int | str, dict[str, Any]]:
@@ -326,12 +356,20 @@ async def model(service: ServiceDep) -> ModelInfo:
     )
 
 
+@router.get("/models")
+async def models(service: ServiceDep) -> ModelList:
+    """List what could be served: every version of the registered model with its aliases, newest first."""
+    listed = await asyncio.to_thread(service.host.listed)
+    return ModelList(name=service.settings.model_name, versions=listed)
+
+
 @router.post(
     "/predict",
     response_model=PredictResponse,
     responses={200: PREDICT_ANSWER}
     | problems("bad-multipart", "bad-image", "not-acceptable", "upload-timeout", "body-too-large")
     | problems("image-too-large", "not-multipart", "not-an-image", "invalid-parameters", "missing-file")
+    | problems("compressed-body", "too-many-requests")
     | problems("too-many-files", "internal-error", "not-ready", "queue-full", "deadline-exceeded"),
     openapi_extra={"requestBody": PREDICT_BODY},
 )
@@ -346,17 +384,19 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()], ser
     served = service.host.served  # one model for the whole request, whatever is loaded meanwhile
     card = served.detector.card
     check_labels(query, card)
-    files, looks = await _look_in_time(request, query, service, served, media_type)
+    note = note_on(request.scope)
+    with service.share.request_of(note.get("caller") or note["client"]):
+        files, looks = await _look_in_time(request, query, service, served, media_type)
     if len(files) == 1 and looks[0].value.problem is not None:
         service.metrics.files.labels("error").inc()
         raise looks[0].value.problem
-    note = note_on(request.scope)
     results = [
         to_result(file, look, card, query, note["request_id"])
         for file, look in zip(files, looks, strict=True)
     ]
     threshold = score_threshold(card, query)
-    _record(service.metrics, note, results, threshold)
+    _record(service.metrics, note, results, [look.value.detections for look in looks], card)
+    note["score_threshold"] = threshold
     if media_type != JSON:
         service.metrics.stage_seconds.labels("encode").observe(looks[0].value.encode_ms / 1000)
         headers = {"X-Alarm": str(bool(results[0].alarm)).lower()}
@@ -378,7 +418,9 @@ async def _look_in_time(
             async with service.uploads:
                 files = await read_files(request, max_files=settings.api_max_files)
             note |= {"files": len(files), "bytes": sum(len(file.content) for file in files)}
+            note |= {"file_sha256": [hashlib.sha256(file.content).hexdigest() for file in files]}
             note |= {"model_version": served.name.version}
+            note |= {"weights_sha256": served.detector.card.weights_sha256}
             if len(files) > 1 and media_type != JSON:
                 detail = f"Expected one file for an answer in {media_type}, got {len(files)}. Ask for {JSON}."
                 raise ApiProblem("not-acceptable", detail)
@@ -420,18 +462,24 @@ async def _wait_until_gone(request: Request) -> None:
         pass
 
 
-def _record(metrics: ApiMetrics, note: dict[str, Any], results: list[ImageResult], threshold: float) -> None:
-    """Count what was found and add it to the request's log line."""
-    labels: Tally[str] = Tally()
+def _record(
+    metrics: ApiMetrics,
+    note: dict[str, Any],
+    results: Sequence[ImageResult],
+    found: Sequence[Detections],
+    card: ModelCard,
+) -> None:
+    """Count what the model found at its own point, whatever the caller asked to see, and log it."""
+    point = alarm_threshold(card)
+    labels = Tally(card.class_names[label] for each in found for label in each.above(point).labels)
     for result in results:
         metrics.files.labels("error" if result.error else "ok").inc()
         metrics.alarms.inc(bool(result.alarm))
-        labels.update(detection.label for detection in result.detections or [])
         for stage, milliseconds in (result.time_ms.model_dump() if result.time_ms else {}).items():
             metrics.stage_seconds.labels(stage).observe(milliseconds / 1000)
     for label, count in labels.items():
         metrics.detections.labels(label).inc(count)
-    note |= {"score_threshold": threshold, "detections": dict(labels)}
+    note |= {"operating_point": point, "detections": dict(labels)}
     note |= {"alarms": sum(bool(result.alarm) for result in results)}
     note |= {"time_ms": [result.time_ms.model_dump() if result.time_ms else None for result in results]}
 
@@ -462,19 +510,21 @@ def create_app(
     app.include_router(open_router)
     guards = [Depends(check_key)] if settings.api_keys else []
     app.include_router(router, dependencies=guards, responses=problems("unauthorized") if guards else {})
-    _translate_errors(app)
-    body = app.openapi()["paths"]["/predict"]["post"]["requestBody"]["content"]["multipart/form-data"]
-    body["schema"]["properties"]["file"]["maxItems"] = settings.api_max_files
+    _translate_errors(app, keyed=bool(settings.api_keys))
+    bodies = app.openapi()["paths"]["/predict"]["post"]["requestBody"]["content"]
+    for media_type, name in (("multipart/form-data", "file"), (JSON, "images")):
+        bodies[media_type]["schema"]["properties"][name]["maxItems"] = settings.api_max_files
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(
-        RequestFrame, observe=service.metrics.observe, send_seconds=settings.api_deadline_seconds
-    )
     if settings.api_cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.api_cors_origins), allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "X-API-Key", "X-Request-ID"],
             expose_headers=["X-Request-ID", "X-Alarm", "Retry-After"],
         )  # fmt: skip
+    app.add_middleware(AllowedHosts, hosts=settings.allowed_hosts)
+    app.add_middleware(
+        RequestFrame, observe=service.metrics.observe, send_seconds=settings.api_deadline_seconds
+    )
     return app
 
 
@@ -490,8 +540,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service.queue.close()
 
 
-def _translate_errors(app: FastAPI) -> None:
-    """Turn every error that a route can raise into a problem document, in this one place."""
+def _translate_errors(app: FastAPI, *, keyed: bool) -> None:
+    """Turn every error that a route can raise into a problem document, in this one place.
+
+    Args:
+        app: gets the handlers.
+        keyed: whether routes with details want a key.
+    """
 
     @app.exception_handler(ApiProblem)
     async def problem(request: Request, error: ApiProblem) -> Response:
@@ -500,7 +555,10 @@ def _translate_errors(app: FastAPI) -> None:
     @app.exception_handler(NoModel)
     async def not_ready(request: Request, error: NoModel) -> Response:
         headers = {"Retry-After": "5"}
-        return problem_response(ApiProblem("not-ready", as_sentence(error), headers=headers), request.scope)
+        detail = as_sentence(error)
+        if request.url.path == "/ready" and keyed:  # a stranger learns no addresses
+            detail = "No model is loaded. GET /model with a key says why."
+        return problem_response(ApiProblem("not-ready", detail, headers=headers), request.scope)
 
     @app.exception_handler(QueueFull)
     async def queue_full(request: Request, error: QueueFull) -> Response:
@@ -550,12 +608,33 @@ def logging_config(level: str) -> dict[str, Any]:
         },
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
         "root": {"handlers": ["stderr"], "level": "WARNING"},
+        "filters": {"told_by_us": {"()": lambda: _is_not_told_by_us}},
         "loggers": {
+            "uvicorn.error": {"filters": ["told_by_us"]},
             "mlapi": {"level": level.upper()},
             "py.warnings": {"level": "ERROR"},
             "uvicorn": {"level": "INFO"},
         },
     }
+
+
+def _is_not_told_by_us(record: logging.LogRecord) -> bool:
+    """Leave out uvicorn's error for a client that never reads: the request's own line says 499."""
+    return "returned without completing response" not in record.getMessage()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens there, or say why none can and exit."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        where = f"{host}:{port}"
+        raise SystemExit(f"error: cannot listen on {where}: {error}. Set API_PORT to a free port.") from error
+    # asyncio turns Nagle's algorithm off on sockets of its own making only; with it, each answer waits 40 ms
+    # for the client's delayed acknowledgement. Accepted connections inherit the option.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def main() -> None:
@@ -572,14 +651,7 @@ def main() -> None:
         ws="none",
         timeout_graceful_shutdown=int(settings.api_deadline_seconds) + 5,
     )
-    family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
-    try:
-        listening = socket.create_server(
-            (settings.api_host, settings.api_port), family=family, backlog=BACKLOG
-        )
-    except OSError as error:
-        where = f"{settings.api_host}:{settings.api_port}"
-        raise SystemExit(f"error: cannot listen on {where}: {error}. Set API_PORT to a free port.") from error
+    listening = listen(settings.api_host, settings.api_port)
     host, port = listening.getsockname()[:2]
     log.info("listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
     uvicorn.Server(config).run(sockets=[listening])

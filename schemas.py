@@ -24,8 +24,10 @@ class NetworkConfig(_Frozen):
     """Everything that decides the network's shape and arithmetic, the same in training and serving."""
 
     architecture: str = Field(description="a key of detector.ARCHITECTURES")
-    min_size: int = Field(800, ge=32, description="shorter side of the network's input, pixels")
-    max_size: int = Field(1333, ge=32, description="longer side of the network's input at most, pixels")
+    min_size: int = Field(800, ge=32, le=2048, description="shorter side of the network's input, pixels")
+    max_size: int = Field(
+        1333, ge=32, le=2048, description="longer side of the network's input at most, pixels"
+    )
     rpn_post_nms_top_n: int = Field(1000, ge=1, description="proposals kept per image when detecting")
     box_detections_per_img: int = Field(100, ge=1, description="detections kept per image")
     box_score_thresh: Fraction = Field(0.05, description="detections below this score are never reported")
@@ -154,6 +156,12 @@ class ModelCard(_Frozen):
 # --- the API ----------------------------------------------------------------------------------------
 
 
+class EncodedImages(_Frozen):
+    """The JSON body of POST /predict: encoded pictures in base64, a data URL's beginning allowed."""
+
+    images: list[str]
+
+
 class Box(_Frozen):
     """xyxy pixels of the upright image, x1 < x2 <= width and y1 < y2 <= height."""
 
@@ -224,6 +232,22 @@ class PredictResponse(_Frozen):
     model: ModelName
     score_threshold: Fraction
     results: list[ImageResult]
+
+
+class ListedVersion(_Frozen):
+    """One model that could be served. version is null for a model folder without a registry."""
+
+    version: str | None
+    aliases: list[str] = Field(default_factory=list)
+    served: bool = Field(description="whether this is the one that answers now")
+    created_at: str = Field("", description="UTC, ISO 8601")
+
+
+class ModelList(_Frozen):
+    """GET /models: every version of the registered model, newest first."""
+
+    name: str
+    versions: list[ListedVersion]
 
 
 class ModelInfo(_Frozen):

@@ -28,7 +28,7 @@ import numpy as np
 from detections import WEAPONS, Detections
 from imaging import Image
 from registry import RegisteredVersion, VersionNotFound
-from schemas import ModelCard, ModelName
+from schemas import ListedVersion, ModelCard, ModelName
 
 log = logging.getLogger("mlapi.serving")
 T = TypeVar("T")
@@ -203,6 +203,7 @@ class AnyDetector(Protocol):
 LoadDetector = Callable[[Path], AnyDetector]
 FindVersion = Callable[[str, str | None, str | None], RegisteredVersion]
 DownloadVersion = Callable[[RegisteredVersion, Path], Path]
+ListVersions = Callable[[str], list[RegisteredVersion]]
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,9 @@ class ModelSource(Protocol):
     def load(self, identity: str) -> ServedModel:
         """Load that model."""
 
+    def listed(self) -> list[ListedVersion]:
+        """Return every model that it could load, newest first, none of them marked as served."""
+
 
 class FolderSource:
     """One model folder, served as it is."""
@@ -242,6 +246,10 @@ class FolderSource:
         name = ModelName(name=self._name, version=None, alias=None)
         return ServedModel(detector, name, identity)
 
+    def listed(self) -> list[ListedVersion]:
+        """Return the folder's model."""
+        return [ListedVersion(version=None, served=False)]
+
 
 class RegistrySource:
     """A registered model: a pinned version, or whatever an alias points at.
@@ -253,6 +261,7 @@ class RegistrySource:
         find_version: registry.find_version, bound to a tracker.
         download_version: registry.download_version, likewise.
         load_detector: folder -> detector.
+        list_versions: registry.list_versions, likewise.
     """
 
     def __init__(
@@ -264,11 +273,24 @@ class RegistrySource:
         find_version: FindVersion,
         download_version: DownloadVersion,
         load_detector: LoadDetector,
+        list_versions: ListVersions = lambda _: [],
     ) -> None:
         self._name, self._version = name, version
         self._alias = None if version else alias
         self._find_version, self._download_version = find_version, download_version
-        self._load_detector = load_detector
+        self._load_detector, self._list_versions = load_detector, list_versions
+
+    def listed(self) -> list[ListedVersion]:
+        """Return every version of the registered model, newest first."""
+        return [
+            ListedVersion(
+                version=found.version,
+                aliases=sorted(found.aliases),
+                served=False,
+                created_at=datetime.fromtimestamp(found.created_at / 1000, UTC).isoformat(timespec="seconds"),
+            )
+            for found in self._list_versions(self._name)
+        ]
 
     def newest(self) -> str:
         """Return the version number that should be served now."""
@@ -308,6 +330,10 @@ class FallbackSource:
         source = self._folder if identity == self._folder.newest() else self._registered
         return source.load(identity)
 
+    def listed(self) -> list[ListedVersion]:
+        """Return the registry's versions, or the folder's model for as long as there are none."""
+        return self._registered.listed() or self._folder.listed()
+
 
 class ModelHost:
     """Keeps one model loaded and warm, and follows its source.
@@ -346,6 +372,14 @@ class ModelHost:
         if self._served is None:
             raise NoModel(self.trouble)
         return self._served
+
+    def listed(self) -> list[ListedVersion]:
+        """Return every model that could be served, newest first. Blocks."""
+        served = self._served.name.version if self._served else None
+        return [
+            version.model_copy(update={"served": self._served is not None and version.version == served})
+            for version in self._source.listed()
+        ]
 
     async def watch(self) -> None:
         """Load the first model, then follow the source until cancelled."""

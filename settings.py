@@ -5,7 +5,9 @@ The only file that reads either. Importing it reads nothing: a program builds it
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,6 +100,16 @@ class TrackerSettings(BaseSettings):
     model_alias: str = Field("champion", description="alias to use when no version is given")
 
 
+KEY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,31}")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 class ApiSettings(TrackerSettings):
     """Serve one registered model over HTTP."""
 
@@ -107,8 +119,23 @@ class ApiSettings(TrackerSettings):
 
     api_host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 inside a container")
     api_port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    api_bind_address: str | None = Field(
+        None, description="address that a container's port is published on, where it is not API_HOST's"
+    )
+    api_allowed_hosts: Annotated[tuple[str, ...], NoDecode] | None = Field(
+        None,
+        description="comma-separated names by which the API may be called, * for all; by default this "
+        "machine's own names on a loopback address, else all",
+    )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="comma-separated keys; when set, callers must send one"
+        (), description="comma-separated NAME:KEY; when set, callers must send a KEY"
+    )
+    api_without_keys: bool = Field(
+        False, description="let everybody who can reach the API use it; else it wants API_KEYS there"
+    )
+    api_caller_requests: int = Field(8, ge=1, description="requests of one caller under way at once")
+    api_caller_requests_per_minute: int = Field(
+        0, ge=0, description="requests of one caller in a minute; 0 = no limit"
     )
     model_dir: Path | None = Field(None, description="model folder to serve without any tracker")
     api_fallback_dir: Path | None = Field(None, description="model folder served while none is registered")
@@ -130,22 +157,58 @@ class ApiSettings(TrackerSettings):
     )
     api_log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least to log")
 
-    @field_validator("api_keys", "api_cors_origins", mode="before")
+    @field_validator("api_keys", "api_cors_origins", "api_allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
         return [part.strip() for part in value.split(",") if part.strip()]
 
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _some_key(cls, value: Any) -> Any:
+        if value == "" or (isinstance(value, str) and not value.replace(",", " ").strip()):
+            raise ValueError("is set but holds no key, which would open the door: name a key or unset it")
+        return value
+
     @model_validator(mode="after")
     def _keys_can_be_sent(self) -> Self:  # of the whole: a field's error would repeat the keys
-        for i, key in enumerate(self.api_keys, start=1):
-            text = key.get_secret_value()
-            if not (text.isascii() and text.isprintable()):
+        for i, key in enumerate(self.named_keys.values(), start=1):
+            if not (key and key.isascii() and key.isprintable()):
                 raise ValueError(
                     f"API_KEYS: key {i} cannot be sent in an HTTP header: use letters and digits"
                 )
+        if len(self.named_keys) < len(self.api_keys):
+            raise ValueError("API_KEYS: two keys have the same name")
         return self
+
+    @model_validator(mode="after")
+    def _strangers_need_keys(self) -> Self:
+        reachable = self.api_bind_address or self.api_host
+        if not (self.api_keys or self.api_without_keys or _is_loopback(reachable)):
+            raise ValueError(
+                f"whoever reaches {reachable} could use the API: set API_KEYS=NAME:LONG-RANDOM-TEXT, listen "
+                "on 127.0.0.1, or say API_WITHOUT_KEYS=true"
+            )
+        return self
+
+    @property
+    def named_keys(self) -> dict[str, str]:
+        """Secret by its holder's name; keys without one are called key-1, key-2 ..."""
+        named = {}
+        for i, key in enumerate(self.api_keys, start=1):
+            name, colon, secret = key.get_secret_value().partition(":")
+            if not (colon and KEY_NAME.fullmatch(name)):
+                name, secret = f"key-{i}", key.get_secret_value()
+            named[name] = secret
+        return named
+
+    @property
+    def allowed_hosts(self) -> tuple[str, ...]:
+        """Names by which the API may be called, in lower case; "*" for all."""
+        if self.api_allowed_hosts is not None:
+            return tuple(host.lower() for host in self.api_allowed_hosts)
+        return ("localhost", "127.0.0.1", "[::1]") if _is_loopback(self.api_host) else ("*",)
 
     @model_validator(mode="after")
     def _queue_holds_a_request(self) -> Self:

@@ -88,6 +88,7 @@ class RememberingDetector(FakeDetector):
 
 def api_settings(**changes) -> ApiSettings:
     given = {"model_dir": Path("unused"), "api_watch_seconds": 0.05, "api_workers": 1, **changes}
+    given.setdefault("api_allowed_hosts", ("*",))
     return ApiSettings(**given)
 
 
@@ -111,9 +112,11 @@ class _QuietServer(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def live_server(app, *, until_ready: bool = True, **options) -> Iterator[tuple[httpx.Client, uvicorn.Server]]:
-    """Serve app on a free port; stop as SIGTERM would."""
-    listening = socket.create_server(("127.0.0.1", 0))
+def live_server(
+    app, *, until_ready: bool = True, listening: socket.socket | None = None, **options
+) -> Iterator[tuple[httpx.Client, uvicorn.Server]]:
+    """Serve app on a free port, or the given socket; stop as SIGTERM would."""
+    listening = listening or socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, **options)
     server = _QuietServer(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -262,7 +262,13 @@ def test_invalid_parameters_are_named(client, query, parameter):
 @pytest.mark.parametrize(
     ("request_options", "name"),
     [
-        ({"json": {"file": "x"}}, "not-multipart"),
+        ({"json": {"file": "x"}}, "invalid-parameters"),
+        ({"json": {"images": []}}, "missing-file"),
+        ({"json": {"images": ["no base64!"]}}, "invalid-parameters"),
+        ({"json": {"images": [""] * 9}}, "too-many-files"),
+        ({"content": b"\x1f\x8b", "headers": {"content-encoding": "gzip"}}, "compressed-body"),
+        ({"files": {"file": png()}, "headers": {"transfer-encoding": "chunked"}}, "bad-request"),
+        ({"files": {"file": png()}, "headers": {"x-long": "a" * 17_000}}, "headers-too-large"),
         ({"content": png(), "headers": {"content-type": "image/png"}}, "not-multipart"),
         ({}, "not-multipart"),
         ({"content": b"", "headers": {"content-type": "multipart/form-data; boundary=x"}}, "missing-file"),

@@ -1,5 +1,7 @@
 """The OpenAPI document is true: schemathesis plays it against the API."""
 
+import base64
+
 import pytest
 import schemathesis
 from fake_detector import FakeDetector, api_settings, live_server, png
@@ -23,6 +25,7 @@ def client():
 
 PICTURES = [png(), png((1, 1)), png((70, 20), (1, 200, 3))]
 schemathesis.openapi.format("binary", st.sampled_from(PICTURES).map(Binary))
+schemathesis.openapi.format("byte", st.sampled_from([base64.b64encode(it).decode() for it in PICTURES]))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,8 @@ def api(client):
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/health"), ("GET", "/ready"), ("GET", "/model"), ("POST", "/predict")]
+    ("method", "path"),
+    [("GET", "/health"), ("GET", "/ready"), ("GET", "/model"), ("GET", "/models"), ("POST", "/predict")],
 )
 def test_every_answer_is_as_documented(api, method, path, mode):
     @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -48,7 +52,7 @@ def test_every_answer_is_as_documented(api, method, path, mode):
 
 def test_the_document_names_parameters_answers_and_examples(client):
     document = client.get("/openapi.json").json()
-    assert set(document["paths"]) == {"/health", "/ready", "/model", "/predict"}
+    assert set(document["paths"]) == {"/health", "/ready", "/model", "/models", "/predict"}
     predict = document["paths"]["/predict"]["post"]
     names = [parameter["name"] for parameter in predict["parameters"]]
     assert names == ["score_threshold", "labels", "nms_iou", "max_detections", "probabilities"]
@@ -56,13 +60,13 @@ def test_the_document_names_parameters_answers_and_examples(client):
     assert labels == list(CLASS_NAMES[1:])
     assert set(predict["responses"]) == {
         "200",
-        *(str(status) for status in (400, 406, 408, 413, 415, 422, 500, 503, 504)),
+        *(str(status) for status in (400, 406, 408, 413, 415, 422, 429, 500, 503, 504)),
     }
     assert set(predict["responses"]["200"]["content"]) == {"application/json", "image/jpeg", "image/png"}
     assert (
         predict["responses"]["200"]["content"]["application/json"]["example"]["results"][0]["alarm"] is True
     )
-    assert "multipart/form-data" in predict["requestBody"]["content"]
+    assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
 
 
 def test_every_example_of_a_problem_is_one(client):
@@ -80,4 +84,4 @@ def test_every_example_of_a_problem_is_one(client):
 def test_generated_clients_get_short_names(client):
     paths = client.get("/openapi.json").json()["paths"]
     names = [operation["operationId"] for path in paths.values() for operation in path.values()]
-    assert names == ["health", "ready", "model", "predict"]
+    assert names == ["health", "ready", "model", "models", "predict"]

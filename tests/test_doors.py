@@ -1,0 +1,343 @@
+"""What strangers can do at the API's door, and what they cannot: names, keys, shares, connections, bodies."""
+
+import base64
+import hashlib
+import io
+import json
+import logging
+import logging.config
+import socket
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import pytest
+from fake_detector import FakeDetector, api_settings, live_server, make_card, png, wait_until
+from PIL import Image as PillowImage
+from starlette.testclient import TestClient
+
+import gate
+import mlapi
+from gate import ApiProblem, BoundedConnection, FairShare
+from settings import ApiSettings
+from settings import api_settings as read_settings
+
+
+def make_app(detector=None, **settings):
+    fake = detector or FakeDetector()
+    return mlapi.create_app(api_settings(**settings), load_detector=lambda _: fake)
+
+
+@pytest.fixture
+def client():
+    with TestClient(make_app()) as client:
+        wait_until(lambda: client.get("/ready").status_code == 200)
+        yield client
+
+
+# --- by which name ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "host", "status"),
+    [
+        ({}, "localhost:8000", 200),
+        ({}, "LOCALHOST", 200),
+        ({}, "127.0.0.1", 200),
+        ({}, "[::1]:8000", 200),
+        ({}, "evil.example", 400),  # a page's own name that its owner lets point at 127.0.0.1
+        ({}, "localhost.evil.example", 400),
+        ({"api_host": "0.0.0.0", "api_keys": "a"}, "evil.example", 200),  # there the key decides
+        ({"api_allowed_hosts": "api.example"}, "api.example:80", 200),
+        ({"api_allowed_hosts": "api.example"}, "127.0.0.1", 400),
+    ],
+)
+def test_a_loopback_api_is_called_by_this_machines_names_only(changes, host, status):
+    given = ApiSettings(model_dir="unused", **changes)
+    with TestClient(mlapi.create_app(given, load_detector=lambda _: FakeDetector())) as client:
+        answer = client.get("/health", headers={"Host": host})
+    assert answer.status_code == status
+    if status == 400:
+        assert answer.json()["type"].endswith("unknown-host")
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+# --- who asks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"API_HOST": "0.0.0.0"}, "whoever reaches 0.0.0.0 could use the API: set API_KEYS"),
+        ({"API_HOST": "::"}, "whoever reaches :: could use"),
+        ({"API_BIND_ADDRESS": "192.168.0.7"}, "whoever reaches 192.168.0.7"),
+        ({"API_KEYS": " , "}, "holds no key"),
+        ({"API_KEYS": ""}, "holds no key"),
+        ({"API_KEYS": "shop:one,shop:two"}, "two keys have the same name"),
+        ({"API_KEYS": "shop:"}, "key 1 cannot be sent"),
+    ],
+)
+def test_an_api_that_strangers_could_use_does_not_start(environment, sentence, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stop:
+        read_settings([])
+    assert sentence in str(stop.value)
+    assert "shop:one" not in str(stop.value)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"API_HOST": "0.0.0.0", "API_KEYS": "shop:one"},
+        {"API_HOST": "0.0.0.0", "API_WITHOUT_KEYS": "true"},
+        {"API_HOST": "0.0.0.0", "API_BIND_ADDRESS": "127.0.0.1"},  # a container published on this machine
+        {"API_HOST": "127.0.0.9"},
+        {"API_HOST": "localhost"},
+    ],
+)
+def test_an_api_behind_a_key_or_on_this_machine_starts(environment, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert read_settings([]).api_host == environment["API_HOST"]
+
+
+def test_keys_have_names_and_old_ones_without_still_open():
+    given = api_settings(api_keys="shop1:s3cret, plain, with:colon:inside, http://odd")
+    assert given.named_keys == {
+        "shop1": "s3cret", "key-2": "plain", "with": "colon:inside", "http": "//odd"
+    }  # fmt: skip
+
+
+def log_of_predict(client, caplog, **options):
+    config = mlapi.logging_config("info")
+    formatter = logging.config.DictConfigurator(config).configure_formatter(config["formatters"]["json"])
+    with caplog.at_level(logging.INFO, "mlapi"):
+        answer = client.post("/predict", files={"file": ("a.png", png())}, **options)
+    lines = [formatter.format(record) for record in caplog.records if record.name.startswith("mlapi")]
+    [line] = [json.loads(line) for line in lines if '"/predict"' in line]
+    return answer, line
+
+
+def test_the_log_says_who_asked_what_was_seen_and_which_weights_answered_at_which_point(caplog):
+    detector = FakeDetector(card=make_card(weights_sha256="ab" * 32))
+    app = make_app(detector, api_keys="shop1:s3cret")
+    with TestClient(app) as client:
+        wait_until(lambda: client.get("/ready").status_code == 200)
+        options = {"headers": {"X-API-Key": "s3cret"}, "params": {"score_threshold": 0.9}}
+        answer, line = log_of_predict(client, caplog, **options)
+    assert answer.status_code == 200
+    assert line["caller"] == "shop1"
+    assert line["client"] == "testclient"
+    assert line["file_sha256"] == [hashlib.sha256(png()).hexdigest()]
+    assert line["weights_sha256"] == "ab" * 32
+    assert line["operating_point"] == 0.6
+    assert line["score_threshold"] == 0.9
+    assert "s3cret" not in json.dumps(line)
+
+
+@pytest.mark.parametrize("query", [{}, {"score_threshold": 0}, {"score_threshold": 1}, {"labels": "knife"}])
+def test_metrics_count_at_the_models_own_point_whatever_the_caller_asks_to_see(client, query):
+    client.post("/predict", files={"file": png()}, params=query)
+    counted = [line for line in client.get("/metrics").text.splitlines() if "detections_total{" in line]
+    assert counted == ['weapon_api_detections_total{label="pistol"} 1.0']
+
+
+def test_a_stranger_learns_no_address_from_ready_and_a_keyholder_learns_why():
+    def load(_folder):
+        raise OSError("nobody answers at tracker.example")
+
+    with TestClient(mlapi.create_app(api_settings(api_keys="a:b"), load_detector=load)) as client:
+        headers = {"X-API-Key": "b"}
+        wait_until(lambda: "tracker.example" in client.get("/model", headers=headers).text)
+        answer = client.get("/ready")
+        assert answer.status_code == 503
+        assert answer.json()["detail"] == "No model is loaded. GET /model with a key says why."
+
+
+# --- one caller's share -----------------------------------------------------------------------------
+
+
+def test_one_caller_cannot_take_every_place():
+    detector = FakeDetector()
+    app = make_app(detector, api_caller_requests=2, api_keys="greedy:one,modest:two")
+
+    def ask(client, key):
+        return client.post("/predict", files={"file": png()}, headers={"X-API-Key": key}, timeout=120)
+
+    with live_server(app) as (client, _), ThreadPoolExecutor(4) as threads:
+        detector.gate.clear()
+        held = [threads.submit(ask, client, "one") for _ in range(2)]
+        wait_until(lambda: len(app.state.service.share._under_way) and app.state.service.queue.waiting == 1)
+        refused = ask(client, "one")
+        assert refused.status_code == 429
+        assert refused.json()["type"].endswith("too-many-requests")
+        assert int(refused.headers["retry-after"]) >= 1
+        other = threads.submit(ask, client, "two")
+        wait_until(lambda: app.state.service.queue.waiting == 2)
+        detector.gate.set()
+        assert [future.result().status_code for future in (*held, other)] == [200, 200, 200]
+        assert ask(client, "one").status_code == 200
+
+
+def test_requests_a_minute_are_counted_per_caller():
+    share = FairShare(at_once=8, per_minute=3)
+    for _ in range(3):
+        with share.request_of("10.0.0.1"):
+            pass
+    with pytest.raises(ApiProblem, match="3 requests a minute") as refused, share.request_of("10.0.0.1"):
+        pass
+    assert 1 <= int(refused.value.headers["Retry-After"]) <= 60
+    with share.request_of("10.0.0.2"):
+        pass
+
+
+def test_callers_that_have_nothing_under_way_are_forgotten():
+    share = FairShare(at_once=1, per_minute=0)
+    for i in range(100):
+        with share.request_of(f"10.0.0.{i}"):
+            assert len(share._under_way) == 1
+    assert not share._under_way
+
+
+# --- what could be served ---------------------------------------------------------------------------
+
+
+def test_models_lists_what_could_be_served(client):
+    assert client.get("/models").json() == {
+        "name": "weapon-detector",
+        "versions": [{"version": None, "aliases": [], "served": True, "created_at": ""}],
+    }
+
+
+# --- bodies -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", ["", "data:image/png;base64,"])
+def test_a_json_body_gets_the_same_answer_as_a_form(client, before):
+    encoded = before + base64.b64encode(png((50, 40))).decode()
+    by_json = client.post("/predict", json={"images": [encoded, encoded]}).json()["results"]
+    by_form = client.post("/predict", files={"file": ("image-0", png((50, 40)))}).json()["results"]
+    for result in (*by_json, *by_form):
+        del result["time_ms"]
+    assert by_json == [*by_form, {**by_form[0], "file": "image-1"}]
+
+
+def test_a_json_body_keeps_to_the_same_limits():
+    with TestClient(make_app(api_max_body_mb=0.01, api_max_files=1)) as client:
+        wait_until(lambda: client.get("/ready").status_code == 200)
+        answers = [
+            client.post("/predict", json={"images": [base64.b64encode(bytes(20_000)).decode()]}),
+            client.post("/predict", json={"images": ["", ""]}),
+            client.post("/predict", content=b"{", headers={"content-type": "application/json"}),
+        ]
+    names = [answer.json()["type"].rpartition(":")[2] for answer in answers]
+    assert names == ["body-too-large", "too-many-files", "invalid-parameters"]
+
+
+# --- requests ---------------------------------------------------------------------------------------
+
+
+def test_methods_nobody_knows_make_no_new_series(client):
+    for i in range(3):
+        client.request(f"BREW{i}", "/health")
+    text = client.get("/metrics").text
+    assert 'weapon_api_requests_total{method="_OTHER",route="/health",status="405"} 3.0' in text
+    assert "BREW" not in text
+
+
+def raw(address: httpx.URL, request: str) -> socket.socket:
+    connection = socket.create_connection((address.host, address.port), timeout=120)
+    connection.sendall(request.replace("\n", "\r\n").encode())
+    return connection
+
+
+def read_to_the_end(connection: socket.socket) -> bytes:
+    """Return all that comes until the other side closes."""
+    received = b""
+    try:
+        while part := connection.recv(65_536):
+            received += part
+    except ConnectionError:
+        pass
+    return received
+
+
+SMUGGLED = "GET /health HTTP/1.1\nHost: x\n\n"
+
+
+@pytest.mark.parametrize(
+    ("request_text", "kind"),
+    [
+        (f"GET /model HTTP/1.1\nHost: x\nContent-Length: 5\nTransfer-Encoding: chunked\n\n0\n\n{SMUGGLED}",
+         "bad-request"),
+        ("GARBAGE\n\n", "bad-request"),
+        ("GET / HTTP/1.1\nHost: x\nTransfer-Encoding: odd\n\n", "bad-request"),
+        (f"GET / HTTP/1.1\nHost: x\nX: {'a' * 70_000}\n\n", "headers-too-large"),
+    ],
+)  # fmt: skip
+def test_what_is_no_honest_http_gets_a_problem_and_the_connection_ends(request_text, kind):
+    served = live_server(make_app(), http=BoundedConnection)
+    with served as (client, _), raw(client.base_url, request_text) as connection:
+        answer = read_to_the_end(connection)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {gate.PROBLEMS[kind][0]} ".encode())
+    assert b"application/problem+json" in head
+    document = json.loads(body)
+    assert document["type"] == gate.TYPE_PREFIX + kind
+    assert document["request_id"].encode() in head
+
+
+class HastyConnection(BoundedConnection):
+    head_seconds = 0.5
+
+
+def test_an_announced_body_that_never_comes_holds_no_connection():
+    """One byte after the answer cancels uvicorn's own timer; the connection must end all the same."""
+    begun = "GET /health HTTP/1.1\nHost: x\nContent-Length: 5000\n\nx"
+    with live_server(make_app(), http=HastyConnection, timeout_keep_alive=600) as (client, server):
+        with raw(client.base_url, begun) as connection:
+            assert connection.recv(12) == b"HTTP/1.1 200"
+            connection.sendall(b"y")
+            read_to_the_end(connection)
+        client.close()
+        wait_until(lambda: not server.server_state.connections)
+
+
+def test_a_client_that_never_reads_is_cut_off_while_it_does_not_read():
+    noise = np.random.default_rng(0).integers(0, 256, (1400, 1400, 3), dtype=np.uint8)
+    content = form_with(noise)
+    app = make_app(api_deadline_seconds=2)
+    with live_server(app, http=HastyConnection) as (client, server):
+        head = (
+            "POST /predict HTTP/1.1\nHost: x\nAccept: image/png\n"
+            f"Content-Type: multipart/form-data; boundary=x\nContent-Length: {len(content)}\n\n"
+        )
+        with raw(client.base_url, head) as connection:
+            connection.sendall(content)
+            client.close()
+            wait_until(lambda: not server.server_state.connections, 120)  # and it has read nothing yet
+
+
+def form_with(pixels) -> bytes:
+    stream = io.BytesIO()
+    PillowImage.fromarray(pixels).save(stream, "BMP")
+    start = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    return start + stream.getvalue() + b"\r\n--x--\r\n"
+
+
+def test_answers_are_not_held_back_for_the_clients_acknowledgement(tmp_path):
+    """Nagle's algorithm would add 40 ms to every answer on a kept connection; half of that is allowed here.
+
+    The limit is what is tested: the fastest of many answers, so that a busy machine does not matter.
+    """
+    listening = mlapi.listen("127.0.0.1", 0)
+    with live_server(make_app(), listening=listening) as (client, _):
+        times = []
+        for _ in range(20):
+            began = time.perf_counter()
+            assert client.get("/health").status_code == 200
+            times.append(time.perf_counter() - began)
+    assert min(times) < 0.020, statistics.median(times)
