@@ -233,7 +233,7 @@ def make_service(settings: ApiSettings, source: ModelSource) -> Service:
     set_up = partial(torch.set_num_threads, granted_cores())  # each thread has its own number
     queue = InferenceQueue(settings.api_workers, settings.api_queue_size, set_up)
     metrics = ApiMetrics()
-    host = ModelHost(source, lambda work: queue.submit([work])[0], settings.api_watch_seconds)
+    host = ModelHost(source, queue.run_aside, settings.api_watch_seconds)
     host.on_swap = metrics.show_model
     metrics.waiting.set_function(lambda: queue.waiting)
     metrics.watch_trouble.set_function(lambda: host.trouble is not None)
@@ -254,6 +254,7 @@ def make_source(settings: ApiSettings, load_detector: LoadDetector) -> ModelSour
         download_version=registry.download_version,
         load_detector=load_detector,
         list_versions=partial(registry.list_versions, tracking_uri=settings.mlflow_tracking_uri),
+        kept_in=settings.api_cache_dir,
     )
     if settings.api_fallback_dir is None or settings.model_version is not None:
         return registered

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import math
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -153,9 +154,13 @@ class InferenceQueue:
             QueueFull: fewer places than pieces of work are free.
         """
         self.check_room(len(work))
-        return [self._submit(piece) for piece in work]
+        return [self._submit(piece, places=1) for piece in work]
 
-    def _submit(self, piece: Callable[[], T]) -> asyncio.Future[Ran[T]]:
+    def run_aside(self, piece: Callable[[], T]) -> asyncio.Future[Ran[T]]:
+        """Run work that takes no caller's place, after all that was accepted so far."""
+        return self._submit(piece, places=0)
+
+    def _submit(self, piece: Callable[[], T], *, places: int) -> asyncio.Future[Ran[T]]:
         loop = asyncio.get_running_loop()
         submitted = time.perf_counter()
 
@@ -164,14 +169,14 @@ class InferenceQueue:
             value = piece()
             return Ran(value, (began - submitted) * 1000, (time.perf_counter() - began) * 1000)
 
-        self._taken += 1
+        self._taken += places
         future = self._executor.submit(timed)
-        future.add_done_callback(lambda done: loop.call_soon_threadsafe(self._release, done))
+        future.add_done_callback(lambda done: loop.call_soon_threadsafe(self._release, done, places))
         return asyncio.wrap_future(future)
 
-    def _release(self, done: Future[Ran[T]]) -> None:
-        self._taken -= 1
-        if not done.cancelled() and done.exception() is None:
+    def _release(self, done: Future[Ran[T]], places: int) -> None:
+        self._taken -= places
+        if places and not done.cancelled() and done.exception() is None:
             self._usual_seconds += 0.2 * (done.result().run_ms / 1000 - self._usual_seconds)
 
     def close(self) -> None:
@@ -218,13 +223,16 @@ class ServedModel:
 
 
 class ModelSource(Protocol):
-    """Where models come from. Both methods block."""
+    """Where models come from. Every method blocks."""
 
     def newest(self) -> str:
         """Return the identity of the model that should be served now; it changes when another should."""
 
     def load(self, identity: str) -> ServedModel:
         """Load that model."""
+
+    def spare(self) -> ServedModel | None:
+        """Return a model to serve while the right one cannot be had; None if there is none."""
 
     def listed(self) -> list[ListedVersion]:
         """Return every model that it could load, newest first, none of them marked as served."""
@@ -246,6 +254,10 @@ class FolderSource:
         name = ModelName(name=self._name, version=None, alias=None)
         return ServedModel(detector, name, identity)
 
+    def spare(self) -> ServedModel | None:
+        """Return nothing: what cannot be loaded now cannot be loaded instead."""
+        return None
+
     def listed(self) -> list[ListedVersion]:
         """Return the folder's model."""
         return [ListedVersion(version=None, served=False)]
@@ -262,6 +274,7 @@ class RegistrySource:
         download_version: registry.download_version, likewise.
         load_detector: folder -> detector.
         list_versions: registry.list_versions, likewise.
+        kept_in: folder that keeps the last version loaded, for a start while the tracker is away.
     """
 
     def __init__(
@@ -274,11 +287,13 @@ class RegistrySource:
         download_version: DownloadVersion,
         load_detector: LoadDetector,
         list_versions: ListVersions = lambda _: [],
+        kept_in: Path | None = None,
     ) -> None:
         self._name, self._version = name, version
         self._alias = None if version else alias
         self._find_version, self._download_version = find_version, download_version
         self._load_detector, self._list_versions = load_detector, list_versions
+        self._kept = kept_in / name if kept_in is not None else None
 
     def listed(self) -> list[ListedVersion]:
         """Return every version of the registered model, newest first."""
@@ -300,15 +315,42 @@ class RegistrySource:
         """Download that version into a temporary folder and load it."""
         found = self._find_version(self._name, identity, None)
         with tempfile.TemporaryDirectory(prefix="model-") as folder:
-            detector = self._load_detector(self._download_version(found, Path(folder)))
+            downloaded = self._download_version(found, Path(folder))
+            detector = self._load_detector(downloaded)
+            self._keep(downloaded, found.version)
         name = ModelName(name=self._name, version=found.version, alias=self._alias)
         source = f"models:/{self._name}" + (f"@{self._alias}" if self._alias else f"/{found.version}")
         page = f"{found.tracking_uri.rstrip('/')}/#/models/{quote(found.name)}/versions/{found.version}"
         return ServedModel(detector, name, source, page)
 
+    def _keep(self, folder: Path, version: str) -> None:
+        """Put the version where spare() finds it, in place of an earlier one; without room for it, go on."""
+        if self._kept is None:
+            return
+        arriving = self._kept / f".{version}"
+        try:
+            shutil.rmtree(arriving, ignore_errors=True)
+            shutil.copytree(folder, arriving)
+            for old in self._kept.iterdir():
+                if old != arriving:
+                    shutil.rmtree(old)
+            arriving.rename(self._kept / version)
+        except OSError as error:
+            log.warning("the model could not be kept for a later start", extra={"error": str(error)})
+
+    def spare(self) -> ServedModel | None:
+        """Return the version kept on disk, if there is a whole one."""
+        if self._kept is None or not self._kept.is_dir():
+            return None
+        for folder in self._kept.iterdir():
+            if not folder.name.startswith("."):
+                name = ModelName(name=self._name, version=folder.name, alias=None)
+                return ServedModel(self._load_detector(folder), name, str(folder))
+        return None
+
 
 class FallbackSource:
-    """The registry's model, or a folder's for as long as the registry has none."""
+    """The registry's model, or a folder's for as long as the registry has none or cannot be asked."""
 
     def __init__(self, registered: ModelSource, folder: ModelSource) -> None:
         self._registered, self._folder = registered, folder
@@ -329,6 +371,10 @@ class FallbackSource:
         """Load from where that identity came."""
         source = self._folder if identity == self._folder.newest() else self._registered
         return source.load(identity)
+
+    def spare(self) -> ServedModel | None:
+        """Return the registry's version kept on disk, else the folder's model."""
+        return self._registered.spare() or self._folder.load(self._folder.newest())
 
     def listed(self) -> list[ListedVersion]:
         """Return the registry's versions, or the folder's model for as long as there are none."""
@@ -401,17 +447,30 @@ class ModelHost:
                 await self._take_over(identity)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a new model, the old one serves on
             self._note(identity, error)
+            if self._served is None:
+                await self._serve_spare()
+
+    async def _serve_spare(self) -> None:
+        """Serve what there is until the right model can be had; trouble goes on saying why."""
+        try:
+            spare = await asyncio.to_thread(self._source.spare)
+            if spare is not None:
+                await self._serve(spare)
+        except Exception as error:  # noqa: BLE001 - then there is none, and the first trouble is what matters
+            log.warning("the spare model cannot be served either: %s", error)
 
     async def _take_over(self, identity: str) -> None:
-        loaded = await asyncio.to_thread(self._source.load, identity)
+        await self._serve(await asyncio.to_thread(self._source.load, identity))
+        self._identity = identity
+        self._settle()
+
+    async def _serve(self, loaded: ServedModel) -> None:
         missing = set(WEAPONS) - set(loaded.detector.card.class_names)
         if missing:
             raise ServingError(f"the model has no class {' or '.join(sorted(missing))}, so it cannot warn")
         await self._run(lambda: warm_up(loaded.detector))
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self._served = replace(loaded, loaded_at=now)
-        self._identity = identity
-        self._settle()
         self.on_swap(self._served)
         log.info("model loaded", extra={"model": loaded.name.model_dump(), "source": loaded.source})
 

@@ -138,7 +138,12 @@ class ApiSettings(TrackerSettings):
         0, ge=0, description="requests of one caller in a minute; 0 = no limit"
     )
     model_dir: Path | None = Field(None, description="model folder to serve without any tracker")
-    api_fallback_dir: Path | None = Field(None, description="model folder served while none is registered")
+    api_fallback_dir: Path | None = Field(
+        None, description="model folder served while the registry has none or is away"
+    )
+    api_cache_dir: Path | None = Field(
+        None, description="folder that keeps the last model served, for a start while the tracker is away"
+    )
     api_watch_seconds: float = Field(15, gt=0, description="how often to ask whether the alias has moved")
     api_max_body_mb: float = Field(20, gt=0, description="largest request body, megabytes")
     api_max_files: int = Field(8, ge=1, description="files in one request at most")

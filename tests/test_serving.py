@@ -186,7 +186,7 @@ def hosted(source, steps):
 
     async def run():
         queue = InferenceQueue(1, 10)
-        host = ModelHost(source, lambda work: queue.submit([work])[0], 0.01)
+        host = ModelHost(source, queue.run_aside, 0.01)
         await steps(host)
         queue.close()
 
