@@ -10,7 +10,7 @@ ServiceError                the API did not answer as hoped; str() says what to 
   ServiceUnreachable        nothing listens there, or the connection broke
   ServiceTooSlow            no answer within the time allowed
   ServiceNotReady     503   the model is still loading, or could not be loaded
-  ServiceBusy         503   the queue is full, also after retries
+  ServiceBusy     429, 503  the queue is full, or our share of it, also after retries
   PhotoTooLarge       413
   RequestRefused      4xx   anything else the API will not do
   UnexpectedAnswer          what answered is not this version's model API
@@ -18,11 +18,11 @@ ServiceError                the API did not answer as hoped; str() says what to 
 
 from __future__ import annotations
 
-import csv
 import glob
 import json
 import os
 import sys
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,6 +31,7 @@ from typing import IO, Any, TypeVar
 
 import numpy as np
 import requests
+from defusedcsv import csv
 from pydantic import BaseModel, ValidationError
 from requests.adapters import HTTPAdapter
 from requests.exceptions import InvalidHeader, InvalidSchema, InvalidURL, MissingSchema
@@ -44,21 +45,9 @@ from settings import PredictConfig, predict_config
 from texts import class_name, percent
 
 CONNECT_TIMEOUT_S = 3.0
-RETRY_STATUS = 503
+RETRY_STATUSES = (429, 503)  # busy with other photos, or with ours
 SAME_FOR_ALL = (401, 422)  # a refused key or parameter: the next photo would fare no better
-PHOTO_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".gif",
-    ".heic",
-    ".heif",
-    ".avif",
-)
+FAILURES_IN_A_ROW = 5  # then the API is ill, and the photos are not to blame
 CSV_COLUMNS = ("file", "alarm", "label", "dangerous", "score", "x1", "y1", "x2", "y2", "error")
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -117,8 +106,8 @@ class Client:
         self.api_url = api_url.rstrip("/")
         self._timeout = (CONNECT_TIMEOUT_S, read_timeout_s)
         retry = Retry(
-            total=retries, connect=0, read=0, redirect=0, status=retries, status_forcelist=[RETRY_STATUS],
-            allowed_methods=None, backoff_factor=0.25, backoff_max=8, retry_after_max=10,
+            total=retries, connect=0, read=0, redirect=0, status=retries, status_forcelist=RETRY_STATUSES,
+            allowed_methods=None, backoff_factor=0.25, backoff_max=8, backoff_jitter=0.25, retry_after_max=10,
             raise_on_status=False,
         )  # fmt: skip
         self._session = requests.Session()
@@ -173,13 +162,16 @@ class Client:
         self, method: str, path: str, answer: type[Answer], *, patient: bool = True, **kwargs: Any
     ) -> Answer:
         session = self._session if patient else self._impatient
-        url = self.api_url + path
+        url, request_id = self.api_url + path, uuid.uuid4().hex  # by which the API's log can be searched
         try:
-            response = session.request(method, url, timeout=self._timeout, allow_redirects=False, **kwargs)
+            response = session.request(
+                method, url, timeout=self._timeout, allow_redirects=False,
+                headers={"X-Request-ID": request_id}, **kwargs,
+            )  # fmt: skip
         except requests.exceptions.ReadTimeout as error:
             raise ServiceTooSlow(
                 f"the API at {self.api_url} did not answer within {self._timeout[1]:g} seconds; "
-                "try again, or with a smaller photo"
+                f"try again, or with a smaller photo (request {request_id} in its log)"
             ) from error
         except (MissingSchema, InvalidSchema, InvalidURL) as error:
             raise ServiceUnreachable(
@@ -211,13 +203,17 @@ def _refusal(response: requests.Response, api_url: str) -> ServiceError:
             f"expected the model API at {api_url}, got an answer {response.status_code} without an "
             "explanation; check the address"
         )
-    if response.status_code == RETRY_STATUS:
-        kind: type[ServiceError] = ServiceNotReady if "ready" in problem.type else ServiceBusy
+    if response.status_code == requests.codes.service_unavailable:
+        # Only a full queue is a matter of seconds; a proxy without an API behind it says 503 too.
+        kind: type[ServiceError] = ServiceBusy if "queue-full" in problem.type else ServiceNotReady
+    elif response.status_code == requests.codes.too_many_requests:
+        kind = ServiceBusy
     elif response.status_code == requests.codes.request_entity_too_large:
         kind = PhotoTooLarge
     else:
         kind = RequestRefused if response.status_code < requests.codes.server_error else ServiceError
-    return kind(f"{problem.title}: {problem.detail}", problem)
+    said = ": ".join(filter(None, (problem.title, problem.detail)))
+    return kind(said or f"the API at {api_url} answered {response.status_code}", problem)
 
 
 # --- the predict command ----------------------------------------------------------------------------
@@ -228,84 +224,135 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = predict_config(arguments)
     console = Console(stderr=True)
     try:
-        photos = find_photos(config.photos)
+        photos, passed_over = find_photos(config.photos)
         client = Client(config.api_url, api_key=config.api_key, read_timeout_s=config.timeout)
         info = client.model()
-        results = _with_progress(_predict_each(client, photos, config), len(photos), console)
+        asked = Asked(client, config, photos)
         with _open_output(config.output, config.format) as output:
-            failed = WRITERS[config.format](results, info, output)
+            failed = WRITERS[config.format](_with_progress(asked, len(photos), console), info, output)
     except (ServiceError, FileNotFoundError, OutputError) as error:
-        console.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        _say(console, f"error: {error}", style="red")
         return 2
     except BrokenPipeError:  # whoever reads has read enough, as head does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the last flush complains
         return 1
     except KeyboardInterrupt:
         return 130
+    if passed_over:
+        _say(console, f"passed over {len(passed_over)} files that are no photos: {_some(passed_over)}")
     for result in failed:
         detail = result.error.detail if result.error else ""
-        console.print(f"failed: {result.file}: {detail}", highlight=False, markup=False, soft_wrap=True)
+        _say(console, f"failed: {result.file}: {detail}")
+    if asked.stopped_by is not None:
+        left = len(photos) - asked.answered
+        _say(console, f"error: {asked.stopped_by}; {left} of {len(photos)} photos were not looked at", "red")
+        return 2
     return 1 if failed else 0
+
+
+def _say(console: Console, sentence: str, style: str | None = None) -> None:
+    console.print(sentence, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def _some(paths: Sequence[Path], most: int = 3) -> str:
+    more = f" and {len(paths) - most} more" if len(paths) > most else ""
+    return ", ".join(path.name for path in paths[:most]) + more
 
 
 class OutputError(ValueError):
     """The results cannot be written where they were asked for."""
 
 
-def find_photos(patterns: Sequence[str]) -> list[Path]:
-    """Return the photos that patterns name: files, folders (searched throughout) and globs; each once.
+def find_photos(patterns: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """Return the photos that patterns name, each once, and the files that were passed over.
+
+    A file named as such is taken as it is. In folders (searched throughout) and globs a photo is what
+    ends as one, and what macOS leaves beside photos (._a.jpg, __MACOSX/) is passed over.
 
     Raises:
-        FileNotFoundError: a pattern names nothing.
+        FileNotFoundError: a pattern names no photo.
     """
     photos: dict[Path, None] = {}
+    others: dict[Path, None] = {}
     for pattern in patterns:
         path = Path(pattern)
+        if path.is_file():
+            photos[path] = None
+            continue
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file())
-        elif path.is_file():
-            found = [path]
+            named = sorted(each for each in path.rglob("*") if each.is_file())
         else:
             names = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-            found = sorted(Path(name) for name in names if Path(name).is_file())
+            named = sorted(Path(name) for name in names if Path(name).is_file())
+        found = [each for each in named if imaging.may_be_photo(each)]
         if not found:
             raise FileNotFoundError(
                 f"expected a photo, a folder with photos or a glob, {pattern!r} names no photo"
             )
         photos |= dict.fromkeys(found)
-    return list(photos)
+        others |= dict.fromkeys(each for each in named if each not in photos)
+    return list(photos), list(others)
 
 
-def _predict_each(
-    client: Client, photos: Sequence[Path], config: PredictConfig
-) -> Iterator[tuple[Path, ImageResult]]:
-    """Yield each photo's result in order, keeping config.jobs requests under way."""
+class Asked:
+    """Iterates over (photo, result) in order, keeping config.jobs requests under way.
 
-    def predict(path: Path) -> ImageResult:
+    A photo that fails is a result. It ends early where the next photo would fare no better: the results
+    so far are kept.
+
+    Attributes:
+        stopped_by: why it ended early, if it did.
+        answered: how many results it gave.
+    """
+
+    def __init__(self, client: Client, config: PredictConfig, photos: Sequence[Path]) -> None:
+        self._client, self._config, self._photos = client, config, photos
+        self.stopped_by: ServiceError | None = None
+        self.answered = 0
+
+    def __iter__(self) -> Iterator[Found]:
+        failures = 0
+        with ThreadPoolExecutor(self._config.jobs) as pool:
+            try:
+                for path, outcome in zip(self._photos, pool.map(self._ask, self._photos), strict=True):
+                    failures = failures + 1 if _is_of_the_api(outcome) else 0
+                    if isinstance(outcome, ServiceError):
+                        if _concerns_every_photo(outcome) or failures == FAILURES_IN_A_ROW:
+                            self.stopped_by = outcome
+                            return
+                        outcome = _failure(path, outcome)
+                    self.answered += 1
+                    yield path, outcome
+            finally:  # what is still waiting would fail alike, or nobody wants it any more
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _ask(self, path: Path) -> ImageResult | ServiceError:
+        config = self._config
         try:
-            photo = path.read_bytes()
-        except OSError as error:
-            return _failure(path, ServiceError(f"cannot be read: {error.strerror or error}"))
-        try:
-            answer = client.predict(
-                [(path.name, photo)],
+            answer = self._client.predict(
+                [(path.name, path.read_bytes())],
                 score_threshold=config.score_threshold,
                 labels=config.labels,
                 nms_iou=config.nms_iou,
                 max_detections=config.max_detections,
                 probabilities=config.probabilities,
             )
-        except (PhotoTooLarge, ServiceTooSlow, ServiceBusy, RequestRefused) as error:
-            if error.problem and error.problem.status in SAME_FOR_ALL:
-                raise
-            return _failure(path, error)
+        except OSError as error:
+            return _failure(path, ServiceError(f"cannot be read: {error.strerror or error}"))
+        except ServiceError as error:
+            return error
         return answer.results[0].model_copy(update={"file": str(path)})
 
-    with ThreadPoolExecutor(config.jobs) as pool:
-        try:
-            yield from zip(photos, pool.map(predict, photos), strict=True)
-        finally:  # what is still waiting would fail alike, or nobody wants it any more
-            pool.shutdown(wait=True, cancel_futures=True)
+
+def _concerns_every_photo(error: ServiceError) -> bool:
+    if isinstance(error, ServiceUnreachable | ServiceNotReady | UnexpectedAnswer):
+        return True
+    return error.problem is not None and error.problem.status in SAME_FOR_ALL
+
+
+def _is_of_the_api(outcome: ImageResult | ServiceError) -> bool:
+    """Say whether a photo failed by the API's weakness (5xx, too slow, busy), not by its own."""
+    return isinstance(outcome, ServiceError) and not isinstance(outcome, RequestRefused | PhotoTooLarge)
 
 
 def _failure(path: Path, error: ServiceError) -> ImageResult:
@@ -313,7 +360,7 @@ def _failure(path: Path, error: ServiceError) -> ImageResult:
     return ImageResult(file=str(path), error=problem)
 
 
-def _with_progress(results: Iterator[Found], count: int, console: Console) -> Iterator[Found]:
+def _with_progress(results: Iterable[Found], count: int, console: Console) -> Iterator[Found]:
     columns = (TextColumn("photos"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield from progress.track(results, total=count)

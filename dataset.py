@@ -73,9 +73,6 @@ FOLDERS = {  # side -> (pictures, annotations)
     "train": ("images", "annotations/xmls"),
     "test": ("images_test", "annotations_test/xmls"),
 }
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
-)
 VAL_FRACTION = 0.12
 MIN_BOX_SIDE = 1.0  # pixels; a thinner box holds no pixel
 
@@ -309,7 +306,7 @@ def _pairs(root: Path, side: str, *, negatives: bool) -> Iterator[tuple[str, Pat
             f"expected the annotations of {images_folder} in {xmls_folder}, which does not exist; "
             "if none of the pictures shows an object, say so with --negatives"
         )
-    images = _by_stem(images_folder, IMAGE_SUFFIXES)
+    images = _by_stem(images_folder, imaging.SUFFIXES)
     xmls = _by_stem(xmls_folder, frozenset((".xml",))) if xmls_folder.is_dir() else {}
     for stem in sorted(images.keys() | xmls.keys()):
         yield stem, images.get(stem), xmls.get(stem)

@@ -38,6 +38,11 @@ FORMATS = (
     *(("HEIF",) if HAS_HEIF else ()),
 )
 HEIC_BRANDS, AVIF_BRANDS = (b"heic", b"heix", b"mif1", b"msf1"), (b"avif", b"avis")  # follow "ftyp"
+# What the names of pictures in those formats end with, in lower case; .mpo and .hif come from cameras.
+SUFFIXES = frozenset(
+    f".{ending}"
+    for ending in "jpg jpeg jpe jfif mpo png bmp webp tif tiff gif avif heic heif hif".split()  # noqa: SIM905
+)
 MAX_PIXELS = 40_000_000  # a 40-megapixel photo decodes to 120 MB; phones make 12 to 50
 LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # what the formats hold
 MAX_JPEG_SCANS = 100  # a progressive JPEG has about 10; thousands make a small file take minutes
@@ -78,6 +83,12 @@ class ImageHeader(NamedTuple):
 
     size_wh: tuple[int, int]
     orientation: int
+
+
+def may_be_photo(path: Path) -> bool:
+    """Say whether a file's name is a picture's, and not one that macOS leaves beside it."""
+    hidden = path.name.startswith(".") or "__MACOSX" in path.parts
+    return path.suffix.lower() in SUFFIXES and not hidden
 
 
 def read_header(source: Path | bytes) -> ImageHeader:

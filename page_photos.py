@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import streamlit as st
+from defusedcsv import csv
 
 import imaging
 from client import CSV_COLUMNS, csv_rows, draw_detections
@@ -425,7 +425,7 @@ def table_row(page: Page, detection: Detection) -> dict[str, str]:
 
 def downloads_ui(page: Page, photo: Photo, result: ImageResult, choice: Choice) -> None:
     """Draw the downloads of one photo; each file is made when its button is pressed."""
-    stem = PurePath(photo.name).stem or "photo"
+    stem = stem_of(photo.name)
     shown = choice.of(result.detections or ())
 
     files = (
@@ -440,6 +440,11 @@ def downloads_ui(page: Page, photo: Photo, result: ImageResult, choice: Choice) 
                 page.text(key), data=make, file_name=file_name, mime=mime, icon=":material/download:",
                 key=f"{key}_{photo.digest}", on_click="ignore",
             )  # fmt: skip
+
+
+def stem_of(name: str) -> str:
+    """Return a file name without its folders, in either system's spelling, and without its ending."""
+    return PureWindowsPath(name).stem or "photo"
 
 
 def drawn_file(page: Page, photo: Photo, shown: Sequence[Detection], image_format: str = "JPEG") -> bytes:
@@ -481,12 +486,12 @@ def zip_of(
     """Return an archive of every checked photo with its boxes, one JSON and one CSV file for all."""
     stream = io.BytesIO()
     results = [outcome for outcome in outcomes if isinstance(outcome, ImageResult)]
-    with zipfile.ZipFile(stream, "w") as archive:
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("detections.json", json_of(page, results, choice))
         archive.writestr("detections.csv", csv_of(results, choice))
         for index, (photo, outcome) in enumerate(zip(photos, outcomes, strict=True), start=1):
             if isinstance(outcome, ImageResult):
-                name = f"{index:03d}-{PurePath(photo.name).stem}.jpg"  # two photos may share a name
+                name = f"{index:03d}-{stem_of(photo.name)}.jpg"  # two photos may share a name
                 with suppress(imaging.ImageError):  # the API may read formats that this page cannot
                     archive.writestr(name, drawn_file(page, photo, choice.of(outcome.detections or ())))
     return stream.getvalue()

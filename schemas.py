@@ -17,6 +17,12 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+class _Answer(_Frozen):
+    """What the API says. A client ignores what it does not know (RFC 9457, 3.2): versions may differ."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 # --- model.json -------------------------------------------------------------------------------------
 
 
@@ -162,7 +168,7 @@ class EncodedImages(_Frozen):
     images: list[str]
 
 
-class Box(_Frozen):
+class Box(_Answer):
     """xyxy pixels of the upright image, x1 < x2 <= width and y1 < y2 <= height."""
 
     x1: float
@@ -171,7 +177,7 @@ class Box(_Frozen):
     y2: float
 
 
-class Detection(_Frozen):
+class Detection(_Answer):
     """One object: label is the data set's class name, dangerous is true for pistol and knife."""
 
     label: str
@@ -181,14 +187,14 @@ class Detection(_Frozen):
     probabilities: dict[str, float] | None = Field(None, description="by class name; on request only")
 
 
-class ImageSize(_Frozen):
+class ImageSize(_Answer):
     """Pixels of the upright image."""
 
     width: int
     height: int
 
 
-class TimeMs(_Frozen):
+class TimeMs(_Answer):
     """Milliseconds this file spent in each step."""
 
     decode: float
@@ -196,18 +202,18 @@ class TimeMs(_Frozen):
     inference: float
 
 
-class Problem(_Frozen):
+class Problem(_Answer):
     """A problem document (RFC 9457). type is stable; title and detail are for people."""
 
-    type: str
-    title: str
-    status: int
-    detail: str
+    type: str = "about:blank"
+    title: str = ""
+    status: int = 0
+    detail: str = ""
     request_id: str | None = None
     errors: list[dict[str, Any]] | None = Field(None, description="what was wrong with each parameter")
 
 
-class ImageResult(_Frozen):
+class ImageResult(_Answer):
     """The answer for one file: detections, or error in their place."""
 
     file: str
@@ -218,7 +224,7 @@ class ImageResult(_Frozen):
     error: Problem | None = None
 
 
-class ModelName(_Frozen):
+class ModelName(_Answer):
     """Which model answered. version and alias are null for a model folder served without a registry."""
 
     name: str
@@ -226,7 +232,7 @@ class ModelName(_Frozen):
     alias: str | None = None
 
 
-class PredictResponse(_Frozen):
+class PredictResponse(_Answer):
     """POST /predict: one result per file, in the order of the files."""
 
     model: ModelName
@@ -234,7 +240,7 @@ class PredictResponse(_Frozen):
     results: list[ImageResult]
 
 
-class ListedVersion(_Frozen):
+class ListedVersion(_Answer):
     """One model that could be served. version is null for a model folder without a registry."""
 
     version: str | None
@@ -243,14 +249,14 @@ class ListedVersion(_Frozen):
     created_at: str = Field("", description="UTC, ISO 8601")
 
 
-class ModelList(_Frozen):
+class ModelList(_Answer):
     """GET /models: every version of the registered model, newest first."""
 
     name: str
     versions: list[ListedVersion]
 
 
-class ModelInfo(_Frozen):
+class ModelInfo(_Answer):
     """GET /model: what is served and what was measured of it."""
 
     model: ModelName

@@ -107,6 +107,7 @@ class FakeApi:
     def __init__(self, found=(), *, port=0, api_key=None, card=CARD):
         self.found = list(found)
         self.problem: Problem | None = None
+        self.fails_at: dict[str, int] = {}  # file name -> status of the problem it is answered with
         self.problems_left = -1  # how often to answer with problem; -1 is always
         self.version = "7"
         self.card = card
@@ -214,6 +215,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.api.problem and self.api.problems_left:
             self.api.problems_left -= 1
             self._answer(self.api.problem.status, self.api.problem.model_dump_json())
+        elif status := self.api.fails_at.get(self.api.requests[-1][2][0]):
+            self._answer(status, Problem(title="Failed", status=status, detail="In vain.").model_dump_json())
         else:
             threshold = float(query.get("score_threshold", [str(OPERATING_POINT.score_threshold)])[0])
             results = [

@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +50,9 @@ def folder(tmp_path):
     return tmp_path / "shop"
 
 
-def run(api: FakeApi, *arguments: object) -> int:
-    return client.main(["predict", *map(str, arguments), "--api-url", api.url])
+def run(api: FakeApi, *arguments: object, cwd: Path | None = None) -> int:
+    with chdir(cwd or "."):
+        return client.main(["predict", *map(str, arguments), "--api-url", api.url])
 
 
 # --- the client -------------------------------------------------------------------------------------
@@ -104,6 +107,48 @@ def test_each_refusal_is_its_own_error_and_keeps_the_problem(api, name, status, 
     assert type(caught.value) is kind
     assert caught.value.problem
     assert caught.value.problem.status == status
+
+
+@pytest.mark.parametrize(
+    ("status", "document", "kind", "said"),
+    [
+        (503, {"title": "No API is ready"}, client.ServiceNotReady, "No API is ready"),  # a proxy's own
+        (429, {"type": "urn:weapon-detector:problem:too-many-requests", "detail": "Wait."},
+         client.ServiceBusy, "Wait."),
+        (500, {"type": "about:blank", "instance": "/x", "more": 1}, client.ServiceError, "answered 500"),
+        (422, {"title": "No", "detail": "Because.", "instance": "/x"}, client.RequestRefused, "No: Because."),
+    ],
+)  # fmt: skip
+def test_problems_of_others_are_understood(status, document, kind, said):
+    with answering(status, document) as url, pytest.raises(client.ServiceError, match=said) as caught:
+        Client(url, retries=0).model()
+    assert type(caught.value) is kind
+
+
+def test_a_field_that_a_later_api_adds_is_ignored(api):
+    answer = Client(api.url).model().model_dump(mode="json")
+    answer["card"] = {**answer["card"]}
+    with answering(200, {**answer, "new": 1, "model": {**answer["model"], "stage": "x"}}) as url:
+        assert Client(url).model().model.version == "7"
+
+
+@contextmanager
+def answering(status: int, document: dict[str, object]) -> Iterator[str]:
+    """Answer one request with a JSON document."""
+    body = json.dumps(document).encode()
+    head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(head + body)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        thread.join()
 
 
 def test_nothing_listening_is_said_with_the_address():
@@ -171,8 +216,28 @@ def test_a_proxy_of_the_environment_is_not_used(api, monkeypatch):
 
 
 def test_photos_are_found_in_files_folders_and_globs_once_each(folder):
-    found = client.find_photos([str(folder / "b.jpg"), str(folder), str(folder / "*.jpg")])
+    found, others = client.find_photos([str(folder / "b.jpg"), str(folder), str(folder / "*.jpg")])
     assert [path.name for path in found] == ["b.jpg", "a (1).JPG", "c.png"]
+    assert [path.name for path in others] == ["notes.txt"]
+
+
+def test_what_cameras_and_macs_write_is_known(folder, capsys, api):
+    for name in ("d.jfif", "e.jpe", "f.MPO", "g.HIF", "._b.jpg", "__MACOSX/b.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(photo())
+    found, others = client.find_photos([str(folder)])
+    assert {path.name for path in found} == {
+        "a (1).JPG",
+        "b.jpg",
+        "c.png",
+        "d.jfif",
+        "e.jpe",
+        "f.MPO",
+        "g.HIF",
+    }
+    assert len(others) == 3
+    assert run(api, folder) == 0
+    assert "passed over 3 files that are no photos: ._b.jpg, b.jpg, notes.txt" in capsys.readouterr().err
 
 
 def test_json_lines_hold_one_result_per_photo(api, folder, capsys):
@@ -197,6 +262,15 @@ def test_a_photo_without_detections_still_has_its_csv_row(folder, capsys):
         assert run(api, folder / "b.jpg", "--format", "csv") == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [(row["label"], row["alarm"]) for row in rows] == [("", "False")]
+
+
+def test_a_name_that_a_spreadsheet_would_run_is_made_harmless(api, folder, capsys):
+    name = '=HYPERLINK("http:example","photo").jpg'
+    (folder / name).write_bytes(photo())
+    assert run(api, "=*.jpg", "--format", "csv", cwd=folder) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert {row["file"] for row in rows} == {"'" + name}
+    assert rows[0]["score"] == "0.91"
 
 
 def test_coco_boxes_are_corner_and_size(api, folder, capsys):
@@ -254,6 +328,37 @@ def test_what_would_be_refused_for_every_photo_is_said_once(api, folder, capsys,
     captured = capsys.readouterr()
     assert captured.err.count("In the test's words") == 1
     assert captured.out == ""
+
+
+@pytest.fixture
+def eleven(tmp_path):
+    folder = tmp_path / "eleven"
+    folder.mkdir()
+    for i in range(11):
+        (folder / f"{i:02d}.jpg").write_bytes(photo())
+    return folder
+
+
+@pytest.mark.parametrize("status", [500, 504])
+@pytest.mark.parametrize("output_format", ["jsonl", "coco", "csv"])
+def test_one_photo_that_the_api_fails_at_costs_only_itself(api, eleven, capsys, status, output_format):
+    api.fails_at = {"01.jpg": status}
+    assert run(api, eleven, "--format", output_format) == 1
+    captured = capsys.readouterr()
+    assert all(f"{i:02d}.jpg" in captured.out for i in range(11) if i != 1)
+    assert "failed: " in captured.err
+    assert "01.jpg" in captured.err
+
+
+@pytest.mark.parametrize("output_format", ["jsonl", "coco", "csv"])
+def test_an_api_that_fails_at_photo_after_photo_ends_the_command_and_keeps_what_was_found(
+    api, eleven, capsys, output_format
+):
+    api.fails_at = {f"{i:02d}.jpg": 504 for i in range(3, 11)}
+    assert run(api, eleven, "--format", output_format, "--jobs", 1) == 2
+    captured = capsys.readouterr()
+    assert all(f"{i:02d}.jpg" in captured.out for i in range(3))
+    assert "4 of 11 photos were not looked at" in captured.err
 
 
 def test_a_photo_that_only_the_api_can_read_fails_alone(api, folder, tmp_path, monkeypatch, capsys):
