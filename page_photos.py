@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -88,7 +89,10 @@ def rank(outcome: ImageResult | Failure, threshold: float) -> int:
 
 def input_ui(page: Page) -> list[Photo]:
     """Draw the ways to put photos in, and return the photos, each once."""
-    uploads = st.file_uploader(page.text("upload"), accept_multiple_files=True, key="uploads")
+    uploads = st.file_uploader(
+        page.text("upload"), accept_multiple_files=True, key="uploads",
+        max_upload_size=max(1, math.ceil(page.settings.api_max_body_mb)),
+    )  # fmt: skip
     photos = [Photo(upload.name, upload.getvalue()) for upload in uploads]
     with st.container(horizontal=True, vertical_alignment="center"):
         if not uploads:

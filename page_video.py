@@ -94,6 +94,8 @@ def watch_ui(page: Page, photo: Photo) -> Watched:
             progress.progress(min(1.0, time_s / duration) if duration else 0.0, text=words)
     except video.VideoTooLong:
         failure = Failure(page.text("error_video_too_long", seconds=f"{settings.video_max_seconds:g}"))
+    except video.VideoTooLarge:
+        failure = Failure(page.text("error_video_too_large"))
     except video.VideoError:
         failure = Failure(page.text("error_not_a_video"))
     progress.empty()

@@ -327,6 +327,10 @@ TEXTS = {
     },
     "video_clip_download": {"en": "Download the clip (MP4)", "ru": "Скачать ролик (MP4)"},
     "video_clip_alt": {"en": "The video with boxes drawn in", "ru": "Видео с нарисованными рамками"},
+    "error_video_too_large": {
+        "en": "The video's picture is larger than 4K. Export it at 1080p and try again.",
+        "ru": "Кадр видео больше 4K. Сохраните его в 1080p и попробуйте снова.",
+    },
     "error_not_a_video": {
         "en": "This file is not a video that can be read, or it is damaged. Use an MP4, MOV, WebM, MKV or AVI file.",
         "ru": "Этот файл не является видео или повреждён. Возьмите файл MP4, MOV, WebM, MKV или AVI.",

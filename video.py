@@ -5,6 +5,7 @@ The only file that imports PyAV.
 VideoError          the bytes cannot be used as a video
   NotAVideo
   VideoTooLong
+  VideoTooLarge
 """
 
 from __future__ import annotations
@@ -22,6 +23,12 @@ import imaging
 
 FRAME_SIDE = 1024  # longer side of the frames handed out and written, pixels
 CLIP_FRAMES_PER_SECOND = 12
+MAX_FRAME_PIXELS = (
+    4096 * 2304
+)  # one decoded frame; a decoder keeps several, and small files can hold huge ones
+# Files only. FFmpeg guesses the format from the content, and a playlist or an SDP would make it open
+# connections and other files of this machine.
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 
 
 class VideoError(ValueError):
@@ -36,6 +43,10 @@ class VideoTooLong(VideoError):
     """The video lasts longer than allowed."""
 
 
+class VideoTooLarge(VideoError):
+    """The video's pictures have more pixels than allowed."""
+
+
 class Frame(NamedTuple):
     """One picture of a video, at time_s seconds from its first."""
 
@@ -48,6 +59,7 @@ def duration_s(video_bytes: bytes) -> float:
 
     Raises:
         NotAVideo: the bytes are no video.
+        VideoTooLarge: its pictures have more than MAX_FRAME_PIXELS pixels.
     """
     with closing(_open(video_bytes)) as container:
         stream = container.streams.video[0]
@@ -72,6 +84,7 @@ def read_frames(
     Raises:
         NotAVideo: the bytes are no video, or hold no frame.
         VideoTooLong: the video lasts longer than max_seconds; before any frame where its header says so.
+        VideoTooLarge: its pictures have more than MAX_FRAME_PIXELS pixels; before any is decoded.
     """
     if duration_s(video_bytes) > max_seconds:
         raise VideoTooLong(f"expected a video of at most {max_seconds:g} seconds")
@@ -130,17 +143,24 @@ def write_clip(
 
 def _open(video_bytes: bytes) -> av.container.InputContainer:
     try:
-        container = av.open(io.BytesIO(video_bytes), "r")
+        container = av.open(io.BytesIO(video_bytes), "r", options={"format_whitelist": FORMATS})
     except (av.FFmpegError, ValueError) as error:
         raise NotAVideo("expected a video file, got something else") from error
     if not container.streams.video:
         container.close()
         raise NotAVideo("expected a video file, got one without pictures")
+    codec = container.streams.video[0].codec_context
+    if codec.width * codec.height > MAX_FRAME_PIXELS:
+        container.close()
+        raise VideoTooLarge(
+            f"expected pictures of at most {MAX_FRAME_PIXELS:,} pixels, got {codec.width} x {codec.height}"
+        )
+    codec.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # a stream may grow after its header
     return container
 
 
 def _decode(video_bytes: bytes) -> Iterator[tuple[av.VideoFrame, float]]:
-    """Yield every frame with its time from the first; what is cut short ends where it ends."""
+    """Yield every frame with its time from the first; what is cut short or grows ends there."""
     with closing(_open(video_bytes)) as container:
         container.streams.video[0].thread_type = "AUTO"
         start = None
