@@ -86,7 +86,7 @@ class Registry:
         return folder
 
 
-class Marked(FakeDetector):
+class Marked(FakeDetector):  # type: ignore[misc]
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.mark = (folder / "model.txt").read_text()
