@@ -1,11 +1,13 @@
 """Fetch one folder of a git repository so that an interrupted download goes on where it stopped.
 
 A partial clone (no file contents) tells what there is; a sparse checkout then fetches the folder's files in
-batches. Needs git 2.25 or newer.
+batches. In somebody's own clone of that repository, only the folder's missing files are added. Needs git 2.25
+or newer.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -29,7 +31,7 @@ def download_folder(
     Args:
         url: anything git can fetch from.
         name: the folder's own name, without its parents.
-        destination: a new or empty folder, or an earlier download of the same repository.
+        destination: a new or empty folder, an earlier download, or one's own clone of the same repository.
         progress: called with the files that are there and the files there should be.
 
     Returns:
@@ -43,15 +45,53 @@ def download_folder(
         raise DownloadError("expected git on this machine, found none: install it (apt install git)")
     _open_clone(url, destination)
     folder = _find_folder(name, destination, url)
-    _git(destination, "sparse-checkout", "set", "--no-cone", *KEEP_AT_TOP, f"/{folder}/")
+    own_clone = _is_own_clone(destination)
+    if not own_clone:
+        (destination / ".git" / "index.lock").unlink(missing_ok=True)  # what a killed download leaves
+    _show(f"/{folder}/", destination, everything_else=own_clone)
     wanted = _names(destination, "ls-tree", "-r", "-z", "--name-only", "HEAD", "--", folder)
-    missing = sorted(wanted - _present(folder, destination))
+    if own_clone:  # what its owner changed stays changed
+        missing = sorted(name for name in wanted if not os.path.lexists(destination / name))
+    else:
+        missing = sorted(wanted - _present(folder, destination))
     progress(len(wanted) - len(missing), len(wanted))
     for start in range(0, len(missing), BATCH):
         _fetch(missing[start : start + BATCH], destination)
         progress(len(wanted) - len(missing) + min(start + BATCH, len(missing)), len(wanted))
-    _git(destination, "read-tree", "-m", "-u", "HEAD")  # the files at the top, and a clean git status
+    if not own_clone:
+        _git(destination, "read-tree", "-m", "-u", "HEAD")  # the files at the top, and a clean git status
     return destination / folder
+
+
+def _patterns(destination: Path) -> list[str] | None:
+    """Return the patterns of the files that a sparse checkout shows, None where all are shown."""
+    sparse = _git(destination, "config", "--default", "false", "--type=bool", "--get", "core.sparseCheckout")
+    listed = destination / ".git" / "info" / "sparse-checkout"
+    return listed.read_text().splitlines() if sparse.strip() == "true" and listed.is_file() else None
+
+
+def _is_own_clone(destination: Path) -> bool:
+    """Say whether this is somebody's own clone: a download of ours shows certain files at the top."""
+    patterns = _patterns(destination)
+    if patterns is None:  # a download that has just begun has nothing in the index yet
+        return bool(_names(destination, "ls-files", "-z"))
+    return not set(KEEP_AT_TOP) <= set(patterns)
+
+
+def _show(pattern: str, destination: Path, *, everything_else: bool) -> None:
+    """Let the checkout show what pattern names beside what it shows already.
+
+    Args:
+        pattern: of git's sparse checkout.
+        destination: the clone.
+        everything_else: leave a checkout that shows everything as it is, else show the files at the top.
+    """
+    patterns = _patterns(destination)
+    if patterns is None and everything_else:
+        return
+    shown = list(KEEP_AT_TOP) if patterns is None else patterns
+    if patterns is None or pattern not in patterns:
+        _git(destination, "sparse-checkout", "set", "--no-cone", *shown, pattern)
 
 
 def _open_clone(url: str, destination: Path) -> None:
@@ -63,7 +103,6 @@ def _open_clone(url: str, destination: Path) -> None:
             )
         destination.mkdir(parents=True, exist_ok=True)
         _git(destination, "init", "--quiet")
-    (destination / ".git" / "index.lock").unlink(missing_ok=True)  # what a killed download leaves
     known = _git(destination, "config", "--default", "", "--get", "remote.origin.url").strip()
     begun = _git(destination, "rev-parse", "--quiet", "--verify", "HEAD", accept=(0, 1)).strip()
     if known != url and (known or begun):

@@ -134,6 +134,43 @@ def test_another_repository_is_left_alone(url, tmp_path):
     assert (tmp_path / "source" / ".git" / "config").read_text() == before
 
 
+def test_ones_own_full_clone_keeps_all_its_folders_and_changes(url, tmp_path):
+    git(tmp_path, "clone", "--quiet", url, "own")
+    own = tmp_path / "own"
+    (own / "README.md").write_text("my notes")
+    (own / PARENT / NAME / IMAGES[0]).write_bytes(b"my own photograph")
+    (own / PARENT / NAME / IMAGES[1]).unlink()
+    before = files(own)
+    steps = []
+    folder = download_folder(url, NAME, own, progress=lambda *step: steps.append(step))
+    assert files(folder) == set(IMAGES)
+    assert before - files(own) == set()
+    assert (own / "README.md").read_text() == "my notes"
+    assert (folder / IMAGES[0]).read_bytes() == b"my own photograph"
+    assert (folder / IMAGES[1]).read_bytes() == f"{PARENT}/{NAME}/{IMAGES[1]}".encode() * 50
+    assert steps == [(6, 7), (7, 7)]
+
+
+@pytest.mark.parametrize("cone", ["--cone", "--no-cone"])
+def test_ones_own_sparse_clone_shows_the_folder_beside_what_it_showed(url, tmp_path, cone):
+    git(tmp_path, "clone", "--quiet", "--filter=blob:none", "--sparse", url, "own")
+    own = tmp_path / "own"
+    git(own, "sparse-checkout", "set", cone, "Knife_detection")
+    before = {name for name in files(own) if not name.startswith(".git/")}
+    assert "Knife_detection/big.jpg" in before
+    folder = download_folder(url, NAME, own, progress=lambda *_: None)
+    assert files(folder) == set(IMAGES)
+    assert before <= files(own)
+    assert git(own, "status", "--porcelain") == ""
+
+
+def test_a_second_folder_is_fetched_beside_the_first(url, tmp_path):
+    for name in ("Knife_detection", NAME, NAME):
+        download_folder(url, name, tmp_path / "data", progress=lambda *_: None)
+    fetched = {name for name in files(tmp_path / "data") if not name.startswith(".git/")}
+    assert fetched >= {"README.md", "Knife_detection/big.jpg", f"{PARENT}/{NAME}/{IMAGES[0]}"}
+
+
 def test_without_git_it_says_so(url, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DownloadError, match="expected git"):
