@@ -42,7 +42,7 @@ from urllib3.util.retry import Retry
 import imaging
 from schemas import Detection, ImageResult, ModelInfo, PredictResponse, Problem
 from settings import PredictConfig, predict_config
-from texts import class_name, percent
+from texts import class_name, percent, printable
 
 CONNECT_TIMEOUT_S = 3.0
 RETRY_STATUSES = (429, 503)  # busy with other photos, or with ours
@@ -330,7 +330,7 @@ class Asked:
         config = self._config
         try:
             answer = self._client.predict(
-                [(path.name, path.read_bytes())],
+                [(printable(path.name), path.read_bytes())],
                 score_threshold=config.score_threshold,
                 labels=config.labels,
                 nms_iou=config.nms_iou,
@@ -341,7 +341,7 @@ class Asked:
             return _failure(path, ServiceError(f"cannot be read: {error.strerror or error}"))
         except ServiceError as error:
             return error
-        return answer.results[0].model_copy(update={"file": str(path)})
+        return answer.results[0].model_copy(update={"file": printable(str(path))})
 
 
 def _concerns_every_photo(error: ServiceError) -> bool:
@@ -357,7 +357,7 @@ def _is_of_the_api(outcome: ImageResult | ServiceError) -> bool:
 
 def _failure(path: Path, error: ServiceError) -> ImageResult:
     problem = error.problem or Problem(type="about:blank", title="No answer", status=0, detail=str(error))
-    return ImageResult(file=str(path), error=problem)
+    return ImageResult(file=printable(str(path)), error=problem)
 
 
 def _with_progress(results: Iterable[Found], count: int, console: Console) -> Iterator[Found]:

@@ -6,7 +6,8 @@
     python dataset.py synth drawn           a small drawn set, to try training out
 
 A root is laid out as OD-WeaponDetection's Sohas_weapon-Detection: images/, annotations/xmls/, images_test/,
-annotations_test/xmls/. Picture and annotation belong together by file stem.
+annotations_test/xmls/. Picture and annotation belong together by file stem. How an annotation is read and
+repaired: voc.py. Which pictures validate: splits.py.
 
 DatasetError
   WrongLayout       the folder is not a root
@@ -22,11 +23,9 @@ import hashlib
 import json
 import logging
 import os
-import re
 import unicodedata
-import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,10 +40,15 @@ from rich.table import Table
 
 import duplicates
 import imaging
-from detections import CLASS_NAMES, GroundTruth
+import splits
+import voc
+from detections import CLASS_NAMES, WEAPONS, GroundTruth
 from download import DownloadError, download_folder
 from settings import CheckCommand, DownloadCommand, StatsCommand, SynthCommand, dataset_command
+from splits import VAL_FRACTION, Division
 from synthetic import draw_synthetic
+from texts import printable
+from voc import BrokenAnnotation, RepairKind, UnknownName, WrongSize
 
 log = logging.getLogger(__name__)
 
@@ -54,17 +58,14 @@ ProblemKind = Literal[
     "unreadable image",
     "broken annotation",
     "unknown class",
-    "image without annotation",
-    "dropped box",
-    "no box left",
-    "clipped box",
-    "swapped corners",
-    "turned boxes",
     "size differs",
+    "image without annotation",
+    "no box left",
+    RepairKind,
 ]
 # The sample is lost, or its annotation cannot be trusted: a person should look. The others are repairs.
 ERRORS: frozenset[ProblemKind] = frozenset(
-    ("missing image", "unreadable image", "broken annotation", "unknown class", "no box left")
+    ("missing image", "unreadable image", "broken annotation", "unknown class", "size differs", "no box left")
 )
 
 FOLDER_NAME = "Sohas_weapon-Detection"
@@ -73,8 +74,6 @@ FOLDERS = {  # side -> (pictures, annotations)
     "train": ("images", "annotations/xmls"),
     "test": ("images_test", "annotations_test/xmls"),
 }
-VAL_FRACTION = 0.12
-MIN_BOX_SIDE = 1.0  # pixels; a thinner box holds no pixel
 
 
 class DatasetError(ValueError):
@@ -110,8 +109,10 @@ class Sample:
         size_wh: pixels of the upright picture.
         boxes: (N, 4) float32, xyxy pixels of the upright picture, inside it, sides of at least 1 pixel.
         labels: (N,) int64, indices into class_names, never 0. N = 0 for a negative.
-        recording: the video or series the picture comes from; never on both sides of train and val.
+        recording: the video or series the picture comes from; never on both sides of its root's train and
+            val. A part's name where a recording had to be cut.
         root: the folder it was read from.
+        difficult: how many of the boxes a person marked as hard to recognise. They count like the others.
     """
 
     image_path: Path
@@ -120,11 +121,17 @@ class Sample:
     labels: NDArray[np.int64]
     recording: str
     root: Path
+    difficult: int = 0
 
     @property
     def name(self) -> str:
-        """The file stem."""
-        return self.image_path.stem
+        """The file stem, as it can be shown and written anywhere (see printable)."""
+        return printable(self.image_path.stem)
+
+    @property
+    def shows_weapon(self) -> bool:
+        """Whether a person says that there is a weapon in it, class_names being CLASS_NAMES."""
+        return any(CLASS_NAMES[label] in WEAPONS for label in self.labels)
 
     @property
     def truth(self) -> GroundTruth:
@@ -150,8 +157,10 @@ class DatasetReport:
 
     images: int = 0
     negatives: int = 0
+    difficult: int = 0  # boxes marked so; scored like the others
     boxes: Counter[str] = field(default_factory=Counter)  # class name -> boxes
     problems: list[Problem] = field(default_factory=list)
+    divisions: list[FolderDivision] = field(default_factory=list)  # of train and val, one for each root
 
     def add(self, kind: ProblemKind, path: Path, detail: str) -> None:
         """Note a problem."""
@@ -171,7 +180,52 @@ class DatasetReport:
         boxes = ", ".join(f"{name} {count}" for name, count in sorted(self.boxes.items())) or "none"
         kinds = Counter(problem.kind for problem in self.problems)
         problems = "".join(f"; {kind}: {count}" for kind, count in sorted(kinds.items()))
-        return f"{self.images} images ({self.negatives} without objects), boxes: {boxes}{problems}"
+        difficult = f"; marked difficult, counted like the others: {self.difficult}" if self.difficult else ""
+        return f"{self.images} images ({self.negatives} without objects), boxes: {boxes}{difficult}{problems}"
+
+
+RULES: dict[splits.Rule, str] = {
+    "by name": "whole recordings, chosen by name",
+    "nearest share": "whole recordings, as many as come nearest: the names alone miss the share",
+    "in time": "each recording cut in time: the names tell too few recordings apart",
+}
+
+
+@dataclass(frozen=True)
+class FolderDivision:
+    """How the pictures of one root were divided into train and val.
+
+    Attributes:
+        root: the folder.
+        division: rule and places.
+        shares: what was asked for, of which stems: fraction for val by what to call those stems.
+    """
+
+    root: Path
+    division: Division
+    shares: dict[str, tuple[float, list[str]]]
+
+    def __str__(self) -> str:
+        train, val, neither = (self.division.count(side) for side in ("train", "val", None))
+        total = train + val + neither
+        between = f", {neither:,} between the sides to neither" if neither else ""
+        return (
+            f"{self.root}: {RULES[self.division.rule]}: {val:,} of {total:,} pictures ({val / total:.1%}) "
+            f"to val{between}"
+        )
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for each share that is far from what was asked for."""
+        found = []
+        for what, (fraction, stems) in self.shares.items():
+            val = self.division.count("val", stems)
+            if stems and not splits.is_near(val, len(stems), fraction):
+                found.append(
+                    f"{self.root}: val has {val:,} of the {len(stems):,} {what} ({val / len(stems):.1%}), "
+                    f"far from the {fraction:.1%} asked for: its recordings are too large or too few"
+                )
+        return found
 
 
 # --- reading ----------------------------------------------------------------------------------------
@@ -183,19 +237,24 @@ def read_samples(
     *,
     class_names: Sequence[str] = CLASS_NAMES,
     val_fraction: float = VAL_FRACTION,
+    negative_val_fraction: float | None = None,
     negatives: bool = False,
     report: DatasetReport | None = None,
 ) -> list[Sample]:
     """Return the samples of a split, sorted by file name.
 
     train and val share the folder images/: whole recordings go to val, chosen by the recording's name alone,
-    so that adding pictures never moves another one. test is the folder images_test/.
+    so that adding pictures never moves another one. Where the names would leave val or train empty or far
+    from its share, another rule divides the folder, and then adding pictures can move others: see splits.py.
+    report.divisions tells which. test is the folder images_test/.
 
     Args:
         roots: one or more folders; the same stem in two roots is two pictures.
         split: which split.
         class_names: background first; a box's label is its class's index here.
         val_fraction: share of the recordings that go to val, 0 to less than 1.
+        negative_val_fraction: another share for the recordings without a picture of a weapon; a larger one
+            only adds pictures to val. As val_fraction if None.
         negatives: take pictures without an annotation as pictures without objects; otherwise leave them out.
         report: filled with what was found; without one the problems are logged.
 
@@ -205,10 +264,14 @@ def read_samples(
         DuplicateStem: two pictures of one folder share a stem.
         UnknownClass: an annotation names a class not in class_names.
     """
-    if not 0 <= val_fraction < 1:
-        raise ValueError(f"expected val_fraction of at least 0 and less than 1, got {val_fraction}")
+    shares = (val_fraction, val_fraction if negative_val_fraction is None else negative_val_fraction)
+    if not all(0 <= share < 1 for share in shares):
+        raise ValueError(f"expected val_fraction of at least 0 and less than 1, got {shares}")
     found = DatasetReport() if report is None else report
-    samples = _collect(roots, split, class_names, val_fraction, found, negatives=negatives)
+    samples = _collect(
+        roots, split, class_names, found,
+        val_fraction=val_fraction, negative_val_fraction=negative_val_fraction, negatives=negatives,
+    )  # fmt: skip
     if found.count("unknown class"):
         raise UnknownClass(_unknown_message(found, class_names))
     if not samples:
@@ -249,32 +312,106 @@ def check_images(samples: Iterable[Sample]) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A picture and its annotation, or the one of them that is there."""
+
+    stem: str
+    image_path: Path | None
+    xml_path: Path | None
+
+    def is_whole(self, *, negatives: bool) -> bool:
+        """Whether this is a sample."""
+        return self.image_path is not None and (self.xml_path is not None or negatives)
+
+
 def _collect(
     roots: Sequence[Path],
     split: Split,
     class_names: Sequence[str],
-    val_fraction: float,
     report: DatasetReport,
     *,
+    val_fraction: float,
+    negative_val_fraction: float | None,
     negatives: bool,
 ) -> list[Sample]:
     """Read what can be read of a split; whatever is wrong with a file goes to report."""
     side = "test" if split == "test" else "train"
+    pairs = {
+        root: list(_pairs(root, side, negatives=negatives))
+        for root in dict.fromkeys(map(find_root, dict.fromkeys(roots)))
+    }
+    whole = {
+        root: [pair for pair in of_root if pair.is_whole(negatives=negatives)]
+        for root, of_root in pairs.items()
+    }
+    if side == "train":
+        report.divisions = _divide(whole, val_fraction, negative_val_fraction)
+    divisions = {divided.root: divided.division for divided in report.divisions}
     samples: list[Sample] = []
-    for root in map(find_root, dict.fromkeys(roots)):
-        for stem, image_path, xml_path in _pairs(root, side, negatives=negatives):
-            recording = recording_of(stem)
-            if side == "train" and in_val(recording, val_fraction) != (split == "val"):
+    for root, of_root in pairs.items():
+        for pair in of_root:
+            place = _place(pair.stem, split, divisions.get(root), val_fraction)
+            if place.side != split:
                 continue
-            if image_path is None or (xml_path is None and not negatives):
-                _note_half(image_path, xml_path, report)
+            if pair.image_path is None or not pair.is_whole(negatives=negatives):
+                _note_half(pair, report)
                 continue
-            sample = _read_sample(root, image_path, xml_path, recording, tuple(class_names), report)
+            sample = _read_sample(
+                root, pair.image_path, pair.xml_path, place.recording, tuple(class_names), report
+            )
             if sample is not None:
                 samples.append(sample)
     samples.sort(key=lambda sample: (sample.name, str(sample.image_path)))
     _count(samples, class_names, report)
     return samples
+
+
+def _divide(
+    whole: Mapping[Path, Sequence[_Pair]], val_fraction: float, negative_val_fraction: float | None
+) -> list[FolderDivision]:
+    """Divide the pictures of each root into train and val."""
+    free = set() if negative_val_fraction is None else _weapon_free(whole.values())
+    divided = []
+    for root, of_root in whole.items():
+        if not of_root:
+            continue
+        stems = [pair.stem for pair in of_root]
+        shares = {"pictures": (val_fraction, stems)}
+        if negative_val_fraction is not None:
+            without = [stem for stem in stems if splits.recording_of(stem) in free]
+            others = sorted(set(stems) - set(without))
+            shares = {
+                "pictures of recordings without a weapon": (negative_val_fraction, without),
+                "pictures of the other recordings": (val_fraction, others),
+            }
+        division = splits.divide(
+            stems, val_fraction, negative_val_fraction=negative_val_fraction, weapon_free=free
+        )
+        divided.append(FolderDivision(root, division, shares))
+    return divided
+
+
+def _weapon_free(whole: Iterable[Sequence[_Pair]]) -> set[str]:
+    """Return the recordings of which no picture, in any root, shows a weapon."""
+    everything, armed = set(), set()
+    for pair in (pair for of_root in whole for pair in of_root):
+        recording = splits.recording_of(pair.stem)
+        everything.add(recording)
+        with suppress(BrokenAnnotation, OSError):  # it will be no sample
+            if pair.xml_path is not None and voc.read_names(pair.xml_path) & set(WEAPONS):
+                armed.add(recording)
+    return everything - armed
+
+
+def _place(stem: str, split: Split, division: Division | None, val_fraction: float) -> splits.Place:
+    """Return where a picture goes; half a pair goes where its name alone would put it."""
+    recording = splits.recording_of(stem)
+    if split == "test":
+        return splits.Place("test", recording)
+    if division is not None and stem in division.places:
+        return division.places[stem]
+    return splits.Place("val" if splits.in_val(recording, val_fraction) else "train", recording)
 
 
 def find_root(folder: Path) -> Path:
@@ -296,8 +433,8 @@ def find_root(folder: Path) -> Path:
     )
 
 
-def _pairs(root: Path, side: str, *, negatives: bool) -> Iterator[tuple[str, Path | None, Path | None]]:
-    """Yield (stem, picture, annotation) of one side of a root, sorted by stem; either may be missing."""
+def _pairs(root: Path, side: str, *, negatives: bool) -> Iterator[_Pair]:
+    """Yield the pictures and annotations of one side of a root, sorted by stem; either may be missing."""
     images_folder, xmls_folder = (root / name for name in FOLDERS[side])
     if not images_folder.is_dir():
         return
@@ -309,14 +446,19 @@ def _pairs(root: Path, side: str, *, negatives: bool) -> Iterator[tuple[str, Pat
     images = _by_stem(images_folder, imaging.SUFFIXES)
     xmls = _by_stem(xmls_folder, frozenset((".xml",))) if xmls_folder.is_dir() else {}
     for stem in sorted(images.keys() | xmls.keys()):
-        yield stem, images.get(stem), xmls.get(stem)
+        yield _Pair(stem, images.get(stem), xmls.get(stem))
 
 
-def _note_half(image_path: Path | None, xml_path: Path | None, report: DatasetReport) -> None:
-    if xml_path is not None:
-        report.add("missing image", xml_path, "there is no picture of that name; left out")
-    elif image_path is not None:
-        report.add("image without annotation", image_path, "there is no .xml of that name; left out")
+def _note_half(pair: _Pair, report: DatasetReport) -> None:
+    if pair.xml_path is not None:
+        report.add("missing image", pair.xml_path, "there is no picture of that name; left out")
+    elif pair.image_path is not None:
+        report.add(
+            "image without annotation",
+            pair.image_path,
+            "there is no .xml of that name; left out. If it shows no object, give it an .xml without "
+            "objects, or use --negatives",
+        )
 
 
 def _by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
@@ -362,113 +504,36 @@ def _read_sample(
     except (imaging.ImageError, OSError) as error:
         report.add("unreadable image", image_path, f"{error}; left out")
         return None
-    boxes, labels = np.zeros((0, 4)), np.zeros(0, np.int64)
-    if xml_path is not None:
-        try:
-            boxes, labels, annotated_wh = _parse_xml(xml_path, class_names)
-        except UnknownClass as error:
-            report.add("unknown class", xml_path, str(error))
-            return None
-        except (ElementTree.ParseError, ValueError, OSError) as error:
-            report.add("broken annotation", xml_path, f"{error}; left out")
-            return None
-        boxes = _turn(boxes, annotated_wh, header, xml_path, report)
-        repaired, kept = _repair(boxes, labels, header.size_wh, xml_path, report)
-        if len(labels) and not len(kept):  # it shows an object, so it is no negative
-            report.add("no box left", xml_path, "none of its boxes covers a pixel; left out")
-            return None
-        boxes, labels = repaired, kept
-    return Sample(image_path, header.size_wh, boxes.astype(np.float32), labels, recording, root)
-
-
-def _parse_xml(
-    path: Path, class_names: tuple[str, ...]
-) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[int, int] | None]:
-    """Return boxes (N, 4), labels (N,) and the (width, height) the file states, None where it states none."""
-    tree = ElementTree.parse(path).getroot()
-    boxes, labels = [], []
-    for number, element in enumerate(tree.iter("object"), 1):
-        name = (element.findtext("name") or "").strip()
-        if name not in class_names[1:]:
-            raise UnknownClass(repr(name))
-        corners = [element.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
-        if None in corners:
-            raise ValueError(f"object {number} ({name}) has no complete bndbox")
-        box = [float(corner or "") for corner in corners]
-        if not np.isfinite(box).all():
-            raise ValueError(f"object {number} ({name}) has a corner that is no finite number")
-        boxes.append(box)
-        labels.append(class_names.index(name))
-    width, height = (tree.findtext(f"size/{key}", "0").strip() for key in ("width", "height"))
-    stated = (int(width), int(height)) if width.isdecimal() and height.isdecimal() else (0, 0)
-    return (
-        np.reshape(boxes, (-1, 4)).astype(float),
-        np.array(labels, np.int64),
-        stated if all(stated) else None,
-    )
-
-
-def _turn(
-    boxes: NDArray[np.float64],
-    annotated_wh: tuple[int, int] | None,
-    header: imaging.ImageHeader,
-    path: Path,
-    report: DatasetReport,
-) -> NDArray[np.float64]:
-    """Turn boxes upright if they were drawn on the stored picture of a photograph taken on its side."""
-    if annotated_wh is None or annotated_wh == header.size_wh:
-        return boxes
-    if header.orientation < 5 or annotated_wh != header.size_wh[::-1]:
-        report.add(
-            "size differs",
-            path,
-            f"says {annotated_wh}, the picture is {header.size_wh}; boxes kept as they are",
+    if xml_path is None:
+        return Sample(
+            image_path, header.size_wh, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), recording, root
         )
-        return boxes
-    report.add("turned boxes", path, "were drawn before the EXIF orientation was applied; turned upright")
-    width, height = header.size_wh
-    x1, y1, x2, y2 = boxes.T
-    turned = {  # EXIF orientation -> the same corners in the upright picture
-        5: (y1, x1, y2, x2),
-        6: (width - y2, x1, width - y1, x2),
-        7: (width - y2, height - x2, width - y1, height - x1),
-        8: (y1, height - x2, y2, height - x1),
-    }
-    return np.stack(turned[header.orientation], axis=1)
-
-
-def _repair(
-    boxes: NDArray[np.float64],
-    labels: NDArray[np.int64],
-    size_wh: tuple[int, int],
-    path: Path,
-    report: DatasetReport,
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Put corners in order, clip to the picture, drop what is then thinner than a pixel; note each."""
-    ordered = np.concatenate(
-        [np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], 1
-    )
-    clipped = ordered.clip(0, [*size_wh, *size_wh])
-    keep = (clipped[:, 2:] - clipped[:, :2] >= MIN_BOX_SIDE).all(axis=1)
-    for was, in_order, now, kept in zip(boxes, ordered, clipped, keep, strict=True):
-        numbers = was.tolist()
-        if not kept:
-            report.add(
-                "dropped box", path, f"{numbers} covers no pixel of the {size_wh[0]} x {size_wh[1]} picture"
-            )
-            continue
-        if (in_order != was).any():
-            report.add("swapped corners", path, f"{numbers} has a minimum above its maximum; put in order")
-        if (now != in_order).any():
-            report.add(
-                "clipped box", path, f"{numbers} reaches outside the {size_wh[0]} x {size_wh[1]} picture"
-            )
-    return clipped[keep], labels[keep]
+    try:
+        annotation = voc.read_annotation(xml_path, class_names, header)
+    except UnknownName as error:
+        report.add("unknown class", xml_path, str(error))
+        return None
+    except WrongSize as error:
+        report.add("size differs", xml_path, f"{error}; left out")
+        return None
+    except (BrokenAnnotation, OSError) as error:
+        report.add("broken annotation", xml_path, f"{error}; left out")
+        return None
+    for kind, detail in annotation.repairs:
+        report.add(kind, xml_path, detail)
+    if annotation.objects and not len(annotation.labels):  # it shows an object, so it is no negative
+        report.add("no box left", xml_path, "none of its boxes covers a pixel; left out")
+        return None
+    return Sample(
+        image_path, header.size_wh, annotation.boxes.astype(np.float32), annotation.labels, recording, root,
+        difficult=int(annotation.difficult.sum()),
+    )  # fmt: skip
 
 
 def _count(samples: Sequence[Sample], class_names: Sequence[str], report: DatasetReport) -> None:
     report.images += len(samples)
     report.negatives += sum(len(sample.labels) == 0 for sample in samples)
+    report.difficult += sum(sample.difficult for sample in samples)
     for sample in samples:
         report.boxes.update(class_names[label] for label in sample.labels)
 
@@ -497,69 +562,6 @@ def _empty_message(roots: Sequence[Path], split: Split, report: DatasetReport) -
     )
 
 
-# --- recordings and splits --------------------------------------------------------------------------
-
-# What perceptual hashes say of OD-WeaponDetection and its names do not: which numbers are one scene.
-SCENES = (
-    (re.compile(r"[AHLM]B[bms]frame\d+"), "office"),  # one person, one wall, four lights, three distances
-    (re.compile(r"(pistola|smartphone)_z\d+v\d+_\d+"), "rooms"),
-    (re.compile(r"DSC_\d+"), "DSC"),
-)
-RUNS = {  # prefix -> first and last number of each video among its stills
-    "knife_": ((605, 1016), (1017, 1267), (1268, 1350)),
-    "pistol_": ((5000, 5199),),
-}
-# Numbered stills (armas (12), billete_0031) have no recording in their name. Neighbours in number often come
-# from one series, so a block of numbers stays together; 50 is the least that keeps most such series whole.
-BLOCK = 50
-LONG_BLOCKS = {"img": 1000}  # numbered by video frame
-# Of 20,000 seeds this one gives every class of OD-WeaponDetection 10 to 15 % of its boxes in val.
-VAL_SEED = 19198
-GOLDEN = 0.6180339887498949  # multiples of it spread evenly over [0, 1), however many there are
-
-_EXPORT = re.compile(r"(_(jpe?g|png|bmp|webp))*(\.rf\.[0-9a-f]+)?$", re.IGNORECASE)  # Roboflow's renaming
-_DAY = re.compile(r"^.*?(?<!\d)(19|20)\d\d(0[1-9]|1[0-2])([0-2]\d|3[01])(?=\D|\d{6}(\D|$)|$)")
-_VIDEO = re.compile(r"[a-z][A-Z]|frame|_f$")  # KravMagaTraining626, cam1_frame_00154, clip_f000003
-_NUMBERED = re.compile(r"^(?P<prefix>.*?[ _(-]*)(?P<number>\d+)\)?(v\d)?$")
-
-
-def recording_of(stem: str) -> str:
-    """Return the video, day or series that a picture's name says it comes from.
-
-    The name of a still's series ends in "#" and the number of its block.
-    """
-    stem = _EXPORT.sub("", stem)
-    for pattern, scene in SCENES:
-        if pattern.fullmatch(stem):
-            return scene
-    if day := _DAY.match(stem):
-        return day[0]
-    numbered = _NUMBERED.match(stem)
-    if numbered is None:
-        return stem
-    prefix, number = numbered["prefix"], int(numbered["number"])
-    if _VIDEO.search(prefix):
-        return prefix
-    for first, last in RUNS.get(prefix, ()):
-        if first <= number <= last:
-            return f"{prefix}{first}-{last}"
-    series = re.sub(r"\d+", "0", prefix)  # mkd_1000_note15 and mkd_50_note15 lie on the same table
-    return f"{series}#{number // LONG_BLOCKS.get(prefix, BLOCK)}"
-
-
-def in_val(recording: str, val_fraction: float = VAL_FRACTION) -> bool:
-    """Say whether a recording belongs to val: by its name alone, the same on every machine.
-
-    A hash of the name decides; the blocks of one series follow each other in steps of the golden ratio, so
-    that a long series gives val its share whatever the hash.
-    """
-    block = re.search(r"#(\d+)$", recording)
-    series = recording[: block.start()] if block else recording
-    digest = hashlib.sha256(f"{VAL_SEED}/{series}".encode()).digest()
-    start = int.from_bytes(digest[:8], "big") / 2**64
-    return (start + int(block[1] if block else 0) * GOLDEN) % 1 < val_fraction
-
-
 # --- fingerprint ------------------------------------------------------------------------------------
 
 
@@ -567,7 +569,7 @@ def fingerprint(samples: Sequence[Sample]) -> str:
     """Return the SHA-256 of the samples' file names, bytes, boxes and labels, whatever their order."""
     digests = []
     for sample in samples:
-        digest = hashlib.sha256(sample.image_path.name.encode() + b"\0")
+        digest = hashlib.sha256(sample.image_path.name.encode(errors="surrogatepass") + b"\0")
         digest.update(hashlib.sha256(sample.image_path.read_bytes()).digest())
         digest.update(sample.boxes.astype("<f4").tobytes() + sample.labels.astype("<i8").tobytes())
         digests.append(digest.digest())
@@ -589,8 +591,24 @@ class Findings:
     notes: dict[str, list[str]] = field(default_factory=dict)
 
 
-def check(roots: Sequence[Path], *, negatives: bool, near: int, show: int) -> bool:
-    """Print what is in the data and what is wrong with it; return whether there is no error.
+def check(
+    roots: Sequence[Path],
+    *,
+    negatives: bool = False,
+    near: int = duplicates.NEAR,
+    show: int = 5,
+    val_fraction: float = VAL_FRACTION,
+    negative_val_fraction: float | None = None,
+) -> bool:
+    """Print what is in the data, how it is divided and what is wrong with it; return whether nothing is.
+
+    Args:
+        roots: as for read_samples.
+        negatives: as for read_samples.
+        near: bits of 256 in which near duplicates differ at most.
+        show: findings of a kind to list; 0: all.
+        val_fraction: as for read_samples.
+        negative_val_fraction: as for read_samples.
 
     Raises:
         WrongLayout, DuplicateStem: nothing else can be said then.
@@ -598,9 +616,12 @@ def check(roots: Sequence[Path], *, negatives: bool, near: int, show: int) -> bo
     """
     reports = {split: DatasetReport() for split in SPLITS}
     samples = {
-        split: _collect(roots, split, CLASS_NAMES, VAL_FRACTION, reports[split], negatives=negatives)
+        split: _collect(
+            roots, split, CLASS_NAMES, reports[split],
+            val_fraction=val_fraction, negative_val_fraction=negative_val_fraction, negatives=negatives,
+        )
         for split in SPLITS
-    }
+    }  # fmt: skip
     everything = [(split, sample) for split in SPLITS for sample in samples[split]]
     problems = [problem for split in SPLITS for problem in reports[split].problems]
     if not everything and not problems:
@@ -609,10 +630,13 @@ def check(roots: Sequence[Path], *, negatives: bool, near: int, show: int) -> bo
         looks = duplicates.look_at([sample.image_path for _, sample in everything], advance=advance)
     findings = Findings()
     _file_findings(problems, findings)
+    _share_findings(samples, reports, findings)
     _duplicate_findings(everything, looks, near, findings)
     _recording_findings(samples, findings)
     console.print(_count_table(samples, reports))
     console.print(_size_table([sample for _, sample in everything]))
+    for divided in reports["train"].divisions:
+        console.print(f"train and val of {divided}", markup=False)
     _print_findings(findings, show)
     return not findings.errors
 
@@ -621,6 +645,23 @@ def _file_findings(problems: Sequence[Problem], findings: Findings) -> None:
     for problem in problems:
         kind = findings.errors if problem.kind in ERRORS else findings.warnings
         kind.setdefault(problem.kind, []).append(f"{problem.path}: {problem.detail}")
+
+
+def _share_findings(
+    samples: dict[Split, list[Sample]], reports: dict[Split, DatasetReport], findings: Findings
+) -> None:
+    """Add folders of which val has far more or less than its share, and boxes marked difficult."""
+    far = [line for divided in reports["train"].divisions for line in divided.warnings]
+    if not far and bool(samples["train"]) != bool(samples["val"]):
+        far.append("train or val has no picture: training needs at least two with annotations")
+    if far:
+        findings.warnings["validation share"] = far
+    marked = [
+        f"{sample.image_path}: {sample.difficult}"
+        for split in SPLITS for sample in samples[split] if sample.difficult
+    ]  # fmt: skip
+    if marked:
+        findings.notes["boxes marked difficult, which count like the others"] = marked
 
 
 def _duplicate_findings(
@@ -653,7 +694,10 @@ def _duplicate_findings(
 
 def _recording_findings(samples: dict[Split, list[Sample]], findings: Findings) -> None:
     """Add recordings on both sides of train and test. Numbered blocks of stills are no evidence of one."""
-    counts = {split: Counter(sample.recording for sample in samples[split]) for split in SPLITS}
+    counts = {
+        split: Counter(splits.recording_of(sample.image_path.stem) for sample in samples[split])
+        for split in SPLITS
+    }
     for recording in sorted(counts["test"]):
         in_train = counts["train"][recording] + counts["val"][recording]
         if in_train and "#" not in recording:
@@ -668,6 +712,10 @@ def _count_table(samples: dict[Split, list[Sample]], reports: dict[Split, Datase
         "images without objects": [reports[split].negatives for split in SPLITS],
         "recordings": [len({sample.recording for sample in samples[split]}) for split in SPLITS],
     }
+    armed = {split: {s.recording for s in samples[split] if s.shows_weapon} for split in SPLITS}
+    free = {split: [s for s in samples[split] if s.recording not in armed[split]] for split in SPLITS}
+    rows["images of weapon-free recordings"] = [len(free[split]) for split in SPLITS]
+    rows["weapon-free recordings"] = [len({sample.recording for sample in free[split]}) for split in SPLITS]
     rows |= {f"{name} boxes": [reports[split].boxes[name] for split in SPLITS] for name in CLASS_NAMES[1:]}
     for heading, numbers in rows.items():
         table.add_row(heading, *(f"{number:,}" for number in numbers))
@@ -749,12 +797,12 @@ def fetch(command: DownloadCommand) -> None:
     )
 
 
-def stats(roots: Sequence[Path], output: Path) -> None:
+def stats(roots: Sequence[Path], output: Path, *, negatives: bool = False) -> None:
     """Write stats.png and stats.json: classes, sizes and places of the boxes of every split."""
     samples: dict[Split, list[Sample]] = {}
     for split in SPLITS:
         with suppress(EmptySplit):  # a small set may have no val or test
-            samples[split] = read_samples(roots, split)
+            samples[split] = read_samples(roots, split, negatives=negatives)
     if not samples:
         raise EmptySplit(f"there is no picture with an annotation in {', '.join(map(str, roots))}")
     output.mkdir(parents=True, exist_ok=True)
@@ -804,9 +852,10 @@ def _plot(
     axes[2].boxplot([ratios[name] for name in names], tick_labels=names, showfliers=False)
     axes[2].set(title="Box shape", ylabel="width / height", yscale="log")
     centres = np.concatenate([_centres(sample) for sample in samples])
-    shown = axes[3].hist2d(centres[:, 0], centres[:, 1], 24, range=[[0, 1], [0, 1]], norm="log")
     axes[3].set(title="Box centres", xlabel="x / width", ylabel="y / height", ylim=(1, 0))
-    figure.colorbar(shown[3], ax=axes[3], label="boxes", pad=0.01)
+    if len(centres):  # a logarithm of nothing has no scale
+        shown = axes[3].hist2d(centres[:, 0], centres[:, 1], 24, range=[[0, 1], [0, 1]], norm="log")
+        figure.colorbar(shown[3], ax=axes[3], label="boxes", pad=0.01)
     objects = [len(sample.labels) for sample in samples]
     axes[4].hist(objects, np.arange(max(objects) + 2) - 0.5, color="tab:gray")
     axes[4].set(title="Objects per picture", xlabel="objects", ylabel="pictures", yscale="log")
@@ -814,7 +863,8 @@ def _plot(
     axes[5].scatter(sizes[:, 0], sizes[:, 1], s=12, alpha=0.3, edgecolors="none")
     axes[5].set(title="Picture sizes", xlabel="width, pixels", ylabel="height, pixels")
     for axis in axes[:2]:
-        axis.legend()
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend()
     for axis in (axes[0], axes[2]):
         axis.tick_params(axis="x", rotation=20)
     figure.savefig(path, dpi=110)
@@ -838,12 +888,15 @@ def _run(command: BaseModel) -> int:
     """Do what the command says and return the exit status."""
     match command:
         case CheckCommand():
-            sound = check(command.data, negatives=command.negatives, near=command.near, show=command.show)
+            sound = check(
+                command.data, negatives=command.negatives, near=command.near, show=command.show,
+                val_fraction=command.val_fraction, negative_val_fraction=command.negative_val_fraction,
+            )  # fmt: skip
             return 0 if sound else 1
         case DownloadCommand():
             fetch(command)
         case StatsCommand():
-            stats(command.data, command.output)
+            stats(command.data, command.output, negatives=command.negatives)
         case SynthCommand():
             draw_synthetic(command.folder, train=command.train, test=command.test, seed=command.seed)
             console.print(f"Drew {command.train} + {command.test} pictures in {command.folder}", markup=False)

@@ -34,6 +34,7 @@ from engine import Finder
 from metrics import Report, SliceResult
 from schemas import CARD_FILE, AlarmFigures, OperatingPoint
 from settings import EvaluateConfig, evaluate_config
+from texts import printable
 
 Boxes = NDArray[np.float32]
 PROBLEMS = (
@@ -117,8 +118,10 @@ def read_split(config: EvaluateConfig, class_names: Sequence[str]) -> list[Sampl
     found = dataset.DatasetReport()
     samples = dataset.read_samples(
         config.data, config.split, class_names=class_names, val_fraction=config.val_fraction,
-        negatives=config.negatives, report=found,
+        negative_val_fraction=config.negative_val_fraction, negatives=config.negatives, report=found,
     )  # fmt: skip
+    for divided in found.divisions:
+        console.print(f"train and val of {divided}", highlight=False, markup=False)
     console.print(f"{config.split}: {found.summary()}", highlight=False, markup=False)
     if config.limit and config.limit < len(samples):
         keep = np.linspace(0, len(samples) - 1, config.limit).astype(int)
@@ -154,13 +157,15 @@ def score(
 
 def describe_data(samples: Sequence[Sample]) -> dict[str, str]:
     """Return what says later which images and which code gave the figures."""
-    roots = sorted({str(sample.root) for sample in samples})
+    roots = sorted({printable(str(sample.root)) for sample in samples})
+    difficult = sum(sample.difficult for sample in samples)
     versions = tracker.library_versions()
     return {
         "Data": ", ".join(roots),
         "Fingerprint": dataset.fingerprint(samples),
         "Code": tracker.git_commit() or "not under git",
         "Libraries": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        **({"Boxes marked difficult": f"{difficult}, counted like the others"} if difficult else {}),
     }
 
 
@@ -198,7 +203,7 @@ def original_kept(sample: Sample) -> bool:
     folder, so that its published figures are of 829 to 832 of the 857 images.
     """
     images, annotations = dataset.FOLDERS["test"]
-    xml = sample.root / annotations / f"{sample.name}.xml"
+    xml = sample.root / annotations / f"{sample.image_path.stem}.xml"
     try:
         name = ElementTree.parse(xml).findtext("filename", "")
     except (OSError, ElementTree.ParseError):

@@ -5,6 +5,7 @@ The only file that reads either. Importing it reads nothing: a program builds it
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import os
 import re
@@ -40,6 +41,10 @@ from pydantic_settings import (
 Settings = TypeVar("Settings", bound=BaseSettings)
 PRESETS = Path(__file__).parent / "config"
 
+# What several programs say of the same setting.
+VAL_FRACTION = "share of train held out, by recording"
+NEGATIVE_VAL_FRACTION = "share of the recordings without a weapon held out; unset = as the others"
+
 
 def parse_arguments(
     config_class: type[Settings], arguments: Sequence[str] | None = None, *, list_flags: Sequence[str] = ()
@@ -52,6 +57,8 @@ def parse_arguments(
         list_flags: flags that take several values at once, as in "--data A B C".
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name need not be UTF-8: show its odd bytes escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return CliApp.run(config_class, cli_args=_repeat_flags(given, list_flags))
     except (ValidationError, SettingsError) as error:
@@ -327,6 +334,8 @@ class CheckCommand(BaseModel):
     negatives: CliImplicitFlag[bool] = Field(False, description="pictures without annotation show no object")
     near: int = Field(40, ge=0, le=64, description="bits of 256 in which near duplicates differ at most")
     show: int = Field(5, ge=0, description="findings of a kind to list; 0: all")
+    val_fraction: float = Field(0.12, gt=0, lt=0.5, description=VAL_FRACTION)
+    negative_val_fraction: float | None = Field(None, gt=0, lt=1, description=NEGATIVE_VAL_FRACTION)
 
 
 class DownloadCommand(BaseModel):
@@ -342,6 +351,7 @@ class StatsCommand(BaseModel):
 
     data: CliPositionalArg[list[Path]] = Field(description="folders with images/ and annotations/xmls/")
     output: Path = Field(Path("data-stats"), description="folder for stats.png and stats.json")
+    negatives: CliImplicitFlag[bool] = Field(False, description="pictures without annotation show no object")
 
 
 class SynthCommand(BaseModel):
@@ -407,7 +417,8 @@ class TrainConfig(BaseSettings):
     # data
     data: list[Path] = Field(description="one or more dataset roots: folders with images/ and annotations/")
     negatives: bool = Field(False, description="use images without an XML file as images without objects")
-    val_fraction: float = Field(0.12, gt=0, lt=0.5, description="share of train held out, by recording")
+    val_fraction: float = Field(0.12, gt=0, lt=0.5, description=VAL_FRACTION)
+    negative_val_fraction: float | None = Field(None, gt=0, lt=1, description=NEGATIVE_VAL_FRACTION)
     limit: int | None = Field(None, ge=2, description="use at most this many training images")
     cache_size: int = Field(0, ge=0, description="keep images in memory, longer side cut to this; 0 = off")
     workers: int = Field(1, ge=0, description="processes that read and augment images")
@@ -599,7 +610,10 @@ class EvaluateConfig(BaseSettings):
     data: list[Path] = Field(description="one or more dataset roots: folders with images_test/ and so on")
     split: Literal["train", "val", "test"] = Field("test", description="which images")
     negatives: bool = Field(False, description="use images without an XML file as images without objects")
-    val_fraction: float = Field(0.12, gt=0, lt=0.5, description="share of train held out, as in training")
+    val_fraction: float = Field(0.12, gt=0, lt=0.5, description=f"{VAL_FRACTION}; as in training")
+    negative_val_fraction: float | None = Field(
+        None, gt=0, lt=1, description=f"{NEGATIVE_VAL_FRACTION}; as in training"
+    )
     limit: int | None = Field(None, ge=1, description="use only this many images, evenly spread")
     model: Path | None = Field(None, description="model folder; without it the registry is asked")
     output: Path = Field(Path("reports/latest"), description="folder of the report")

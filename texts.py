@@ -519,3 +519,8 @@ def closest_language(locale: str | None) -> str:
     """Return the language of LANGUAGES that suits a browser's locale ("ru-RU"), English by default."""
     language = (locale or "").replace("_", "-").split("-")[0].lower()
     return language if language in LANGUAGES else "en"
+
+
+def printable(name: str) -> str:
+    """Return a file's name as it can be shown, written and sent: bytes that are no UTF-8 come out escaped."""
+    return name.encode(errors="backslashreplace").decode()

@@ -171,11 +171,15 @@ def read_data(config: TrainConfig, process: TorchrunSettings) -> tuple[list[Samp
     splits_wanted: tuple[dataset.Split, ...] = ("train", "val")
     for split in splits_wanted:
         found = dataset.DatasetReport()
-        splits.append(
-            dataset.read_samples(
-                config.data, split, val_fraction=config.val_fraction, negatives=config.negatives, report=found
-            )
-        )
+        samples = dataset.read_samples(
+            config.data, split, val_fraction=config.val_fraction,
+            negative_val_fraction=config.negative_val_fraction, negatives=config.negatives, report=found,
+        )  # fmt: skip
+        splits.append(samples)
+        for divided in found.divisions if split == "train" else ():
+            say(f"train and val of {divided}")
+            for warning in divided.warnings:
+                say(f"warning: {warning}")
         say(f"{split}: {found.summary()}")
         for problem in found.errors:
             say(f"  {problem}")

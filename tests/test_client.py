@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from client import Client
 from schemas import ImageSize
 from tests.fake_api import FakeApi, detection
 
+ROOT = Path(__file__).parents[1]
 FOUND = [
     detection("pistol", 0.91, 10, 20, 50, 80),
     detection("smartphone", 0.72, 55, 10, 95, 60),
@@ -247,6 +249,24 @@ def test_json_lines_hold_one_result_per_photo(api, folder, capsys):
     assert lines[0]["detections"][0]["box"] == {"x1": 20, "y1": 20, "x2": 100, "y2": 80}
     assert lines[0]["model"]["version"] == "7"
     assert len(lines[0]["detections"]) == 2  # the operating point, 0.6
+
+
+@pytest.mark.parametrize("file_format", ["jsonl", "csv", "coco", "pictures"])
+def test_a_file_name_that_is_not_utf8_is_sent_and_told_like_the_others(api, folder, tmp_path, file_format):
+    try:
+        (folder / os.fsdecode(b"mu\xa4eca.jpg")).write_bytes(photo())
+        (folder / os.fsdecode(b"mal\xa4.jpg")).write_bytes(b"no picture")
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    command = [sys.executable, "client.py", "predict", folder, "--format", file_format, "--api-url", api.url]
+    output = tmp_path / "out"
+    done = subprocess.run([*command, "--output", output], capture_output=True, cwd=ROOT, check=False)
+    assert done.returncode == 1  # for the one that is no picture
+    assert b"Traceback" not in done.stderr
+    assert b"mal\\udca4.jpg" in done.stderr
+    assert sum(len(names) for path, _, names in api.requests if path == "/predict") == 5
+    if file_format != "pictures":
+        assert "mu\\udca4eca.jpg" in output.read_text(encoding="utf-8").replace("\\\\", "\\")
 
 
 def test_csv_has_a_row_per_detection(api, folder, tmp_path):

@@ -21,7 +21,11 @@ ALLOWED = {
     "feedback": {"imaging"},
     "metrics": {"detections", "schemas"},
     "report": {"dataset", "detections", "imaging", "metrics", "schemas"},
-    "dataset": {"detections", "download", "duplicates", "imaging", "settings", "synthetic"},
+    "splits": set(),
+    "voc": {"imaging"},
+    "dataset": {
+        "detections", "download", "duplicates", "imaging", "settings", "splits", "synthetic", "texts", "voc",
+    },
     "download": set(),
     "duplicates": {"imaging"},
     "synthetic": {"detections"},
@@ -47,7 +51,7 @@ ALLOWED = {
     },
     "evaluate": {
         "dataset", "detections", "detector", "engine", "imaging", "metrics", "registry", "report",
-        "schemas", "settings", "tracker", "transforms",
+        "schemas", "settings", "texts", "tracker", "transforms",
     },
     "mlapi": {
         "answers", "detections", "detector", "gate", "imaging", "registry", "schemas", "serving", "settings",

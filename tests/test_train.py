@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow import MlflowClient
+from PIL import Image as PillowImage
 
 import dataset
 import detector as detectors
@@ -88,6 +89,24 @@ def test_a_run_ends_with_a_champion_a_report_and_curves(arguments, tmp_path, tra
     assert written.data["MLflow run"] == logged.info.run_id
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
     assert "false alarms per 1,000 weapon-free images (validation split)" in capsys.readouterr().out
+
+
+def test_it_is_said_how_train_and_val_were_divided_and_when_a_share_is_missed(tmp_path, capsys):
+    image = PillowImage.new("RGB", (20, 20))
+    for folder in ("images", "annotations/xmls"):
+        (tmp_path / folder).mkdir(parents=True)
+    stills = [(f"series ({50 * number})", "tarjeta") for number in range(1, 41)]
+    for stem, name in [*((f"frame_{number}", "pistol") for number in range(60)), *stills]:
+        image.save(tmp_path / "images" / f"{stem}.png")
+        xml_path = tmp_path / "annotations" / "xmls" / f"{stem}.xml"
+        synthetic.write_voc(xml_path, f"{stem}.png", image.size, [name], [(1, 1, 9, 9)])
+    config = train_config(["--data", str(tmp_path), "--negative-val-fraction", "0.4"])
+    _, val_samples = train.read_data(config, TorchrunSettings())
+    said = capsys.readouterr().err
+    assert f"train and val of {tmp_path}: whole recordings, as many as come nearest" in said
+    assert f"{len(val_samples)} of 100 pictures" in said
+    assert "warning: " in said
+    assert "val has 0 of the 60 pictures of the other recordings (0.0%), far from the 12.0% asked for" in said
 
 
 def test_a_second_run_becomes_the_challenger(arguments, tmp_path, tracker_uri):
