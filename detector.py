@@ -141,6 +141,8 @@ COCO_WEIGHTS = {
     "fasterrcnn_mobilenet_v3_large_fpn": FasterRCNN_MobileNet_V3_Large_FPN_Weights.COCO_V1,
     "fasterrcnn_mobilenet_v3_large_320_fpn": FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1,
 }
+DETECTO_DEFAULT: str = detecto.core.Model.DEFAULT
+DETECTO_NAMES = (DETECTO_DEFAULT, detecto.core.Model.MOBILENET, detecto.core.Model.MOBILENET_320)
 # What each architecture wants unless told otherwise: torchvision's own defaults.
 NETWORK_DEFAULTS: dict[str, dict[str, Any]] = {
     "fasterrcnn_resnet50_fpn": {"norm_eps": 0.0},
@@ -167,6 +169,23 @@ def network_config(architecture: str, **overrides: Any) -> NetworkConfig:
     return NetworkConfig(architecture=architecture, **{**NETWORK_DEFAULTS[architecture], **given})
 
 
+def detectos_input(config: NetworkConfig) -> NetworkConfig:
+    """Return config with its pictures prepared as detecto prepares them for a model with classes of its own.
+
+    detecto normalises, torchvision's network once more: ((x - m) / s - m) / s == (x - (m + s m)) / s^2, so
+    that one normalisation by m + s m and s^2 gives the network the same numbers. Neither averages when it
+    shrinks a picture.
+    """
+    pairs = list(zip(config.image_mean, config.image_std, strict=True))
+    return config.model_copy(
+        update={
+            "image_mean": tuple(m + s * m for m, s in pairs),
+            "image_std": tuple(s * s for _, s in pairs),
+            "antialias": False,
+        }
+    )
+
+
 def build_network(config: NetworkConfig, num_classes: int) -> FasterRCNN:
     """Build the network that config describes, with random weights; nothing is downloaded.
 
@@ -179,7 +198,8 @@ def build_network(config: NetworkConfig, num_classes: int) -> FasterRCNN:
             f"unknown architecture {config.architecture!r}; known: {', '.join(ARCHITECTURES)}"
         )
     network = ARCHITECTURES[config.architecture](config, num_classes)
-    network.transform = InputTransform(
+    transform = InputTransform if config.antialias else GeneralizedRCNNTransform
+    network.transform = transform(
         config.min_size, config.max_size, list(config.image_mean), list(config.image_std)
     )
     network.rpn._post_nms_top_n["testing"] = config.rpn_post_nms_top_n
@@ -350,8 +370,10 @@ def load_coco_weights(network: FasterRCNN, architecture: str) -> None:
 class Detector(detecto.core.Model):  # type: ignore[misc]
     """A network with its model card: detecto's Model, corrected.
 
-    detecto's predict, predict_top, save, get_internal_model and visualize functions work on it.
-    For our own use, detect() answers one image with every box it finds.
+    detecto's predict, predict_top, save, load, get_internal_model and visualize functions work on it, except
+    visualize.detect_video, which OpenCV 5 refuses on detecto's own models too ("Can't parse 'pt1'"); predict
+    takes a picture as it is, or a tensor in [0, 1] that nothing has normalised. For our own use, detect()
+    answers one image with every box it finds.
 
     Attributes:
         card: what model.json holds.
@@ -391,19 +413,43 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
         raise DetectorError("use train.py: detecto's own fit would normalise the images twice")
 
     @classmethod
-    def load(cls, file: str | Path, classes: Sequence[str] = CLASS_NAMES[1:]) -> Detector:
-        """Load what detecto's Model.save wrote: a default detecto network and its classes, in order."""
-        card = ModelCard(
-            network=network_config("fasterrcnn_resnet50_fpn"), class_names=(BACKGROUND, *classes)
-        )
-        detector = cls(card)
+    def load(
+        cls, file: str | Path, classes: Sequence[str] = CLASS_NAMES[1:], model_name: str = DETECTO_DEFAULT
+    ) -> Detector:
+        """Load what detecto's Model.save wrote; it finds what it finds in detecto.
+
+        Args:
+            file: the state dict.
+            classes: without the background, in the order in which the model was made.
+            model_name: as it was given to detecto's Model.
+
+        Raises:
+            DetectorError: there is no such file, or it is of another network or number of classes.
+        """
+        network = detectos_input(network_config(model_name))
+        detector = cls(ModelCard(network=network, class_names=(BACKGROUND, *classes)))
         load_weights(detector.network, load_state_dict(Path(file)), str(file))
         return detector
 
     def save(self, file: str | Path) -> None:
-        """Save the bare state dict, as detecto does. save_folder keeps all that is needed to load it."""
+        """Save the bare state dict for detecto's Model.load; save_folder keeps all that is needed anywhere.
+
+        Raises:
+            DetectorError: detecto would build another network around these weights, or feed it other
+                numbers, and find other things.
+        """
         if self._optimized:
             raise DetectorError("this detector was rearranged for speed; load it with optimize=False to save")
+        network = self.card.network
+        theirs = detectos_input(network_config(network.architecture))
+        differing = [name for name, value in network if value != getattr(theirs, name)]
+        if network.architecture not in DETECTO_NAMES or differing:
+            what = ", ".join(differing) or f"architecture {network.architecture}"
+            raise DetectorError(
+                f"detecto would find other things with these weights: it keeps no record of a network and "
+                f"builds its own, which differs in {what}. Use save_folder, which keeps all of it; for the "
+                "bare weights, torch.save(detector.get_internal_model().state_dict(), FILE)."
+            )
         super().save(file)
 
     def detect(

@@ -46,6 +46,7 @@ class NetworkConfig(_Frozen):
     fpn_min_stride: Literal[4, 8] = Field(8, description="finest pyramid level, pixels (light network only)")
     norm: Literal["frozen", "batch"] = Field("frozen", description="batch norm statistics fixed, or learnt")
     norm_eps: float = Field(1e-5, ge=0, description="batch norm epsilon; COCO weights of version 1 want 0")
+    antialias: bool = Field(True, description="average when shrinking a picture; detecto does not")
     image_mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="RGB, in [0, 1]")
     image_std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="RGB, in [0, 1]")
 

@@ -270,12 +270,8 @@ def network_overrides(config: TrainConfig) -> dict[str, object]:
         name: getattr(config, name, None) for name in NetworkConfig.model_fields if name != "architecture"
     }
     if config.double_normalise:
-        # ((x - m) / s - m) / s == (x - (m + s m)) / s^2: the original's double normalisation, written once.
-        base = detectors.network_config(config.architecture)
-        once = (given["image_mean"] or base.image_mean, given["image_std"] or base.image_std)
-        pairs = list(zip(*once, strict=True))
-        given["image_mean"] = tuple(m + s * m for m, s in pairs)
-        given["image_std"] = tuple(s * s for _, s in pairs)
+        once = detectors.network_config(config.architecture, **given)
+        given |= detectors.detectos_input(once).model_dump(include={"image_mean", "image_std", "antialias"})
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -1,13 +1,17 @@
 """The detector: torchvision's network, detecto's interface, our folder."""
 
+import copy
 import json
 from pathlib import Path
 
 import detecto.core
 import detecto.utils
+import detecto.visualize
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 import detector as detectors
 import imaging
@@ -212,23 +216,137 @@ def test_detectos_predict_top_is_best_per_class(light, image):
     np.testing.assert_allclose(sorted(scores), sorted(best.scores), atol=1e-5)
 
 
-def detecto_model() -> detecto.core.Model:
-    """Stand in for detecto.core.Model(classes), whose constructor would download a backbone."""
-    model = object.__new__(detecto.core.Model)
-    ours = make("fasterrcnn_resnet50_fpn")
-    model._device, model._model, model._classes = torch.device("cpu"), ours.network, list(CLASS_NAMES)
+DETECTO_SIZES = [
+    (60, 800),
+    (150, 2000),
+]  # strips, which cost little at detecto's 800 x 1333: enlarged, shrunk
+
+
+def strip(height: int, width: int) -> imaging.Image:
+    """A picture with edges of one pixel and patches of twenty, so that it matters how it is shrunk."""
+    rng = np.random.default_rng(height)
+    patches = rng.integers(0, 256, (height // 10, width // 20, 3), dtype=np.uint8).repeat(10, 0).repeat(20, 1)
+    patches[:, ::2] //= 2
+    return patches
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    """detecto's own Model of our classes, made by its own constructor from weights where it looks for them.
+
+    The weights are random, and made so that the network tells one place of a picture from another.
+    """
+    default = detectors.DETECTO_DEFAULT
+    home = tmp_path_factory.mktemp("torch")
+    (home / "hub/checkpoints").mkdir(parents=True)
+    torch.manual_seed(0)
+    coco = detectors.ARCHITECTURES[default](detectors.network_config(default), 91)
+    torch.save(coco.state_dict(), home / "hub/checkpoints" / Path(detectors.COCO_WEIGHTS[default].url).name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(home))
+        model = detecto.core.Model(list(CLASS_NAMES[1:]))
+    settle(model.get_internal_model(), strip(*DETECTO_SIZES[0]))
     return model
 
 
-def test_weights_saved_by_detecto_load_into_ours_and_back(tmp_path):
-    theirs = detecto_model()
-    detecto.core.Model.save(theirs, str(tmp_path / "theirs.pth"))
+def settle(network, image: imaging.Image) -> None:
+    """Make a random network find several things: its norms get image's statistics, its head calms down."""
+
+    def measure(norm, inputs):
+        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
+        norm.running_var.copy_(inputs[0].var((0, 2, 3)))
+
+    norms = [module for module in network.modules() if isinstance(module, FrozenBatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
+    with torch.inference_mode():
+        network.eval()([torch.from_numpy(imaging.to_chw(image))])
+        network.rpn.head.cls_logits.weight.mul_(20)
+        network.roi_heads.box_predictor.cls_score.weight.mul_(0.3)
+        network.roi_heads.box_predictor.bbox_pred.weight.mul_(0.1)
+    for hook in hooks:
+        hook.remove()
+
+
+def assert_same_detections(detections, predicted) -> None:
+    """Assert that Detections are what detecto's predict answered; a few may cross a threshold."""
+    labels, boxes, scores = predicted
+    assert len(labels) > 10
+    assert len(set(labels)) > 1
+    pixels = np.abs(boxes.numpy()[:, None] - detections.boxes[None]).max(axis=2)
+    score = np.abs(scores.numpy()[:, None] - detections.scores[None])
+    name = np.array(CLASS_NAMES)[detections.labels]
+    same = (pixels < 1) & (score < 0.01) & (np.array(labels)[:, None] == name[None])
+    assert same.any(axis=1).mean() > 0.95
+    assert same.any(axis=0).mean() > 0.95
+
+
+@pytest.mark.parametrize("size", DETECTO_SIZES)
+def test_weights_saved_by_detecto_find_in_ours_what_they_find_in_detecto(theirs, size, tmp_path):
+    photo = strip(*size)
+    theirs.save(str(tmp_path / "theirs.pth"))
     ours = Detector.load(tmp_path / "theirs.pth", CLASS_NAMES[1:])
+    expected = theirs.predict(photo)
+    assert_same_detections(ours.detect(photo), expected)
+    assert_same_detections(ours.detect(photo), ours.predict(photo))
+    ours.save_folder(tmp_path / "folder")
+    assert_same_detections(detectors.load_folder(tmp_path / "folder", bf16=False).detect(photo), expected)
+
+
+def test_weights_saved_by_ours_find_in_detecto_what_they_find_in_ours(theirs, tmp_path):
+    photo = strip(*DETECTO_SIZES[1])
+    config = detectors.detectos_input(detectors.network_config(detectors.DETECTO_DEFAULT))
+    ours = Detector(ModelCard(network=config, class_names=CLASS_NAMES))
+    ours.network.load_state_dict(theirs.get_internal_model().state_dict())
+    with torch.no_grad():  # other weights than theirs
+        ours.network.roi_heads.box_predictor.cls_score.weight.neg_()
     ours.save(tmp_path / "ours.pth")
-    back = torch.load(tmp_path / "ours.pth", weights_only=True)
-    theirs.get_internal_model().load_state_dict(back)
-    for name, value in theirs.get_internal_model().state_dict().items():
-        torch.testing.assert_close(value, back[name])
+    back = copy.deepcopy(theirs)
+    back.get_internal_model().load_state_dict(torch.load(tmp_path / "ours.pth", weights_only=True))
+    assert_same_detections(ours.detect(photo), back.predict(photo))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "overrides", "named"),
+    [
+        ("fasterrcnn_resnet50_fpn", {}, "differs in antialias, image_mean, image_std"),
+        ("fasterrcnn_resnet50_fpn", {"antialias": False}, "differs in image_mean, image_std"),
+        (LIGHT, {}, "differs in antialias, image_mean, image_std"),
+        ("fasterrcnn_resnet50_fpn_v2", {"antialias": False}, "differs in image_mean, image_std"),
+    ],
+)
+def test_weights_that_detecto_would_feed_other_numbers_are_not_saved_for_it(
+    architecture, overrides, named, tmp_path
+):
+    config = detectors.network_config(architecture, **overrides)
+    detector = Detector(ModelCard(network=config, class_names=CLASS_NAMES))
+    with pytest.raises(DetectorError, match=rf"{named}\. Use save_folder"):
+        detector.save(tmp_path / "ours.pth")
+    assert not (tmp_path / "ours.pth").exists()
+
+
+def test_a_network_that_detecto_cannot_build_is_not_saved_for_it(tmp_path):
+    config = detectors.detectos_input(detectors.network_config(LIGHT))
+    with pytest.raises(DetectorError, match=f"differs in architecture {LIGHT}"):
+        Detector(ModelCard(network=config, class_names=CLASS_NAMES)).save(tmp_path / "ours.pth")
+
+
+def test_normalising_once_by_the_doubled_numbers_is_normalising_twice():
+    # (0.8 - 0.5) / 0.25 = 1.2; (1.2 - 0.5) / 0.25 = 2.8
+    once = detectors.network_config(LIGHT, image_mean=(0.5,) * 3, image_std=(0.25,) * 3)
+    twice = detectors.detectos_input(once)
+    assert (0.8 - twice.image_mean[0]) / twice.image_std[0] == pytest.approx(2.8)
+
+
+def test_detectos_pictures_can_be_drawn_of_ours(light, image, monkeypatch):
+    shown = []
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: shown.append(pyplot.gcf()))
+    labels, boxes, scores = light.predict_top(image)
+    detecto.visualize.show_labeled_image(image, boxes, labels)
+    detecto.visualize.plot_prediction_grid(light, [image, image], dim=(1, 2), score_filter=scores.min())
+    assert [len(axes.patches) for axes in shown[0].axes] == [len(labels)]
+    drawn = int((light.detect(image).scores >= scores.min().item()).sum())
+    assert [len(axes.patches) for axes in shown[1].axes] == [drawn, drawn]
+    pyplot.close("all")
 
 
 def test_detectos_fit_is_refused(light):
