@@ -143,10 +143,11 @@ def score(
     official = is_official(samples, config.split)
     result = metrics.build_report(
         truths, detections, class_names, names=[sample.name for sample in samples],
-        operating_point=operating_point, split=config.split, official=official, model=model,
-        data=describe_data(samples),
+        groups=[sample.recording for sample in samples], operating_point=operating_point,
+        split=config.split, official=official, model=model, data=describe_data(samples),
     )  # fmt: skip
-    result = dataclasses.replace(result, latency=latency)
+    if config.latency:
+        result = dataclasses.replace(result, latency=latency)
     if config.compare_to_original:
         result = compare_to_original(result, samples, detections, class_names)
     if config.robustness:

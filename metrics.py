@@ -698,63 +698,102 @@ def bootstrap_intervals(
     class_names: Sequence[str] = CLASS_NAMES,
     *,
     score_threshold: float,
+    groups: Sequence[str] | None = None,
     draws: int = 1000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Return 95 % intervals from drawing the images again, with replacement.
+    """Return 95 % intervals from drawing the recordings again, with replacement.
 
-    Matching happens once; only the weight of each image differs between draws. Frames of one recording are
-    drawn singly, so that on video the true intervals are wider.
+    Frames of one recording look alike, so a recording is drawn whole: drawing its frames singly would take
+    them for so many independent pictures, and the intervals would be too narrow. Matching happens once;
+    only the weight of each image differs between draws.
 
     Args:
         truths: one per image.
         detections: one per image.
         class_names: index 0 is background.
         score_threshold: of the alarm.
+        groups: each image's recording; by default each image is one of its own.
         draws: how many times.
         seed: of the drawing.
 
     Returns:
         map, map_50, ap/NAME, ap50/NAME as in coco_summary, image_recall and false_alarms_per_1000; without
-        what has no truth.
+        what is in no recording, or in one only, which says nothing of others.
+
+    Raises:
+        ValueError: groups and truths differ in number.
     """
     _check_pairs(truths, detections, class_names)
     if not truths:
         return {}
-    weights = np.random.default_rng(seed).multinomial(len(truths), [1 / len(truths)] * len(truths), draws)
-    values = _bootstrap_ap(truths, detections, class_names, weights)
+    group_of = _group_indices(groups or [str(i) for i in range(len(truths))], len(truths))
+    weights = _drawn(group_of, draws, seed)
+    values = _bootstrap_ap(truths, detections, class_names, weights, group_of)
     spans = {key: _interval(value) for key, value in values.items()}
     alarms = image_alarms(truths, detections, class_names)
     raised = alarms.scores >= score_threshold
-    for key, group, per in (
+    for key, among, per in (
         ("image_recall", alarms.armed, 1),
         ("false_alarms_per_1000", ~alarms.armed, 1000),
     ):
-        if not group.any():
-            continue
-        images, hits = int(group.sum()), int((group & raised).sum())
-        if hits in (0, images):  # drawing again could only show the same: Wilson's interval for n of n
-            edge = 1.96**2 / (images + 1.96**2)
-            spans[key] = Interval(0.0, per * edge) if hits == 0 else Interval(per * (1 - edge), float(per))
-            continue
-        among = (weights @ group).astype(np.float64)
-        share = np.divide(weights @ (group & raised), among, where=among > 0, out=among * np.nan)
-        spans[key] = _interval(per * share)
+        span = _share_interval(raised, among, weights, group_of)
+        if span:
+            spans[key] = Interval(per * span.low, per * span.high)
     return spans
 
 
+def _group_indices(groups: Sequence[str], images: int) -> Ints:
+    """Return each image's group as an index, in order of first appearance."""
+    if len(groups) != images:
+        raise ValueError(f"want one group per image: {images} images, {len(groups)} groups")
+    order = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+    return np.array([order[group] for group in groups], np.int64)
+
+
+def _drawn(group_of: Ints, draws: int, seed: int) -> Ints:
+    """Return (draws, I) how often each image counts when as many groups as there are are drawn."""
+    count = int(group_of.max()) + 1
+    per_group = np.random.default_rng(seed).multinomial(count, [1 / count] * count, draws)
+    weights: Ints = per_group[:, group_of]
+    return weights
+
+
+def _share_interval(raised: Bools, among: Bools, weights: Ints, group_of: Ints) -> Interval | None:
+    """Return the interval of the share of raised among some images; None if they say nothing of others.
+
+    Where all or none are raised, drawing again could only show the same: there it is Wilson's interval for
+    n of n, each recording counting once.
+    """
+    recordings = len(np.unique(group_of[among]))
+    hits = int((among & raised).sum())
+    if hits in (0, int(among.sum())):
+        if not recordings:
+            return None
+        edge = 1.96**2 / (recordings + 1.96**2)
+        return Interval(0.0, edge) if hits == 0 else Interval(1 - edge, 1.0)
+    if recordings < 2:
+        return None
+    images = (weights @ among).astype(np.float64)
+    share = np.divide(weights @ (among & raised), images, where=images > 0, out=images * np.nan)
+    return _interval(share)
+
+
 def _bootstrap_ap(
-    truths: Sequence[GroundTruth], detections: Sequence[Detections], class_names: Sequence[str], weights: Ints
-) -> dict[str, Floats]:
-    every, values = [], {}
+    truths: Sequence[GroundTruth], detections: Sequence[Detections], class_names: Sequence[str],
+    weights: Ints, group_of: Ints,
+) -> dict[str, Floats]:  # fmt: skip
+    every, values, holding = [], {}, np.zeros(len(truths), bool)
     for label, name in enumerate(class_names[1:], start=1):
         matches = match_class(truths, detections, label, COCO_IOUS)
+        holding |= matches.boxes > 0
         if matches.boxes.any():
             chunks = np.array_split(weights, max(1, weights.size // 250_000))  # keeps memory under 100 MB
             ap = np.concatenate([average_precision(matches, chunk) for chunk in chunks])
             every.append(ap)
-            values[f"ap/{name}"], values[f"ap50/{name}"] = ap.mean(axis=1), ap[:, 0]
-    if every:
+            if len(np.unique(group_of[matches.boxes > 0])) > 1:
+                values[f"ap/{name}"], values[f"ap50/{name}"] = ap.mean(axis=1), ap[:, 0]
+    if len(np.unique(group_of[holding])) > 1:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a draw without any truth box has no mean
             values["map"] = np.nanmean(np.stack(every).mean(axis=2), axis=0)
@@ -888,13 +927,14 @@ class Report:
         title: what the figures are to be called: "official test" or "local test", "local val".
         split: train, val or test.
         model: name and version, or folder.
-        images: how many; negatives: without any object.
+        images: how many; negatives: without any object; recordings: how many they come from, None if unknown.
         class_names: background first.
         coco: keys of coco_summary, 100 detections per image and class.
         original: the same keys on the single best box of each class in each image.
         original_subset: the same on the images that the original project's loader kept; empty if not asked.
         published: the original's own figures, where they may be compared with; else empty.
-        intervals: 95 %, by key of coco, and image_recall, false_alarms_per_1000.
+        intervals: 95 %, by key of coco, and image_recall, false_alarms_per_1000; from drawing recordings
+            again, or pictures where recordings are unknown.
         classes: one per class.
         operating_point: as chosen, on the split it names; the threshold of all counts in this report.
         measured: the same threshold on this split.
@@ -915,6 +955,7 @@ class Report:
     created_at: str
     images: int
     negatives: int
+    recordings: int | None
     class_names: tuple[str, ...]
     coco: dict[str, float]
     original: dict[str, float]
@@ -947,6 +988,7 @@ def build_report(
     class_names: Sequence[str] = CLASS_NAMES,
     *,
     names: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
     operating_point: OperatingPoint | None = None,
     split: str = "val",
     official: bool = False,
@@ -962,6 +1004,7 @@ def build_report(
         detections: one per image, down to a low score.
         class_names: index 0 is background.
         names: file stems, for the best and worst images.
+        groups: each image's recording, for the intervals; see bootstrap_intervals.
         operating_point: the model's; by default one is chosen on these very images, and a note says so.
         split: train, val or test.
         official: the images are the official test split, all of it; else the title says local.
@@ -993,13 +1036,14 @@ def build_report(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         images=len(truths),
         negatives=sum(not len(truth.labels) for truth in truths),
+        recordings=len(set(groups)) if groups else None,
         class_names=tuple(class_names),
         coco=coco,
         original=original_protocol(truths, detections, class_names),
         original_subset={},
         published=dict(ORIGINAL_PUBLISHED) if official else {},
         intervals=bootstrap_intervals(
-            truths, detections, class_names, score_threshold=point.score_threshold, draws=draws
+            truths, detections, class_names, score_threshold=point.score_threshold, groups=groups, draws=draws
         ),
         classes=tuple(
             _class_result(label, class_names, truths, detections, coco, thresholds, point.score_threshold)
@@ -1015,7 +1059,13 @@ def build_report(
         best=tuple(one for one in reversed(ranked) if len(truths[one.index].labels))[: examples // 2],
         data=dict(data or {}),
         notes=tuple(
-            _notes(coco, point, measured, chosen_here=operating_point is None or point.split == split)
+            _notes(
+                coco,
+                point,
+                measured,
+                chosen_here=operating_point is None or point.split == split,
+                groups=groups,
+            )
         ),
     )
 
@@ -1050,12 +1100,18 @@ def _class_result(
 
 
 def _notes(
-    coco: Mapping[str, float], point: OperatingPoint, measured: OperatingPoint, *, chosen_here: bool
-) -> Iterator[str]:
+    coco: Mapping[str, float], point: OperatingPoint, measured: OperatingPoint, *, chosen_here: bool,
+    groups: Sequence[str] | None,
+) -> Iterator[str]:  # fmt: skip
     if chosen_here:
         yield (
             "The operating point was chosen on these very images, so its recall and false alarms are "
             "flattering; on new images expect worse."
+        )
+    if groups and len(set(groups)) == 1:
+        yield (
+            f"All images come from one recording ({groups[0]}), which says nothing of others: there are no "
+            "intervals."
         )
     if not measured.weapon_free_images:
         yield "No image here is free of weapons, so false alarms could not be measured."
@@ -1161,6 +1217,7 @@ def flat_metrics(report: Report) -> dict[str, float]:
     """Return the report's main figures by MLflow name: split/word; what could not be measured is left out."""
     point = report.measured
     values: dict[str, float | None] = {
+        "recordings": report.recordings,
         **report.coco,
         **{
             f"original_protocol/{key}": value

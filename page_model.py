@@ -161,6 +161,9 @@ def metrics_ui(page: Page, card: ModelCard) -> None:
              interval(page, card, metric, page.decimal))
             for key, metric in known.items()
         ])  # fmt: skip
+        if f"{split}/recordings" in card.metrics:
+            recordings = per_thousand(card.metrics[f"{split}/recordings"])
+            st.caption(page.text("model_intervals", recordings=recordings))
         for rate, key in RATES.items():
             if f"{split}/{rate}" in card.metrics:
                 value = page.decimal(100 * card.metrics[f"{split}/{rate}"], 1)

@@ -209,7 +209,11 @@ def _curves_figure(report: Report) -> Figure:
 def _classes_figure(report: Report) -> Figure:
     figure = Figure(figsize=(10.5, 3.4), layout="constrained")
     axes = _axes(
-        figure, 1, 1, 1, "AP by class, with 95 % intervals over images (filled: IoU 0.5:0.95; light: IoU 0.5)"
+        figure,
+        1,
+        1,
+        1,
+        f"AP by class, 95 % intervals from drawing {drawn(report)} (filled: IoU 0.5:0.95; light: IoU 0.5)",
     )
     measured = [result for result in report.classes if result.ap is not None]
     for i, result in enumerate(measured):
@@ -342,6 +346,7 @@ def render_page(report: Report, plots: dict[str, bytes], examples: dict[str, byt
         "figure": figure,
         "english": title_of,
         "in_english": in_english,
+        "drawn": drawn,
     }
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
@@ -378,6 +383,13 @@ def lookalike_rows(cells: Sequence[LookalikeCell]) -> list[tuple[str, list[Looka
 def in_english(sentence: str) -> str:
     """Return a sentence with the English names of the classes in it."""
     return " ".join(title_of(word) for word in sentence.split(" "))
+
+
+def drawn(report: Report) -> str:
+    """Return what the intervals drew again: "212 recordings", or images where recordings are unknown."""
+    if report.recordings is None:
+        return f"{report.images} images"
+    return f"{report.recordings} recording{'s' * (report.recordings != 1)}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:

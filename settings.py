@@ -622,6 +622,7 @@ class EvaluateConfig(BaseSettings):
         description="put the original project's published figures beside ours (official test split only)",
     )
     robustness: bool = Field(False, description="also score darker, blurred, ... images: six times the work")
+    latency: bool = Field(True, description="time the detector; leave it out where other work runs too")
     against: Path | None = Field(None, description="report of another evaluation to print beside this one")
     log: bool = Field(False, description="log figures and report to the MLflow run that made the model")
     keep: bool = Field(False, description="write the test's figures into the model folder, for the page")

@@ -383,6 +383,12 @@ TEXTS = {
         "ru": "Оружие, принятое за похожий предмет: {rate}",
     },
     "model_interval": {"en": "95% interval {low} to {high}", "ru": "95 % интервал от {low} до {high}"},
+    "model_intervals": {
+        "en": "The 95% intervals come from drawing the {recordings} recordings again, not single photos: frames of "
+        "one video look alike.",
+        "ru": "95-процентные интервалы получены повторными выборками {recordings} съёмок, а не отдельных фото: "
+        "кадры одного видео похожи.",
+    },
     "model_images": {
         "en": "Counted on {weapon_images} photos with a weapon and {weapon_free_images} without. "
         "The threshold {threshold} was chosen on {split} by this rule: {rule}.",

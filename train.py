@@ -498,8 +498,9 @@ def finish(
         truths, found, CLASS_NAMES, split="val", max_false_alarms_per_1000=config.max_false_alarms
     )
     results = metrics.build_report(
-        truths, found, CLASS_NAMES, names=[sample.name for sample in val_samples], operating_point=point,
-        split="val", model=config.run_name or config.output.name,
+        truths, found, CLASS_NAMES, names=[sample.name for sample in val_samples],
+        groups=[sample.recording for sample in val_samples], operating_point=point, split="val",
+        model=config.run_name or config.output.name,
         data={
             "Data": ", ".join(map(str, config.data)),
             "Fingerprint": dataset.fingerprint(val_samples),

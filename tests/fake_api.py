@@ -54,6 +54,7 @@ CARD = ModelCard(
         for t in (i / 20 for i in range(1, 20))
     ),
     metrics={
+        "val/recordings": 140,
         "val/map": 0.512,
         "val/map/low": 0.48, "val/map/high": 0.54, "val/map_50": 0.793, "val/ap/pistol": 0.6,
         "val/ap/pistol/low": 0.55, "val/ap/pistol/high": 0.65,

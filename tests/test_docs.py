@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pydantic_settings import BaseSettings
 
 import settings
 from docs.import_graph import import_graph, mermaid, reduced
-from docs.results import CARD, card_figures, kept, table
+from docs.results import CARD, card_figures, kept, table, trimmed
 
 ROOT = Path(__file__).parents[1]
 READMES = ["README.md", "README.ru.md"]
@@ -189,6 +190,34 @@ def test_the_figures_shown_are_those_of_the_evaluation_kept(name):
 def test_the_model_cards_figures_are_those_of_the_evaluation_kept():
     results = kept()
     assert results is None or card_figures(results) in text(CARD), "run: python docs/results.py REPORTS"
+
+
+def a_report(**changes: Any) -> dict[str, Any]:
+    """What evaluate.py writes, as far as docs/results.py looks at it, without changed pictures and times."""
+    now = json.loads(json.dumps((kept() or {})["both"])) | {"robustness": [], "latency": None}
+    curve = [
+        {"score_threshold": i / 100, "image_recall": 0.5, "false_alarms_per_1000": 5} for i in range(101)
+    ]
+    return now | {"alarm_curve": curve, **changes}
+
+
+def test_changed_pictures_and_times_stay_when_the_same_model_is_measured_again():
+    before = (kept() or {})["both"]
+    again = trimmed(a_report(), before)
+    assert again["robustness"] == before["robustness"] != []
+    assert again["latency"] == before["latency"] is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": {"Fingerprint": "of others", "Data": "elsewhere"}},
+        {"coco": {"map": 0.7, "map_50": 0.9}},
+    ],
+)
+def test_they_do_not_stand_beside_figures_of_another_model_or_other_images(change):
+    again = trimmed(a_report(**change), (kept() or {})["both"])
+    assert (again["robustness"], again["latency"]) == ([], None)
 
 
 # --- .env.example -----------------------------------------------------------------------------------------

@@ -101,7 +101,12 @@ def test_score_measures_what_the_finder_finds(root):
     assert result.coco["map_50"] == pytest.approx(1)
     assert (result.measured.image_recall, result.measured.false_alarms_per_1000) == (1, 0)
     assert result.latency.images == 13
+    assert result.recordings == 3  # gun_0 to 5, phone_0 to 5, nothing
     assert result.data["Fingerprint"] == dataset.fingerprint(dataset.read_samples([root], "test"))
+
+
+def test_time_is_not_measured_where_other_work_runs(root):
+    assert score(config_for(root, "--no-latency"), ColorFinder()).latency is None
 
 
 def test_robustness_shows_which_change_hurts(root):

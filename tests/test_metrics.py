@@ -419,6 +419,71 @@ def test_no_false_alarm_among_few_images_is_no_proof_of_none():
     assert (recall.low, recall.high) == pytest.approx((0.510, 1), abs=0.001)
 
 
+def shot(hit, i):
+    """A picture with one pistol that is found or taken for something elsewhere, at a score of its own."""
+    return truth((A, PISTOL)), found((A if hit else B, PISTOL, 0.9 - 0.01 * i))
+
+
+def test_frames_that_look_alike_count_as_one():
+    # 20 recordings, 14 of them found: as one picture each, or as five equal frames each.
+    single = [shot(i % 10 < 7, i) for i in range(20)] + [
+        (truth(), found((A, KNIFE, 0.8))),
+        (truth(), found()),
+    ]
+    frames = [pair for pair in single for _ in range(5)]
+    names = [f"video {i}" for i in range(22) for _ in range(5)]
+    singly = metrics.bootstrap_intervals(*zip(*single, strict=True), score_threshold=0.5, draws=300)
+    truths, detections = zip(*frames, strict=True)
+    whole = metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=300, groups=names)
+    assert whole.keys() == singly.keys() == {
+        "map", "map_50", "ap/pistol", "ap50/pistol", "image_recall", "false_alarms_per_1000",
+    }  # fmt: skip
+    for key, span in whole.items():
+        assert (span.low, span.high) == pytest.approx((singly[key].low, singly[key].high)), key
+    as_pictures = metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=300)
+    assert as_pictures["ap50/pistol"].high - as_pictures["ap50/pistol"].low < 0.6 * (
+        whole["ap50/pistol"].high - whole["ap50/pistol"].low
+    )  # the square root of 5, about
+
+
+def test_interval_of_recordings_worked_out():
+    # Two recordings of which one alarms throughout: drawing two of two gives 0, 1/2 or 1, each end 1/4.
+    truths = [truth((A, PISTOL))] * 7
+    detections = [found((A, PISTOL, 0.9))] * 4 + [found()] * 3
+    groups = ["a"] * 4 + ["b"] * 3
+    span = metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, groups=groups)["image_recall"]
+    assert (span.low, span.high) == (0, 1)
+
+
+def test_recordings_of_one_picture_are_pictures():
+    truths, detections = random_split(8, images=30)
+    names = [f"z{30 - i}" for i in range(30)]
+    by_name = metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=50, groups=names)
+    assert by_name == metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=50)
+
+
+def test_one_recording_says_nothing_of_others():
+    truths, detections = random_split(9, images=30)
+    one = ["a"] * 30
+    assert metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=20, groups=one) == {}
+    report = metrics.build_report(truths, detections, groups=one, draws=20)
+    assert report.recordings == 1
+    assert any("one recording (a)" in note for note in report.notes)
+
+
+def test_all_alike_in_two_recordings_is_wilsons_interval_of_two():
+    # 1.96^2 / (2 + 1.96^2) from the edge, however many frames.
+    truths, detections = [truth()] * 100, [found()] * 100
+    groups = ["a"] * 60 + ["b"] * 40
+    spans = metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=20, groups=groups)
+    assert spans["false_alarms_per_1000"].high == pytest.approx(657.6, abs=0.1)
+
+
+def test_a_recording_for_every_image_or_a_sentence():
+    with pytest.raises(ValueError, match="one group per image: 2 images, 1 groups"):
+        metrics.bootstrap_intervals([truth()] * 2, [found()] * 2, score_threshold=0.5, groups=["a"])
+
+
 def test_intervals_are_the_same_again_and_leave_out_what_has_no_truth():
     truths, detections = [truth((A, PISTOL)), truth((B, PISTOL))], [found((A, PISTOL, 0.9)), found()]
     first = metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=50)

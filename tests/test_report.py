@@ -90,6 +90,14 @@ def test_page_names_split_model_and_classes_for_people(result):
     assert "published" not in page.split("<body>")[1]
 
 
+def test_page_says_what_the_intervals_drew():
+    drew = {}
+    for groups in (None, ["street", "kitchen", "kitchen"]):
+        page = page_of(metrics.build_report(TRUTHS, FOUND, groups=groups, draws=5))
+        drew[bool(groups)] = "the true intervals are wider" in page, "drawing 2 recordings" in page
+    assert drew == {False: (True, False), True: (False, True)}
+
+
 def test_page_of_a_model_that_finds_nothing_on_images_without_objects(tmp_path):
     nothing = metrics.build_report([NOTHING], [Detections.empty()], draws=5)
     page = report.write_report(nothing, tmp_path).read_text(encoding="utf-8")  # its plots are empty too

@@ -540,6 +540,7 @@ def test_the_model_tab_tells_version_figures_and_intervals(start):
     assert figures["Photos with a weapon that raise the alarm"] == ("88%", "95% interval 85% to 91%")
     assert figures["mAP at IoU 0.50"] == ("0.793", "")
     assert "520 photos with a weapon and 260 without" in words
+    assert "drawing the 140 recordings again, not single photos" in words
 
 
 def test_the_model_tab_speaks_russian_to_the_last_figure(api, start):
