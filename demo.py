@@ -1,7 +1,7 @@
 """The whole demo on this machine: tracker, API and page, started, watched and stopped together.
 
     make demo                           # or: python demo.py
-    WEB_PORT=8600 make demo             # on another port
+    WEB_PORT=8600 make demo             # on another port; or: python demo.py --web-port 8600
 
 The Procfile says how each service is started; honcho runs them and prefixes what they print.
 """
@@ -40,11 +40,9 @@ class DemoError(RuntimeError):
 
 def main() -> None:
     """Start the three services, print their addresses when ready, and stop all three together."""
-    settings = demo_settings(ROOT / ".env")
     if sys.argv[1:] == ["register"]:
-        return register_starter(settings)
-    if sys.argv[1:]:
-        raise SystemExit(f"error: expected no argument, got {' '.join(sys.argv[1:])}; settings are variables")
+        return register_starter(demo_settings(ROOT / ".env"))
+    settings = demo_settings(ROOT / ".env", sys.argv[1:])
     try:
         check_ports(settings)
     except DemoError as error:

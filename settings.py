@@ -5,14 +5,16 @@ The only file that reads either. Importing it reads nothing: a program builds it
 
 from __future__ import annotations
 
+import argparse
+import difflib
 import io
 import ipaddress
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 
 from dotenv import load_dotenv
 from pydantic import (
@@ -29,6 +31,7 @@ from pydantic_settings import (
     CliApp,
     CliImplicitFlag,
     CliPositionalArg,
+    CliSettingsSource,
     CliSubCommand,
     NoDecode,
     PydanticBaseSettingsSource,
@@ -60,9 +63,61 @@ def parse_arguments(
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file name need not be UTF-8: show its odd bytes escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return CliApp.run(config_class, cli_args=_repeat_flags(given, list_flags))
-    except (ValidationError, SettingsError) as error:
-        raise SystemExit(_in_sentences(error)) from error
+        return CliApp.run(config_class, cli_args=_repeat_flags(given, list_flags), cli_exit_on_error=False)
+    except ValidationError as error:
+        _refuse("\n".join(f"error: {_in_a_sentence({**problem})}" for problem in error.errors()), error)
+    except SettingsError as error:
+        _refuse(f"error: {_command_line_problem(str(error), config_class, given)}", error)
+
+
+class UsageError(SystemExit):
+    """The command line, a variable or a preset is wrong; says what in str(), and exits with status 2."""
+
+    def __init__(self, sentences: str) -> None:
+        super().__init__(sentences)
+        self.code = 2
+
+
+def _refuse(sentences: str, cause: Exception | None = None) -> NoReturn:
+    print(sentences, file=sys.stderr)
+    raise UsageError(sentences) from cause
+
+
+def _command_line_problem(problem: str, config_class: type[BaseSettings], given: Sequence[str]) -> str:
+    """Say in one line what argparse found wrong, and the nearest name there is for one that there is not."""
+    parser = CliSettingsSource(config_class).root_parser
+    problem = problem.removeprefix("error parsing CLI: ")
+    everywhere = set(_flags(parser))
+    flags = [word.partition("=")[0] for word in given if re.match(r"--?[a-zA-Z]", word)]
+    for flag in flags:
+        if flag not in everywhere:
+            nearest = _nearest(flag, _flags(parser, given))
+            return f"unknown flag {flag}{nearest} All flags: --help"
+    if wrong := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", problem):
+        nearest = _nearest(wrong[1], re.findall(r"[\w-]+", wrong[2]))
+        return f"unknown command {wrong[1]}{nearest} All commands: --help"
+    if wrong := re.match(r"unrecognized arguments: (\S+)", problem):
+        if wrong[1].startswith("-"):
+            return f"{wrong[1]} belongs elsewhere: --help and COMMAND --help say which flags go where"
+        return f"unexpected argument {wrong[1]}; --help says what is expected"
+    return f"{problem}; --help says what is expected"
+
+
+def _flags(parser: argparse.ArgumentParser, given: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the flags of a program and of its commands: those given, or all of them."""
+    yield from parser._option_string_actions
+    for action in parser._actions:
+        if isinstance(action.choices, Mapping):
+            named = [command for command in given if command in action.choices] or action.choices
+            for command in named:
+                yield from _flags(action.choices[command])
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean NAME?", or a full stop where nothing is near."""
+    near = difflib.get_close_matches(word.lstrip("-"), {name.lstrip("-"): name for name in known}, n=1)
+    dashes = "--" if word.startswith("-") else ""
+    return f"; did you mean {dashes}{near[0]}?" if near else "."
 
 
 def _repeat_flags(arguments: list[str], list_flags: Sequence[str]) -> list[str]:
@@ -79,12 +134,6 @@ def _repeat_flags(arguments: list[str], list_flags: Sequence[str]) -> list[str]:
         else:
             repeated.append(argument)
     return repeated
-
-
-def _in_sentences(error: ValidationError | SettingsError) -> str:
-    if isinstance(error, SettingsError):
-        return f"error: {error}"
-    return "\n".join(f"error: {_in_a_sentence({**problem})}" for problem in error.errors())
 
 
 def _in_a_sentence(problem: Mapping[str, Any]) -> str:
@@ -323,7 +372,7 @@ def registry_command(arguments: Sequence[str] | None = None) -> tuple[RegistryCo
     settings = parse_arguments(RegistryCommand, arguments)
     command = get_subcommand(settings, is_required=False)
     if not isinstance(command, BaseModel):
-        raise SystemExit("error: expected a command, as in: python registry.py list (all: --help)")
+        _refuse("error: expected a command, as in: python registry.py list (all: --help)")
     return settings, command
 
 
@@ -382,7 +431,7 @@ def dataset_command(arguments: Sequence[str] | None = None) -> BaseModel:
     settings = parse_arguments(DatasetCommand, arguments)
     command = get_subcommand(settings, is_required=False)
     if not isinstance(command, BaseModel):
-        raise SystemExit("error: expected a command, as in: python dataset.py check data (all: --help)")
+        _refuse("error: expected a command, as in: python dataset.py check data (all: --help)")
     return command
 
 
@@ -529,7 +578,7 @@ def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
         path = Path(name) if name.endswith(".toml") else PRESETS / f"{name}.toml"
         if not path.is_file():
             known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.toml")))
-            raise SystemExit(f"error: expected a preset file at {path}, found none; presets: {known}")
+            _refuse(f"error: expected a preset file at {path}, found none; presets: {known}")
         config_class = type(
             "TrainConfig", (TrainConfig,),
             {"model_config": SettingsConfigDict(**{**TrainConfig.model_config, "toml_file": path}),
@@ -589,7 +638,7 @@ def predict_config(arguments: Sequence[str] | None = None) -> PredictConfig:
     """Build the predict command's settings, or say in sentences what is wrong and exit 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] != ["predict"] and given[:1] not in (["-h"], ["--help"]):
-        raise SystemExit("error: expected the command predict, as in: python client.py predict photos/")
+        _refuse("error: expected the command predict, as in: python client.py predict photos/")
     return parse_arguments(
         PredictConfig, given[1:] if given[:1] == ["predict"] else given, list_flags=("--labels",)
     )
@@ -644,9 +693,14 @@ def evaluate_config(arguments: Sequence[str] | None = None) -> EvaluateConfig:
 
 
 class DemoSettings(BaseSettings):
-    """What the demo starts on this machine, and where."""
+    """Start tracker, API and page on this machine, watch them, and stop them together.
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+    Every flag is a variable too, also in the file .env: WEB_PORT=8600.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", cli_kebab_case=True, cli_prog_name="demo.py"
+    )
 
     mlflow_port: int = Field(5000, ge=1, le=65535, description="port of the MLflow tracker")
     api_port: int = Field(8000, ge=1, le=65535, description="port of the API")
@@ -655,13 +709,13 @@ class DemoSettings(BaseSettings):
     starter_dir: Path = Field(Path("weights/starter"), description="model folder for an empty registry")
 
 
-def demo_settings(env_file: Path) -> DemoSettings:
-    """Build the demo's settings from the environment and env_file, or say what is wrong and exit 2.
+def demo_settings(env_file: Path, arguments: Sequence[str] = ()) -> DemoSettings:
+    """Build the demo's settings from flags, environment and env_file, or say what is wrong and exit 2.
 
     The variables of env_file also reach the services, except where the environment has its own.
     """
     load_dotenv(env_file, override=False)
-    return parse_arguments(DemoSettings, [])
+    return parse_arguments(DemoSettings, arguments)
 
 
 def service_environment(settings: DemoSettings, *, python_folder: Path) -> dict[str, str]:

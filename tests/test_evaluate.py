@@ -322,8 +322,3 @@ def test_environment_names_the_model_and_the_tracker(monkeypatch):
         "other", "8", "http://tracker:5000",
     )  # fmt: skip
     assert config.data == [Path("a"), Path("b")]
-
-
-def test_a_misspelt_flag_is_refused():
-    with pytest.raises(SystemExit):
-        evaluate_config(["--data", "a", "--robust"])

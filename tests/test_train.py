@@ -260,7 +260,7 @@ def test_several_roots_follow_one_flag():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "a", "--learning-rate", "1"], "unrecognized arguments: --learning-rate"),
+        (["--data", "a", "--learning-rate", "1"], "error: unknown flag --learning-rate"),
         (["--data", "a", "--lr", "fast"], r"lr: .*\(got 'fast'\)"),
         (["--data", "a", "--epochs", "0"], "epochs: .*greater than or equal to 1"),
         (["--epochs", "1"], "data: expected a value, got none"),
