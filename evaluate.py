@@ -174,9 +174,14 @@ def describe_data(samples: Sequence[Sample]) -> dict[str, str]:
 
 
 def is_official(samples: Sequence[Sample], split: str) -> bool:
-    """Return whether these are the official test split: one root, all 857 images."""
-    roots = {sample.root for sample in samples}
-    return split == "test" and len(roots) == 1 and len(samples) == metrics.OFFICIAL_TEST_IMAGES
+    """Return whether these are the official test split: one root, all 857 images, the official names.
+
+    The number alone would be true of other people's pictures, and of other divisions of the same ones.
+    """
+    one_root = len({sample.root for sample in samples}) == 1
+    names = {sample.name for sample in samples}
+    whole = len(samples) == metrics.OFFICIAL_TEST_IMAGES
+    return split == "test" and one_root and whole and names >= metrics.OFFICIAL_TEST_NAMES
 
 
 def compare_to_original(
@@ -186,8 +191,8 @@ def compare_to_original(
     if not result.published:
         note = (
             "The original project's figures are of the official test split of "
-            f"{metrics.OFFICIAL_TEST_IMAGES} images. These are {len(samples)} others, so its figures are "
-            "left out."
+            f"{metrics.OFFICIAL_TEST_IMAGES} images in one folder. These are {len(samples)} others, by "
+            "number or by name, so its figures are left out."
         )
         return dataclasses.replace(result, notes=(*result.notes, note))
     kept = [i for i, sample in enumerate(samples) if original_kept(sample)]

@@ -150,8 +150,14 @@ def test_local_images_are_never_put_beside_the_published_figures(root):
     assert any("These are 13 others" in note for note in result.notes)
 
 
-def test_official_split_stands_beside_them_on_all_and_on_the_originals_images(root, monkeypatch):
+@pytest.fixture
+def official(root, monkeypatch):
+    """Make the drawn pictures the official test split: their number, and two of their names."""
     monkeypatch.setattr(metrics, "OFFICIAL_TEST_IMAGES", 13)
+    monkeypatch.setattr(metrics, "OFFICIAL_TEST_NAMES", frozenset(("gun_0", "phone_3")))
+
+
+def test_official_split_stands_beside_them_on_all_and_on_the_originals_images(root, official):
     write_picture(root, "gun_0", [("pistol", (20, 30, 80, 70))], filename="renamed.jpg")
     result = score(config_for(root, "--compare-to-original"), ColorFinder())
     assert result.title == "official test"
@@ -159,12 +165,24 @@ def test_official_split_stands_beside_them_on_all_and_on_the_originals_images(ro
     assert result.original_subset["images"] == 12  # the original's loader drops a picture named otherwise
 
 
-def test_two_roots_or_another_split_are_not_the_official_test(root, monkeypatch):
+def test_other_pictures_are_not_the_official_test(root, official):
     samples = dataset.read_samples([root], "test")
-    monkeypatch.setattr(metrics, "OFFICIAL_TEST_IMAGES", 13)
+    elsewhere = dataclasses.replace(samples[0], root=root / "elsewhere")
+    renamed = dataclasses.replace(samples[0], image_path=root / "images_test" / "other.png")
+    assert samples[0].name == "gun_0"
     assert evaluate.is_official(samples, "test")
     assert not evaluate.is_official(samples, "val")
     assert not evaluate.is_official(samples[1:], "test")
+    assert not evaluate.is_official([elsewhere, *samples[1:]], "test")
+    assert not evaluate.is_official([renamed, *samples[1:]], "test")  # as many, of other names
+
+
+def test_as_many_pictures_of_ones_own_are_not_put_beside_the_published_figures(root, monkeypatch):
+    monkeypatch.setattr(metrics, "OFFICIAL_TEST_IMAGES", 13)
+    result = score(config_for(root, "--compare-to-original"), ColorFinder())
+    assert result.title == "local test"
+    assert result.published == {}
+    assert any("by number or by name" in note for note in result.notes)
 
 
 def test_table_shows_two_reports_side_by_side(root):
