@@ -550,13 +550,13 @@ def select_boxes(
 
 
 def load_folder(
-    folder: Path, *, device: str = "cpu", optimize: bool = True, bf16: bool | None = None
+    folder: Path, *, device: str | torch.device = "cpu", optimize: bool = True, bf16: bool | None = None
 ) -> Detector:
     """Load a model folder: build the network from model.json, fill it from weights.safetensors.
 
     Args:
         folder: what save_folder wrote.
-        device: "cpu" or "cuda".
+        device: what devices.choose_device returned.
         optimize: rearrange the network for speed; it can then neither be saved nor trained.
         bf16: compute the rearranged backbone in bfloat16; by default where the processor multiplies it.
 

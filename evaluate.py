@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 import dataset
 import detector as detectors
+import devices
 import engine
 import imaging
 import metrics
@@ -38,8 +39,8 @@ from texts import printable
 
 Boxes = NDArray[np.float32]
 PROBLEMS = (
-    dataset.DatasetError, detectors.DetectorError, imaging.ImageError, reports.ReportError,
-    tracker.RegistryError,
+    dataset.DatasetError, detectors.DetectorError, devices.NoSuchDevice, imaging.ImageError,
+    reports.ReportError, tracker.RegistryError,
 )  # fmt: skip
 console = Console()
 
@@ -62,11 +63,12 @@ def run(config: EvaluateConfig) -> Report:
     """Load the model, score it, write the report, print the figures, log them if asked."""
     reports.check_writable(config.output)
     other = reports.read_report(config.against) if config.against else None
+    device = devices.choose_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
     with ExitStack() as stack:
         folder, model, run_id = find_model(config, stack)
-        detector = detectors.load_folder(folder, device=config.device)
+        detector = detectors.load_folder(folder, device=device)
     point = detector.card.operating_point
     if config.keep and (not config.model or config.split != "test" or config.limit or point is None):
         raise detectors.DetectorError(

@@ -53,6 +53,7 @@ from answers import (
     to_result,
 )
 from detections import WEAPONS, Detections
+from devices import NoSuchDevice, choose_device
 from gate import (
     BACKLOG,
     PROBLEM_JSON,
@@ -497,8 +498,11 @@ def create_app(
         settings: everything configurable.
         load_detector: folder -> detector; detector.load_folder on the chosen device by default.
         source: where models come from; by the settings by default.
+
+    Raises:
+        NoSuchDevice: the chosen device is not in this machine.
     """
-    load = load_detector or partial(detector.load_folder, device=settings.api_device)
+    load = load_detector or partial(detector.load_folder, device=choose_device(settings.api_device))
     service = make_service(settings, source or make_source(settings, load))
     app = FastAPIOffline(
         title="Weapon detector",
@@ -642,8 +646,12 @@ def main() -> None:
     """Serve until told to stop."""
     settings = api_settings()
     logging.captureWarnings(True)
+    try:
+        app = create_app(settings)
+    except NoSuchDevice as error:
+        raise SystemExit(f"error: API_DEVICE={settings.api_device}: {error}") from error
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         log_config=logging_config(settings.api_log_level),
         access_log=False,
         server_header=False,

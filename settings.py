@@ -43,6 +43,7 @@ from pydantic_settings import (
 
 Settings = TypeVar("Settings", bound=BaseSettings)
 PRESETS = Path(__file__).parent / "config"
+Device = Literal["auto", "cpu", "cuda"]  # what devices.choose_device takes
 
 # What several programs say of the same setting.
 VAL_FRACTION = "share of train held out, by recording"
@@ -212,7 +213,7 @@ class ApiSettings(TrackerSettings):
     api_workers: int = Field(
         1, ge=1, description="pictures decoded side by side; the network takes one at a time, on all cores"
     )
-    api_device: Literal["cpu", "cuda"] = Field("cpu", description="where the network runs")
+    api_device: Device = Field("cpu", description="where the network runs; auto: cuda if there, else cpu")
     api_cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="comma-separated origins of web pages that may call; none by default"
     )
@@ -531,7 +532,7 @@ class TrainConfig(BaseSettings):
     )
 
     # machine
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda if there, else cpu")
+    device: Device = Field("auto", description="where the network learns; auto: cuda if there, else cpu")
     threads: int = Field(0, ge=0, description="CPU threads of the network; 0 = all")
     bf16: Literal["auto", "on", "off"] = Field("auto", description="auto: where the hardware multiplies it")
     channels_last: bool = Field(False, description="memory layout that suits CPU convolutions")
@@ -675,7 +676,7 @@ class EvaluateConfig(BaseSettings):
     against: Path | None = Field(None, description="report of another evaluation to print beside this one")
     log: bool = Field(False, description="log figures and report to the MLflow run that made the model")
     keep: bool = Field(False, description="write the test's figures into the model folder, for the page")
-    device: Literal["cpu", "cuda"] = Field("cpu", description="where the network runs")
+    device: Device = Field("auto", description="where the network runs; auto: cuda if there, else cpu")
     threads: int = Field(0, ge=0, description="CPU threads of the network; 0 = all")
     mlflow_tracking_uri: str = Field(
         "http://127.0.0.1:5000", validation_alias="mlflow_tracking_uri", description="MLflow tracker"

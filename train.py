@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 import dataset
 import detector as detectors
+import devices
 import engine
 import imaging
 import metrics
@@ -71,7 +72,7 @@ def main() -> None:
     config = train_config()
     process = TorchrunSettings()
     known = (
-        dataset.DatasetError, detectors.DetectorError, tracker.RegistryError,
+        dataset.DatasetError, detectors.DetectorError, devices.NoSuchDevice, tracker.RegistryError,
         engine.WrongCheckpoint, engine.NonFiniteLoss, UnusableOutput,
     )  # fmt: skip
     try:
@@ -146,19 +147,15 @@ def set_up_machine(config: TrainConfig, process: TorchrunSettings) -> torch.devi
     """Seed, set threads, join the other processes and return the device of this one."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    kind = config.device
-    if kind == "auto":  # never mps: torchvision's RoIAlign fails there
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise detectors.DetectorError("--device cuda, but torch sees no CUDA device; use --device cpu")
+    device = devices.choose_device(config.device, local_rank=process.local_rank)
     if process.world_size > 1:
         if config.batch_size % process.world_size:
             raise UnusableOutput(
                 f"--batch-size {config.batch_size} cannot be shared by {process.world_size} processes"
             )
-        torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     torch.manual_seed(config.seed)
-    return torch.device(kind, process.local_rank) if kind == "cuda" else torch.device(kind)
+    return device
 
 
 def read_data(config: TrainConfig, process: TorchrunSettings) -> tuple[list[Sample], list[Sample]]:
@@ -244,7 +241,7 @@ def build_detector(config: TrainConfig, device: torch.device) -> Detector:
     """Build the network that config asks for and load the weights it starts from."""
     folder = Path(config.weights)
     if (folder / CARD_FILE).is_file():
-        start = detectors.load_folder(folder, device=device.type, optimize=False)
+        start = detectors.load_folder(folder, optimize=False)
         network = NetworkConfig.model_validate(
             {**start.card.network.model_dump(), **network_overrides(config)}
         )
@@ -491,7 +488,7 @@ def finish(
 ) -> None:  # fmt: skip
     """Choose the operating point on the validation split, write report and model, register it."""
     folder = config.output / "best"
-    best = detectors.load_folder(folder, device=training.detector.device.type, optimize=False)
+    best = detectors.load_folder(folder, device=training.detector.device, optimize=False)
     found, _ = engine.evaluate(best, val_samples, description="choose the operating point")
     truths = [sample.truth for sample in val_samples]
     point = metrics.choose_operating_point(
@@ -508,7 +505,7 @@ def finish(
             "MLflow run": run.run_id,
         },
     )  # fmt: skip
-    results = dataclasses.replace(results, latency=measure_latency(folder, val_samples, best.device.type))
+    results = dataclasses.replace(results, latency=measure_latency(folder, val_samples, best.device))
     report.write_report(results, config.output / "report", samples=val_samples)
     run.log_artifacts(config.output / "report", "report")
     numbers = metrics.flat_metrics(results)
@@ -542,7 +539,7 @@ def finish(
     )
 
 
-def measure_latency(folder: Path, samples: Sequence[Sample], device: str) -> metrics.Latency:
+def measure_latency(folder: Path, samples: Sequence[Sample], device: torch.device) -> metrics.Latency:
     """Time the model as it is served, on a few photographs."""
     served = detectors.load_folder(folder, device=device)
     detectors.warm_up(served)

@@ -15,6 +15,7 @@ ALLOWED = {
     "settings": set(),
     "texts": set(),
     "threads": set(),
+    "devices": set(),
     "gate": {"schemas"},
     "imaging": {"detections"},
     "video": {"imaging"},
@@ -46,16 +47,16 @@ ALLOWED = {
     "tracker": set(),
     # programs
     "train": {
-        "dataset", "detections", "detector", "engine", "imaging", "metrics", "registry", "report",
-        "schemas", "settings", "tracker", "transforms",
+        "dataset", "detections", "detector", "devices", "engine", "imaging", "metrics",
+        "registry", "report", "schemas", "settings", "tracker", "transforms",
     },
     "evaluate": {
-        "dataset", "detections", "detector", "engine", "imaging", "metrics", "registry", "report",
+        "dataset", "detections", "detector", "devices", "engine", "imaging", "metrics", "registry", "report",
         "schemas", "settings", "texts", "tracker", "transforms",
     },
     "mlapi": {
-        "answers", "detections", "detector", "gate", "imaging", "registry", "schemas", "serving", "settings",
-        "threads",
+        "answers", "detections", "detector", "devices", "gate", "imaging", "registry", "schemas", "serving",
+        "settings", "threads",
     },
     "web": {"client", "page", "page_model", "page_photos", "page_video", "settings", "texts"},
     "demo": {"settings"},

@@ -17,6 +17,7 @@ from PIL import Image as PillowImage
 
 import dataset
 import detector as detectors
+import devices
 import engine
 import metrics
 import registry
@@ -189,7 +190,7 @@ def test_an_absent_tracker_is_told_before_anything_else(drawn, tmp_path, monkeyp
         (["--architecture", "yolo"], detectors.DetectorError, "unknown architecture 'yolo'"),
         (["--output", "/proc/nothing"], train.UnusableOutput, "expected a folder to write to"),
         (["--trainable-layers", "5", "--architecture", "fasterrcnn_resnet50_fpn", "--norm", "frozen",
-          "--device", "cuda"], detectors.DetectorError, "sees no CUDA device"),
+          "--device", "cuda"], devices.NoSuchDevice, "graphics card for the device cuda"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(change, error, message, arguments):
