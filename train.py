@@ -282,10 +282,10 @@ def set_training_budgets(network: Any, config: TrainConfig) -> None:
 
 def loader(config: TrainConfig, samples: Sequence[Sample], order: transforms.EpochOrder) -> DataLoader[Any]:
     """Return the batches of the training split, read and augmented by config.workers processes."""
-    cache: list[imaging.Image] = []
+    cache: Sequence[imaging.Image] | transforms.ImageCache = ()
     if config.cache_size:
         bar = tqdm(samples, desc="read images", unit="image", mininterval=2.0)
-        cache = [transforms.load_image(sample, config.cache_size) for sample in bar]
+        cache = transforms.ImageCache(transforms.load_image(sample, config.cache_size) for sample in bar)
     size = config.max_size or detectors.network_config(config.architecture).max_size
     augment = transforms.augmentation(
         config.augmentation, size=size, jitter_low=config.jitter_low, jitter_high=config.jitter_high

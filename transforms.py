@@ -8,7 +8,7 @@ lets an interrupted run go on as if it had not been.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -279,9 +279,14 @@ def augmentation(name: str, *, size: int, jitter_low: float = 0.5, jitter_high: 
         raise ValueError(f"unknown augmentation {name!r}; known: {', '.join(steps)}")
     clean = [
         v2.ClampBoundingBoxes(),
-        v2.SanitizeBoundingBoxes(min_size=2, labels_getter=lambda inputs: inputs[1]["labels"]),
+        v2.SanitizeBoundingBoxes(min_size=2, labels_getter=_labels),
     ]
     return v2.Compose([*steps[name], *clean])
+
+
+def _labels(inputs: tuple[Tensor, dict[str, Any]]) -> Tensor:  # no lambda: a worker's start may pickle it
+    labels: Tensor = inputs[1]["labels"]
+    return labels
 
 
 def _camera(
@@ -317,6 +322,33 @@ def load_image(sample: Sample, longest: int = 0) -> imaging.Image:
     return np.ascontiguousarray(small.permute(1, 2, 0).numpy())
 
 
+class ImageCache:
+    """Decoded images, laid end to end in one tensor.
+
+    A worker that is not forked gets what it needs pickled. PyTorch then moves the tensor to shared memory
+    and sends a handle on it, where each of many arrays would be copied into every worker.
+    """
+
+    def __init__(self, images: Iterable[imaging.Image]) -> None:
+        """Copy images, each (H, W, 3) uint8; at least one."""
+        pixels = bytearray()
+        self.shapes: list[tuple[int, ...]] = []
+        self.starts: list[int] = []
+        for image in images:
+            self.starts.append(len(pixels))
+            self.shapes.append(image.shape)
+            pixels += image.tobytes()
+        self.pixels = torch.frombuffer(pixels, dtype=torch.uint8)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __getitem__(self, index: int) -> imaging.Image:
+        start, shape = self.starts[index], self.shapes[index]
+        image: imaging.Image = self.pixels[start : start + math.prod(shape)].numpy().reshape(shape)
+        return image
+
+
 class TrainingImages(Dataset[tuple[Tensor, Target]]):
     """Augmented images by (epoch, place in the epoch, index of the sample)."""
 
@@ -326,7 +358,7 @@ class TrainingImages(Dataset[tuple[Tensor, Target]]):
         augment: v2.Compose,
         *,
         seed: int,
-        cache: Sequence[imaging.Image] = (),
+        cache: Sequence[imaging.Image] | ImageCache = (),
         mosaic_share: float = 0.0,
         mosaic_size: int = 512,
         paste_share: float = 0.0,

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 import detector as detectors
 import engine
+import train
 import transforms
 from detections import CLASS_NAMES
 from detector import Detector
@@ -94,6 +95,21 @@ def test_truth_boxes_reach_the_box_loss_unrounded_in_bfloat16_too(order, batches
     for target, label, delta in zip(targets, labels, deltas, strict=True):
         assert target["boxes"].dtype == torch.float32
         assert (delta[label > 0].abs().amax(1) < 1e-5).any()
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_worker_that_is_not_forked_feeds_a_step(samples, order, method):
+    """What macOS and Windows do, and Linux from Python 3.14 on: everything the worker needs is pickled."""
+    cache = transforms.ImageCache([red_box_image(tuple(one.boxes[0].astype(int))) for one in samples])
+    augment = transforms.augmentation("large_scale_jitter", size=96)
+    images = transforms.TrainingImages(samples, augment, seed=0, cache=cache)
+    batches = DataLoader(
+        images, batch_sampler=order, num_workers=1, collate_fn=transforms.collate,
+        worker_init_fn=train.one_thread, multiprocessing_context=method,
+    )  # fmt: skip
+    training = make_training()
+    run_epochs(training, order, batches, 1, stop_at_step=1)
+    assert training.progress.step == 1
 
 
 def test_the_loss_falls_and_every_image_is_counted(order, batches):

@@ -1,5 +1,6 @@
 """Augmentation, sampling and batches."""
 
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -272,3 +273,18 @@ def test_epochs_differ():
     first = list(order)
     order.epoch = 1
     assert [i for b in order for *_, i in b] != [i for b in first for *_, i in b]
+
+
+def test_the_cache_gives_back_every_image_as_it_was():
+    images = [np.full((2, 3, 3), 7, np.uint8), np.arange(60, dtype=np.uint8).reshape(5, 4, 3)]
+    cache = transforms.ImageCache(images)
+    assert len(cache) == 2
+    for i, image in enumerate(images):
+        np.testing.assert_array_equal(cache[i], image)
+
+
+def test_a_worker_gets_a_handle_on_the_cache_and_not_its_pixels():
+    image = np.zeros((1000, 1000, 3), np.uint8)
+    cache = transforms.ImageCache([image] * 4)
+    images = TrainingImages([sample()] * 4, augmentation("flip", size=96), seed=0, cache=cache)
+    assert len(ForkingPickler.dumps(images)) < 100_000  # of 12,000,000
