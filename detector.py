@@ -10,9 +10,10 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.error import URLError
 
 import detecto.core
@@ -50,6 +51,8 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 import imaging
 from detections import BACKGROUND, CLASS_NAMES, Detections
 from schemas import CARD_FILE, WEIGHTS_FILE, ModelCard, NetworkConfig
+
+HEAD = "roi_heads.box_predictor."  # what the names of the last layer's weights begin with
 
 
 class DetectorError(ValueError):
@@ -358,10 +361,33 @@ def load_coco_weights(network: FasterRCNN, architecture: str) -> None:
             f"{Path(COCO_WEIGHTS[architecture].url).name} into {folder}, or pass --weights FILE, or "
             "--weights none to start from nothing."
         ) from error
-    head = "roi_heads.box_predictor."
-    state = {name: value for name, value in state.items() if not name.startswith(head)}
-    kept = {name: value for name, value in network.state_dict().items() if name.startswith(head)}
+    state = {name: value for name, value in state.items() if not name.startswith(HEAD)}
+    kept = {name: value for name, value in network.state_dict().items() if name.startswith(HEAD)}
     load_weights(network, {**state, **kept}, f"the COCO weights of {architecture}")
+
+
+def weights_in_order(detector: Detector, class_names: Sequence[str]) -> dict[str, Tensor]:
+    """Return detector's weights with the outputs of its last layer in the order of class_names.
+
+    Args:
+        detector: of the same classes, in any order.
+        class_names: with the background, as in a model card.
+
+    Raises:
+        DetectorError: the detector knows other classes.
+    """
+    own = detector.class_names
+    if sorted(own) != sorted(class_names):
+        raise DetectorError(
+            f"expected weights of a model with the classes {', '.join(class_names[1:])}, got one with "
+            f"{', '.join(own[1:])}: start from another model, or from coco"
+        )
+    rows = [own.index(name) for name in class_names]
+    return {
+        # one score or four coordinates of each class after the other
+        name: value.unflatten(0, (len(own), -1))[rows].flatten(0, 1) if name.startswith(HEAD) else value
+        for name, value in detector.network.state_dict().items()
+    }
 
 
 # --- the detector -----------------------------------------------------------------------------------
@@ -614,9 +640,16 @@ def write_card(folder: Path, card: ModelCard) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write content so that path holds either the old file or the whole new one."""
+    with whole_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to write: path holds the old one until the block has ended, then the whole new one."""
     temporary = path.with_name(path.name + ".part")
     with temporary.open("wb") as file:
-        file.write(content)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
