@@ -34,3 +34,14 @@ def choose_device(wanted: str, *, local_rank: int = 0) -> torch.device:
             f"none: PyTorch sees {cards}. Lower --nproc-per-node to {cards}, or choose the device cpu"
         )
     return torch.device("cuda", local_rank)
+
+
+def make_deterministic(device: torch.device) -> None:
+    """Let every operation from now on give the same bits each time, where PyTorch has such a form of it.
+
+    On a graphics card an operation without one is named in a warning, and training goes on. On the
+    processor it is an error; training uses none.
+    """
+    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False  # it chooses by the clock

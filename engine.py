@@ -18,10 +18,11 @@ from tqdm import tqdm
 
 import dataset
 import imaging
+import processes
 import transforms
 from dataset import Sample
 from detections import Detections
-from detector import Detector
+from detector import Detector, whole_file
 from metrics import Latency
 
 
@@ -41,7 +42,7 @@ class Progress:
         epoch: epochs completed.
         batch: batches completed in the epoch under way.
         step: optimiser updates in all.
-        images: images seen in all.
+        images: images seen in all, by every process.
         seconds: time spent training and evaluating, over all sittings.
         best_map: best validation mAP so far; -1 before the first.
         stale: evaluations since then.
@@ -73,7 +74,8 @@ class Training:
         schedule: Progress -> factor in (0, 1] on every peak_lr.
         average: exponential moving average of the weights, if wanted.
         clip_norm: largest gradient norm; 0 for none.
-        bf16: compute convolutions and matrix products in bfloat16.
+        precision: what convolutions and matrix products are computed in.
+        scaler: keeps the gradients of float16 from vanishing; does nothing in any other precision.
     """
 
     detector: Detector
@@ -82,8 +84,13 @@ class Training:
     schedule: Callable[[Progress], float]
     average: AveragedModel | None = None
     clip_norm: float = 0.0
-    bf16: bool = False
+    precision: torch.dtype = torch.float32
     progress: Progress = field(default_factory=Progress)
+    scaler: torch.amp.GradScaler = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the scaler that the precision needs."""
+        self.scaler = torch.amp.GradScaler(self.detector.device.type, enabled=self.precision == torch.float16)
 
 
 # --- the loop ---------------------------------------------------------------------------------------
@@ -105,33 +112,35 @@ def train_one_epoch(
         after_step: told the losses of each step; a true answer stops in the middle of the epoch.
 
     Raises:
-        NonFiniteLoss: a loss is nan or infinite.
+        NonFiniteLoss: a loss is nan or infinite, in this process or another: all of them raise it.
     """
     progress, device = training.progress, training.detector.device
     training.network.train()
     stopped = False
     for images, targets in batches:
         losses = _losses(training, images, targets, device)
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
-        if not all(math.isfinite(value) for value in values.values()):
-            files = ", ".join(names[target["image_id"]] for target in targets)
+        means = processes.mean(torch.stack([loss.detach().float() for loss in losses.values()])).tolist()
+        values = dict(zip(losses, means, strict=True))
+        if not all(math.isfinite(value) for value in means):
+            files = processes.gathered(", ".join(names[target["image_id"]] for target in targets))
             raise NonFiniteLoss(
-                f"a loss is not finite: {values}. Images of the batch: {files}. "
+                f"a loss is not finite: {values}. Images of the batch: {', '.join(files)}. "
                 "Lower --lr or set --clip-norm; check these images with dataset.py check."
             )
         _update(training, sum(losses.values()))
         progress.batch, progress.step = progress.batch + 1, progress.step + 1
-        progress.images += len(images)
-        progress.epoch_images += len(images)
+        seen = len(images) * processes.count()  # each process has the same share of a batch
+        progress.images += seen
+        progress.epoch_images += seen
         for name, value in values.items():
-            progress.sums[name] = progress.sums.get(name, 0.0) + value * len(images)
+            progress.sums[name] = progress.sums.get(name, 0.0) + value * seen
         stopped = after_step(values)
         if stopped:
             break
-    means = {name: total / max(1, progress.epoch_images) for name, total in progress.sums.items()}
+    epoch_means = {name: total / max(1, progress.epoch_images) for name, total in progress.sums.items()}
     if not stopped:
         progress.epoch, progress.batch, progress.epoch_images, progress.sums = progress.epoch + 1, 0, 0, {}
-    return means
+    return epoch_means
 
 
 def _losses(
@@ -139,7 +148,7 @@ def _losses(
 ) -> dict[str, Tensor]:
     images = [image.to(device, non_blocking=True) for image in images]
     on_device = [{key: target[key].to(device) for key in ("boxes", "labels")} for target in targets]
-    with torch.autocast(device.type, torch.bfloat16, enabled=training.bf16):
+    with torch.autocast(device.type, training.precision, enabled=training.precision != torch.float32):
         losses: dict[str, Tensor] = training.network(images, on_device)
     return losses
 
@@ -149,10 +158,12 @@ def _update(training: Training, loss: Any) -> None:
     for group in training.optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
     training.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    training.scaler.scale(loss).backward()
     if training.clip_norm:
+        training.scaler.unscale_(training.optimizer)
         nn.utils.clip_grad_norm_(training.network.parameters(), training.clip_norm)
-    training.optimizer.step()
+    training.scaler.step(training.optimizer)
+    training.scaler.update()
     if training.average is not None:
         training.average.update_parameters(training.detector.network)
 
@@ -280,51 +291,65 @@ def moving_average(network: nn.Module, decay: float) -> AveragedModel:
 def save_checkpoint(training: Training, path: Path, *, identity: Mapping[str, str]) -> None:
     """Write all that is needed to go on; path holds the old checkpoint or the whole new one.
 
+    Every process must call this at the same step: the first writes, with the random numbers of all.
+
     Args:
         training: what is under way.
         path: a file; its folder exists.
         identity: everything that must not change between sittings, by name (data and configuration).
     """
+    random_states = processes.gathered(_random_state(training.detector.device))
+    if processes.rank() > 0:
+        return
     state = {
         "identity": dict(identity),
         "progress": asdict(training.progress),
         "network": training.detector.network.state_dict(),
         "average": training.average.state_dict() if training.average is not None else {},
         "optimizer": training.optimizer.state_dict(),
-        "rng": torch.get_rng_state(),
+        "scaler": training.scaler.state_dict(),
+        "random": random_states,
     }
-    temporary = path.with_name(path.name + ".part")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    with whole_file(path) as file:
+        torch.save(state, file)
 
 
 def load_checkpoint(training: Training, path: Path, *, identity: Mapping[str, str]) -> None:
     """Put training back to where save_checkpoint left it, random numbers included.
 
+    The first process reads; the others, on this machine or another, get everything from it. Where there
+    are more processes than before, the new ones draw random numbers of their own.
+
     Raises:
         WrongCheckpoint: there is none, it is damaged, or it is of other data or another configuration.
+        FailedElsewhere: the same, in every process but the first.
     """
-    state = _read_checkpoint(path)
-    kept: dict[str, str] = state["identity"]
-    differing = [
-        f"{name} was {kept.get(name, 'not set')}, now {identity.get(name, 'not set')}"
-        for name in sorted(kept.keys() | identity.keys())
-        if kept.get(name) != identity.get(name)
-    ]
-    if differing:
-        raise WrongCheckpoint(
-            f"{path} belongs to other data or another configuration: {'; '.join(differing[:5])}. Give the "
-            "flags of that run, or leave --resume out and choose another --output."
-        )
+    state = processes.from_first(lambda: _read_checkpoint(path, identity))
     training.detector.network.load_state_dict(state["network"])
     if training.average is not None:
         training.average.load_state_dict(state["average"])
     training.optimizer.load_state_dict(state["optimizer"])
+    training.scaler.load_state_dict(state["scaler"])
     training.progress.__dict__.update(state["progress"])
-    torch.set_rng_state(state["rng"])
+    if processes.rank() < len(state["random"]):
+        _set_random_state(state["random"][processes.rank()], training.detector.device)
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any]:
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    """Return the state of each generator that training draws from; NumPy's are made anew each epoch."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def _read_checkpoint(path: Path, identity: Mapping[str, str]) -> dict[str, Any]:
     if not path.is_file():
         raise WrongCheckpoint(f"expected a checkpoint at {path}, found none; leave --resume out to start")
     try:
@@ -336,4 +361,15 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(state, dict) or not {"progress", "identity"} <= state.keys():
         raise WrongCheckpoint(f"{path} is not a checkpoint of this train.py but another torch file")
+    kept: dict[str, str] = state["identity"]
+    differing = [
+        f"{name} was {kept.get(name, 'not set')}, now {identity.get(name, 'not set')}"
+        for name in sorted(kept.keys() | identity.keys())
+        if kept.get(name) != identity.get(name)
+    ]
+    if differing:
+        raise WrongCheckpoint(
+            f"{path} belongs to other data or another configuration: {'; '.join(differing[:5])}. Give the "
+            "flags of that run, or leave --resume out and choose another --output."
+        )
     return state

@@ -441,6 +441,11 @@ def _number_of(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
+def fix_cublas_workspace() -> None:
+    """Have cuBLAS sum in the same order each time; before its first use in this process."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
 class TorchrunSettings(BaseSettings):
     """What torchrun tells each of its processes; the defaults are those of a single process."""
 
@@ -534,13 +539,18 @@ class TrainConfig(BaseSettings):
     # machine
     device: Device = Field("auto", description="where the network learns; auto: cuda if there, else cpu")
     threads: int = Field(0, ge=0, description="CPU threads of the network; 0 = all")
-    bf16: Literal["auto", "on", "off"] = Field("auto", description="auto: where the hardware multiplies it")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: bfloat16 where the hardware multiplies it, float16 on other graphics cards"
+    )
+    deterministic: bool = Field(
+        False, description="the same weights, bit for bit, from the same command on the same machine; slower"
+    )
     channels_last: bool = Field(False, description="memory layout that suits CPU convolutions")
     seed: int = Field(0, ge=0, description="seeds split-free randomness: shuffling, sampling, new layers")
 
     # output
     output: Path = Field(Path("runs/latest"), description="folder of checkpoint, best model and report")
-    resume: bool = Field(False, description="go on from output/checkpoint.pt")
+    resume: bool = Field(False, description="go on from output/checkpoint.pt, which also has the weights")
     checkpoint_minutes: float = Field(5.0, gt=0, description="minutes between checkpoints")
     half: bool = Field(False, description="store the model's weights as float16")
     mlflow_tracking_uri: str = Field(
@@ -550,6 +560,15 @@ class TrainConfig(BaseSettings):
     run_name: str | None = Field(None, description="MLflow run name")
     model_name: str = Field("weapon-detector", description="registered model")
     register_model: bool = Field(True, description="register the best model when done")
+
+    @model_validator(mode="after")
+    def _no_clock_decides(self) -> Self:
+        if self.deterministic and self.minutes is not None:
+            raise ValueError(
+                "--deterministic cannot keep its promise with --minutes, which lets the clock set the "
+                "learning rate: give --epochs instead"
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(

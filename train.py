@@ -22,9 +22,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-import torch.distributed
 from rich.console import Console
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -34,6 +32,7 @@ import devices
 import engine
 import imaging
 import metrics
+import processes
 import registry
 import report
 import tracker
@@ -43,7 +42,7 @@ from detections import CLASS_NAMES
 from detector import Detector
 from engine import Progress, Training
 from schemas import CARD_FILE, ModelCard, NetworkConfig
-from settings import TorchrunSettings, TrainConfig, train_config
+from settings import TorchrunSettings, TrainConfig, fix_cublas_workspace, train_config
 
 TIMED_IMAGES = 50  # how many photographs the latency of a finished model is measured on
 
@@ -51,7 +50,10 @@ console = Console(stderr=True, soft_wrap=True)
 
 
 class Interruption:
-    """Ctrl-C and SIGTERM ask for a stop after the step under way; a second Ctrl-C stops at once."""
+    """Ctrl-C and SIGTERM ask for a stop after the step under way; a second Ctrl-C stops at once.
+
+    A second SIGTERM does not: systemd signals each process, and torchrun passes its own signal on to them.
+    """
 
     def __init__(self, *, tell: bool) -> None:
         """Listen from now on, and tell the person at the terminal what was understood if tell is true."""
@@ -59,11 +61,11 @@ class Interruption:
         signal.signal(signal.SIGINT, self._ask)
         signal.signal(signal.SIGTERM, self._ask)
 
-    def _ask(self, _signal: int, _frame: FrameType | None) -> None:
-        if self.asked:
+    def _ask(self, number: int, _frame: FrameType | None) -> None:
+        asked_before, self.asked = self.asked, True
+        if asked_before and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = True
-        if self._tell:  # os.write: print may be in the middle of a line of its own
+        if self._tell and not asked_before:  # os.write: print may be in the middle of a line of its own
             os.write(2, b"\nstopping after the next step, with a checkpoint; Ctrl-C again stops at once\n")
 
 
@@ -73,36 +75,35 @@ def main() -> None:
     process = TorchrunSettings()
     known = (
         dataset.DatasetError, detectors.DetectorError, devices.NoSuchDevice, tracker.RegistryError,
-        engine.WrongCheckpoint, engine.NonFiniteLoss, UnusableOutput,
+        engine.WrongCheckpoint, engine.NonFiniteLoss, UnusableBatch, UnusableOutput,
     )  # fmt: skip
     try:
         train(config, process)
     except known as error:
         raise SystemExit(f"error: {error}") from error
+    except processes.FailedElsewhere as error:
+        raise SystemExit(1) from error
     except KeyboardInterrupt:
         say(f"stopped at once; --resume goes on from {checkpoint_of(config)}, if there is one")
         raise SystemExit(130) from None
     finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        processes.leave()
 
 
 def train(config: TrainConfig, process: TorchrunSettings) -> None:
     """Run the whole training; the last lines printed say what came of it."""
     interruption = Interruption(tell=process.rank == 0)
     device = set_up_machine(config, process)
-    prepare_output(config)
-    if process.rank == 0:
-        tracker.check_tracker(config.mlflow_tracking_uri)  # now, not after the last epoch
-        if config.register_model:
-            registry.check_name(config.model_name, tracking_uri=config.mlflow_tracking_uri)
-    train_samples, val_samples = read_data(config, process)
-    training, order = build_training(config, process, train_samples, device)
+    processes.from_first(lambda: check_surroundings(config))
+    train_samples, val_samples = processes.together(lambda: read_data(config, process))
+    training, order = processes.together(lambda: build_training(config, process, train_samples, device))
     splits = {"train": train_samples, "val": val_samples}
     data = {split: dataset.fingerprint(samples) for split, samples in splits.items()}  # reads every file
-    identity = run_identity(config, data)
+    check_same_data(data)
+    identity = run_identity(config, training, data)
     if config.resume:
         engine.load_checkpoint(training, checkpoint_of(config), identity=identity)
+    training.network = processes.averaged(training.network, device)
     with tracker.training_run(
         config.mlflow_tracking_uri, config.experiment, config.run_name, config.model_dump(mode="json"),
         resume_run_id=training.progress.run_id or None, folder=config.output, active=process.rank == 0,
@@ -112,6 +113,7 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
         keeper = Keeper(config, training, run, interruption, identity=identity)
         batches = loader(config, train_samples, order)
         keeper.restart_clock()
+        keeper.agree()  # the clock sets the rate of the very first step too
         if not fit(keeper, order, batches, val_samples, [sample.name for sample in train_samples]):
             run.interrupted()
             if run.active:
@@ -125,6 +127,19 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
 
 class UnusableOutput(OSError):
     """The output folder cannot be used."""
+
+
+def check_surroundings(config: TrainConfig) -> None:
+    """See that output folder and tracker can be used: now, not after the last epoch.
+
+    Raises:
+        UnusableOutput: the folder cannot be written, or holds another training.
+        RegistryError: the tracker does not answer, or the model's name is none.
+    """
+    prepare_output(config)
+    tracker.check_tracker(config.mlflow_tracking_uri)
+    if config.register_model:
+        registry.check_name(config.model_name, tracking_uri=config.mlflow_tracking_uri)
 
 
 def prepare_output(config: TrainConfig) -> None:
@@ -143,17 +158,30 @@ def prepare_output(config: TrainConfig) -> None:
         )
 
 
+class UnusableBatch(ValueError):
+    """The images of a step cannot be shared among the processes."""
+
+
 def set_up_machine(config: TrainConfig, process: TorchrunSettings) -> torch.device:
-    """Seed, set threads, join the other processes and return the device of this one."""
+    """Seed, set threads, join the other processes and return the device of this one.
+
+    Raises:
+        NoSuchDevice: it is not in this machine.
+        UnusableBatch: the processes cannot share it.
+    """
     if config.threads:
         torch.set_num_threads(config.threads)
     device = devices.choose_device(config.device, local_rank=process.local_rank)
+    if config.deterministic:
+        fix_cublas_workspace()
+        devices.make_deterministic(device)
     if process.world_size > 1:
         if config.batch_size % process.world_size:
-            raise UnusableOutput(
-                f"--batch-size {config.batch_size} cannot be shared by {process.world_size} processes"
+            raise UnusableBatch(
+                f"expected a --batch-size that {process.world_size} processes can share alike, got "
+                f"{config.batch_size}: give a multiple of {process.world_size}"
             )
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        processes.join(device)
     torch.manual_seed(config.seed)
     return device
 
@@ -222,43 +250,57 @@ def build_training(
         schedule,
         average=engine.moving_average(network, config.ema_decay) if config.ema_decay else None,
         clip_norm=config.clip_norm,
-        bf16=config.bf16 == "on" or (config.bf16 == "auto" and bf16_pays(device)),
+        precision=training_precision(config.precision, device),
     )  # fmt: skip
     if process.world_size > 1:
         torch.manual_seed(config.seed + 1000 * (process.rank + 1))  # each process samples other proposals
-        training.network = DistributedDataParallel(network)
     return training, order
 
 
-def bf16_pays(device: torch.device) -> bool:
-    """Return whether device multiplies bfloat16 faster than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return device.type == "cpu" and detectors.has_fast_bf16()
+def training_precision(wanted: str, device: torch.device) -> torch.dtype:
+    """Return what to compute in: wanted, or for "auto" the fastest that device multiplies in hardware."""
+    if wanted != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
+    if device.type == "cuda":  # cards before Ampere only emulate bfloat16, slowly
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    return torch.bfloat16 if detectors.has_fast_bf16() else torch.float32
 
 
 def build_detector(config: TrainConfig, device: torch.device) -> Detector:
-    """Build the network that config asks for and load the weights it starts from."""
+    """Build the network that config asks for; with the weights it starts from, unless it is to go on."""
     folder = Path(config.weights)
     if (folder / CARD_FILE).is_file():
-        start = detectors.load_folder(folder, optimize=False)
-        network = NetworkConfig.model_validate(
-            {**start.card.network.model_dump(), **network_overrides(config)}
-        )
-        detector = Detector(ModelCard(network=network, class_names=CLASS_NAMES), device=device)
-        detectors.load_weights(detector.network, start.network.state_dict(), str(folder))
-        return detector
-    network = detectors.network_config(config.architecture, **network_overrides(config))
+        started_from = detectors.read_card(folder).network.model_dump()
+        network = NetworkConfig.model_validate({**started_from, **network_overrides(config)})
+    else:
+        network = detectors.network_config(config.architecture, **network_overrides(config))
     detector = Detector(ModelCard(network=network, class_names=CLASS_NAMES), device=device)
+    if not config.resume:  # the checkpoint has them
+        load_start_weights(detector, config)
+    return detector
+
+
+def load_start_weights(detector: Detector, config: TrainConfig) -> None:
+    """Load the weights that training starts from into detector, on its own device.
+
+    Raises:
+        DetectorError: there are none, or they are of another network or other classes.
+    """
+    source = Path(config.weights)
+    if (source / CARD_FILE).is_file():
+        start = detectors.load_folder(source, optimize=False)
+        state = detectors.weights_in_order(start, detector.class_names)
+        detectors.load_weights(detector.network, state, str(source))
+        return
     if config.weights == "coco":
         detectors.load_coco_weights(detector.network, config.architecture)
     elif config.weights != "none":
-        detectors.load_weights(detector.network, detectors.load_state_dict(folder), config.weights)
+        detectors.load_weights(detector.network, detectors.load_state_dict(source), config.weights)
     if config.backbone_weights:
         left_out = detectors.load_backbone_weights(detector.network, config.backbone_weights)
         if left_out:
             say(f"{config.backbone_weights}: not used: {', '.join(left_out)}")
-    return detector
 
 
 def network_overrides(config: TrainConfig) -> dict[str, object]:
@@ -302,25 +344,56 @@ def loader(config: TrainConfig, samples: Sequence[Sample], order: transforms.Epo
 
 
 def one_thread(_worker: int) -> None:
-    """Keep a worker from taking the cores the network computes on; Ctrl-C is the main process's business."""
+    """Keep a worker from taking the cores the network computes on, and from ending before the main process.
+
+    Ctrl-C, systemd and torchrun signal every process of a group: a stop is the main process's business, and
+    a worker ends when that has no more work for it, or is gone.
+    """
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
-def run_identity(config: TrainConfig, data: Mapping[str, str]) -> dict[str, str]:
+def check_same_data(fingerprints: Mapping[str, str]) -> None:
+    """See that every process, on whatever machine, has read the same photographs and boxes."""
+    for other, theirs in enumerate(processes.gathered(dict(fingerprints))):
+        if theirs != dict(fingerprints):
+            raise dataset.DatasetError(
+                f"expected the same photographs and annotations in every process, but process {other} has "
+                f"others than process {processes.rank()}: copy the data anew to every machine"
+            )
+
+
+def run_identity(config: TrainConfig, training: Training, data: Mapping[str, str]) -> dict[str, str]:
     """Return, by name, all that must stay the same between the sittings of one training.
+
+    It is what things are that counts, not how they are spelt: data by its fingerprint, files by their
+    place, device and precision by what was chosen.
 
     Args:
         config: of the training; what may change between sittings is left out.
+        training: built from it.
         data: fingerprint of each split.
     """
     free = {
         "resume", "threads", "workers", "checkpoint_minutes", "mlflow_tracking_uri", "cache_size", "output",
+        "preset", "data",
     }  # fmt: skip
-    settings = config.model_dump(mode="json", exclude=free)
+    settings = config.model_dump(mode="json", exclude=free) | {
+        "device": training.detector.device.type,
+        "precision": str(training.precision).removeprefix("torch."),
+        "weights": _place(config.weights),
+        "backbone_weights": config.backbone_weights and _place(str(config.backbone_weights)),
+        "network": training.detector.card.network.model_dump(mode="json"),
+    }
     return {name: json.dumps(value) for name, value in settings.items()} | {
         f"{split} data": fingerprint for split, fingerprint in data.items()
     }
+
+
+def _place(weights: str) -> str:
+    """Return the whole path of a file or folder of weights; a word such as "coco" stays."""
+    return weights if weights in ("coco", "none") else str(Path(weights).resolve())
 
 
 def log_data(
@@ -364,6 +437,7 @@ def fit(
         if progress.epoch % config.eval_epochs == 0 or over(config, progress):
             validate(config, training, val_samples, keeper.run)
             keeper.restart_clock()
+            keeper.agree()
         keeper.save()
     return True
 
@@ -405,7 +479,7 @@ class Keeper:
         """Move clock and bar on, log now and then; return whether to stop in the middle of the epoch."""
         progress, config = self.training.progress, self.config
         seconds = self.restart_clock()
-        self.interrupted, progress.seconds = agree(self.interruption.asked, progress.seconds)
+        save = self.agree()
         live = {
             "train/loss": sum(losses.values()),
             "train/lr": self.training.optimizer.param_groups[-1]["lr"],
@@ -419,9 +493,23 @@ class Keeper:
         if progress.step % 20 == 0 or progress.step == 1:  # the first, so that a short run has curves too
             parts = {f"train/{name}": value for name, value in losses.items()}
             self.run.log_metrics({**parts, **live}, progress.step)
-        if self.now - self.saved > 60 * config.checkpoint_minutes:
+        if save:
             self.save()
         return self.interrupted or (config.minutes is not None and progress.seconds >= 60 * config.minutes)
+
+    def agree(self) -> bool:
+        """Let all processes have one clock and one wish to stop; return whether to save, alike in all.
+
+        The clock sets the learning rate and ends the training, and saving takes all of them: a process
+        that saw either by itself would wait for the others for good.
+        """
+        progress, device = self.training.progress, self.training.detector.device
+        due = self.now - self.saved > 60 * self.config.checkpoint_minutes
+        stop, save, progress.seconds = processes.largest(
+            [self.interruption.asked, due, progress.seconds], device
+        )
+        self.interrupted = bool(stop)
+        return bool(save)
 
     def restart_clock(self) -> float:
         """Count the time since the last call as spent, and return it in seconds."""
@@ -430,26 +518,14 @@ class Keeper:
         return self.now - last
 
     def save(self) -> None:
-        """Write the checkpoint, from one process."""
-        if self.run.active:
-            engine.save_checkpoint(self.training, checkpoint_of(self.config), identity=self.identity)
+        """Write the checkpoint, in all processes at once."""
+        engine.save_checkpoint(self.training, checkpoint_of(self.config), identity=self.identity)
         self.saved = time.monotonic()
 
 
 def checkpoint_of(config: TrainConfig) -> Path:
     """Return where the checkpoint of this training is."""
     return config.output / "checkpoint.pt"
-
-
-def agree(stop: bool, seconds: float) -> tuple[bool, float]:
-    """Return the largest of both over all processes: they must stop, and set the rate, alike."""
-    if not torch.distributed.is_initialized():
-        return stop, seconds
-    shared = torch.tensor([float(stop), seconds], dtype=torch.float64)
-    if torch.distributed.get_backend() == "nccl":
-        shared = shared.cuda()
-    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
-    return bool(shared[0]), float(shared[1])
 
 
 def validate(
@@ -473,10 +549,7 @@ def validate(
             candidate.save_folder(config.output / "best", half=config.half)
         else:
             progress.stale += 1
-    if torch.distributed.is_initialized():  # every process must stop at the same epoch
-        shared = [progress.stale]
-        torch.distributed.broadcast_object_list(shared)
-        progress.stale = shared[0]
+    progress.stale = processes.from_first(lambda: progress.stale)  # all must stop at the same epoch
 
 
 # --- after ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import detector as detectors
 import engine
 import train
 import transforms
+from dataset import Sample
 from detections import CLASS_NAMES
 from detector import Detector
 from engine import NonFiniteLoss, Progress, Training, WrongCheckpoint
@@ -28,7 +30,9 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def make_training(*, lr: float = 1e-3, decay: float = 0.9) -> Training:
+def make_training(
+    *, lr: float = 1e-3, decay: float = 0.9, precision: torch.dtype = torch.float32
+) -> Training:
     torch.manual_seed(1)
     sizes = {"min_size": 64, "max_size": 64, "fpn_channels": 16, "box_head_width": 16}
     config = detectors.network_config("fasterrcnn_mobilenet_v2_fpn", norm="batch", **sizes)
@@ -39,13 +43,25 @@ def make_training(*, lr: float = 1e-3, decay: float = 0.9) -> Training:
     optimizer = engine.build_optimizer(detector.network, "adamw", lr=lr, backbone_lr_factor=0.5)
     average = engine.moving_average(detector.network, decay)
     return Training(
-        detector, detector.network, optimizer, lambda progress: 1.0, average=average, clip_norm=10.0
-    )
+        detector, detector.network, optimizer, lambda progress: 1.0, average=average, clip_norm=10.0,
+        precision=precision,
+    )  # fmt: skip
+
+
+def make_samples() -> list[Sample]:
+    return [sample([(10 + 5 * i, 20, 60 + 5 * i, 70)], [1 + i % 2]) for i in range(8)]
+
+
+def make_batches(samples, order) -> DataLoader:
+    cache = [red_box_image(tuple(one.boxes[0].astype(int))) for one in samples]
+    images = transforms.TrainingImages(samples, transforms.augmentation("flip", size=96), seed=0, cache=cache)
+    generator = torch.Generator()  # as in train.py: a new iterator must not draw from the network's numbers
+    return DataLoader(images, batch_sampler=order, collate_fn=transforms.collate, generator=generator)
 
 
 @pytest.fixture
 def samples():
-    return [sample([(10 + 5 * i, 20, 60 + 5 * i, 70)], [1 + i % 2]) for i in range(8)]
+    return make_samples()
 
 
 @pytest.fixture
@@ -55,10 +71,7 @@ def order(samples):
 
 @pytest.fixture
 def batches(samples, order):
-    cache = [red_box_image(tuple(one.boxes[0].astype(int))) for one in samples]
-    images = transforms.TrainingImages(samples, transforms.augmentation("flip", size=96), seed=0, cache=cache)
-    generator = torch.Generator()  # as in train.py: a new iterator must not draw from the network's numbers
-    return DataLoader(images, batch_sampler=order, collate_fn=transforms.collate, generator=generator)
+    return make_batches(samples, order)
 
 
 def run_epochs(training, order, batches, epochs, *, stop_at_step=None):
@@ -74,10 +87,9 @@ def run_epochs(training, order, batches, epochs, *, stop_at_step=None):
     return means
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-def test_truth_boxes_reach_the_box_loss_unrounded_in_bfloat16_too(order, batches, monkeypatch, bf16):
-    training = make_training()
-    training.bf16 = bf16
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
+def test_truth_boxes_reach_the_box_loss_unrounded_in_any_precision(order, batches, monkeypatch, precision):
+    training = make_training(precision=precision)
     heads = training.detector.network.roi_heads
     given, sample_boxes = [], heads.select_training_samples
 
@@ -143,6 +155,51 @@ def test_an_interrupted_training_ends_with_the_same_weights(order, batches, tmp_
     assert second.average is not None
     for name, value in whole.average.state_dict().items():
         torch.testing.assert_close(second.average.state_dict()[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_takes_the_old_ones_place(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"the old one")
+    seen = []
+
+    def fsync(descriptor):
+        seen.append((os.fstat(descriptor).st_size > 100_000, path.read_bytes() == b"the old one"))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    engine.save_checkpoint(make_training(), path, identity={})
+    assert seen == [(True, True)]
+    assert path.stat().st_size > 100_000
+
+
+def test_float16_scales_its_loss_and_resumes_with_the_same_scale(order, batches, tmp_path):
+    first = make_training(precision=torch.float16)
+    scale = first.scaler.get_scale()
+    run_epochs(first, order, batches, 1)
+    assert first.scaler.is_enabled()
+    first.scaler.update(scale / 8)  # as after gradients that were too large
+    engine.save_checkpoint(first, tmp_path / "checkpoint.pt", identity={})
+    second = make_training(precision=torch.float16)
+    engine.load_checkpoint(second, tmp_path / "checkpoint.pt", identity={})
+    assert second.scaler.get_scale() == scale / 8
+
+
+def test_float16_clips_gradients_at_their_own_size(order, batches):
+    """Clipped while scaled by 65,536, they would all but vanish beside those of float32."""
+    moved = []
+    for precision in (torch.float32, torch.float16):
+        training = make_training(precision=precision)
+        training.optimizer = torch.optim.SGD(training.detector.network.parameters(), lr=1.0)
+        training.optimizer.param_groups[0]["peak_lr"] = 1.0
+        training.scaler = torch.amp.GradScaler(  # small enough that no gradient overflows at once
+            "cpu", init_scale=256.0, enabled=precision == torch.float16
+        )
+        before = [value.detach().clone() for value in training.detector.network.parameters()]
+        run_epochs(training, order, batches, 1, stop_at_step=1)
+        after = training.detector.network.parameters()
+        moved.append(
+            sum(float((a.detach() - b).square().sum()) for a, b in zip(after, before, strict=True)) ** 0.5
+        )
+    assert moved[1] == pytest.approx(moved[0], rel=0.2)
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_the_difference_named(tmp_path):

@@ -16,6 +16,7 @@ ALLOWED = {
     "texts": set(),
     "threads": set(),
     "devices": set(),
+    "processes": set(),
     "gate": {"schemas"},
     "imaging": {"detections"},
     "video": {"imaging"},
@@ -35,7 +36,7 @@ ALLOWED = {
     "detector": {"detections", "imaging", "schemas"},
     "registry": {"schemas", "settings", "tracker"},
     "pyfunc_model": {"detections", "detector", "imaging", "schemas"},
-    "engine": {"dataset", "detections", "detector", "imaging", "metrics", "transforms"},
+    "engine": {"dataset", "detections", "detector", "imaging", "metrics", "processes", "transforms"},
     "serving": {"detections", "detector", "imaging", "registry", "schemas", "settings"},
     "answers": {"detections", "gate", "imaging", "schemas", "serving", "texts"},
     "client": {"imaging", "schemas", "settings", "texts"},
@@ -47,7 +48,7 @@ ALLOWED = {
     "tracker": set(),
     # programs
     "train": {
-        "dataset", "detections", "detector", "devices", "engine", "imaging", "metrics",
+        "dataset", "detections", "detector", "devices", "engine", "imaging", "metrics", "processes",
         "registry", "report", "schemas", "settings", "tracker", "transforms",
     },
     "evaluate": {

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from mlflow import MlflowClient
 from PIL import Image as PillowImage
@@ -25,6 +26,7 @@ import report
 import synthetic
 import tracker
 import train
+from detections import CLASS_NAMES
 from settings import TorchrunSettings, train_config
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +54,29 @@ def arguments(drawn, tmp_path, tracker_uri) -> list[str]:
 
 def run(arguments) -> None:
     train.train(train_config(arguments), TorchrunSettings())
+
+
+def press_ctrl_c_at(step: int, monkeypatch) -> None:
+    """Let Ctrl-C be pressed once, when that many steps are done."""
+    real = engine.train_one_epoch
+    pressed: list[int] = []
+
+    def interrupted(training, batches, *, names, after_step):
+        def press_ctrl_c(losses):
+            if training.progress.step == step and not pressed:
+                pressed.append(step)
+                os.kill(os.getpid(), signal.SIGINT)
+            return after_step(losses)
+
+        return real(training, batches, names=names, after_step=press_ctrl_c)
+
+    monkeypatch.setattr(engine, "train_one_epoch", interrupted)
+
+
+def with_data(arguments: list[str], data: Path | str) -> list[str]:
+    """The same arguments, with other data."""
+    at = arguments.index("--data")
+    return [*arguments[:at], "--data", str(data), *arguments[at + 2 :]]
 
 
 def only_run(uri: str, experiment: str):
@@ -118,19 +143,7 @@ def test_a_second_run_becomes_the_challenger(arguments, tmp_path, tracker_uri):
 
 
 def test_ctrl_c_saves_and_resume_finishes_the_same_run(arguments, tmp_path, tracker_uri, monkeypatch):
-    real = engine.train_one_epoch
-    pressed: list[int] = []
-
-    def interrupted(training, batches, *, names, after_step):
-        def press_ctrl_c(losses):
-            if training.progress.step == 3 and not pressed:
-                pressed.append(training.progress.step)
-                os.kill(os.getpid(), signal.SIGINT)
-            return after_step(losses)
-
-        return real(training, batches, names=names, after_step=press_ctrl_c)
-
-    monkeypatch.setattr(engine, "train_one_epoch", interrupted)
+    press_ctrl_c_at(3, monkeypatch)
     run(arguments)
     assert (tmp_path / "run" / "checkpoint.pt").exists()
     _, logged = only_run(tracker_uri, arguments[-1])
@@ -143,13 +156,81 @@ def test_ctrl_c_saves_and_resume_finishes_the_same_run(arguments, tmp_path, trac
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
-def test_a_first_ctrl_c_is_answered_and_a_second_stops_at_once(capfd):
+def test_resume_needs_no_start_weights_and_minds_no_spelling_of_a_path(
+    drawn, arguments, tmp_path, tracker_uri, monkeypatch
+):
+    config = train_config(arguments)
+    start_weights = tmp_path / "start.safetensors"
+    start_from = train.build_detector(config, torch.device("cpu")).network.state_dict()
+    safetensors.torch.save_file(start_from, start_weights)
+    monkeypatch.chdir(drawn.parent)
+    press_ctrl_c_at(3, monkeypatch)
+    run([*with_data(arguments, drawn.name), "--weights", os.path.relpath(start_weights)])
+    start_weights.unlink()
+    run([*with_data(arguments, drawn.resolve()), "--weights", str(start_weights), "--resume"])
+    assert only_run(tracker_uri, arguments[-1])[1].info.status == "FINISHED"
+
+
+def test_resume_with_other_data_is_refused(drawn, arguments, tmp_path, tracker_uri, monkeypatch):
+    shutil.copytree(drawn, tmp_path / "set")
+    press_ctrl_c_at(3, monkeypatch)
+    arguments = with_data(arguments, tmp_path / "set")
+    run(arguments)
+    annotation = sorted((tmp_path / "set" / "annotations" / "xmls").iterdir())[0]
+    annotation.write_text(re.sub(r"<xmax>(\d+)", lambda x: f"<xmax>{int(x[1]) - 1}", annotation.read_text()))
+    with pytest.raises(engine.WrongCheckpoint, match=r"(train|val) data was"):
+        run([*arguments, "--resume"])
+
+
+def test_a_training_that_fails_is_a_failed_run(arguments, tracker_uri):
+    with pytest.raises(engine.NonFiniteLoss):
+        run([*arguments, "--lr", "1e30", "--optimizer", "sgd", "--clip-norm", "0", "--warmup-steps", "0"])
+    assert only_run(tracker_uri, arguments[-1])[1].info.status == "FAILED"
+
+
+@pytest.fixture
+def deterministic_mode_ends():
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+
+
+def test_a_deterministic_training_gives_the_same_weights_twice(
+    arguments, tmp_path, tracker_uri, monkeypatch, deterministic_mode_ends
+):
+    real, modes = engine.train_one_epoch, []
+
+    def watched(*given, **named):
+        modes.append(torch.are_deterministic_algorithms_enabled())
+        return real(*given, **named)
+
+    monkeypatch.setattr(engine, "train_one_epoch", watched)
+    for name in ("once", "twice"):
+        flags = ["--deterministic", "--epochs", "1", "--limit", "8", "--no-register-model"]
+        run([*arguments, *flags, "--output", str(tmp_path / name)])
+    once, twice = (
+        detectors.load_state_dict(tmp_path / name / "best" / "weights.safetensors")
+        for name in ("once", "twice")
+    )
+    assert modes == [True, True]
+    assert all(torch.equal(value, twice[name]) for name, value in once.items())
+    assert torch.backends.cudnn.deterministic
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_a_clock_that_sets_the_rate_is_refused_in_a_deterministic_training():
+    with pytest.raises(SystemExit, match="--deterministic cannot keep its promise with --minutes"):
+        train_config(["--data", "a", "--deterministic", "--minutes", "5"])
+
+
+def test_a_first_signal_is_answered_and_a_ctrl_c_after_it_stops_at_once(capfd):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         interruption = train.Interruption(tell=True)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
         assert interruption.asked
         assert "Ctrl-C again stops at once" in capfd.readouterr().err
+        os.kill(os.getpid(), signal.SIGTERM)  # from systemd, and again from the torchrun it has told
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     finally:
@@ -203,7 +284,7 @@ def test_bad_input_is_one_sentence(change, error, message, arguments):
 def test_an_empty_folder_says_what_is_expected(arguments, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(dataset.DatasetError, match="empty"):
-        run([*arguments, "--data", str(tmp_path / "empty")])
+        run(with_data(arguments, tmp_path / "empty"))
 
 
 def test_a_damaged_picture_is_named_before_the_run_begins(drawn, arguments, tmp_path, tracker_uri):
@@ -281,6 +362,55 @@ def test_a_misspelt_key_in_a_preset_is_refused(tmp_path):
         train_config(["--data", "a", "--preset", str(tmp_path / "mine.toml")])
 
 
+def build(arguments):
+    return train.build_detector(train_config(arguments), torch.device("cpu"))
+
+
+def test_weights_of_a_folder_go_to_the_classes_they_were_learnt_for(arguments, tmp_path):
+    learnt = build(arguments)
+    turned = (CLASS_NAMES[0], *reversed(CLASS_NAMES[1:]))
+    learnt.card = learnt.card.model_copy(update={"class_names": turned})
+    learnt.save_folder(tmp_path / "turned")
+    head = learnt.network.roi_heads.box_predictor
+    own = build([*arguments, "--weights", str(tmp_path / "turned")]).network.roi_heads.box_predictor
+    for label, name in enumerate(CLASS_NAMES):
+        there = turned.index(name)
+        for layer, rows in (("cls_score", 1), ("bbox_pred", 4)):
+            for part in ("weight", "bias"):
+                ours = getattr(getattr(own, layer), part)[rows * label : rows * (label + 1)]
+                theirs = getattr(getattr(head, layer), part)[rows * there : rows * (there + 1)]
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=0, msg=f"{name} {layer}.{part}")
+
+
+def test_weights_of_a_folder_with_other_classes_are_refused(arguments, tmp_path):
+    other = build(arguments)
+    other.card = other.card.model_copy(update={"class_names": (*CLASS_NAMES[:-1], "umbrella")})
+    other.save_folder(tmp_path / "other")
+    with pytest.raises(
+        detectors.DetectorError, match=r"expected weights of a model with the classes .*umbrella"
+    ):
+        build([*arguments, "--weights", str(tmp_path / "other")])
+
+
+@pytest.mark.parametrize(
+    ("device", "native", "wanted", "expected"),
+    [
+        ("cuda", True, "auto", torch.bfloat16),
+        ("cuda", False, "auto", torch.float16),  # T4, V100: bfloat16 is there, but emulated
+        ("cuda", False, "bfloat16", torch.bfloat16),
+        ("cpu", True, "auto", torch.bfloat16),
+        ("cpu", False, "auto", torch.float32),
+        ("cpu", True, "float32", torch.float32),
+    ],
+)
+def test_auto_computes_in_what_the_hardware_multiplies(monkeypatch, device, native, wanted, expected):
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation
+    )
+    monkeypatch.setattr(detectors, "has_fast_bf16", lambda: native)
+    assert train.training_precision(wanted, torch.device(device)) == expected
+
+
 def test_the_originals_double_normalisation_is_two_normalisations():
     config = train_config(["--data", "a", "--preset", "original", "--weights", "none"])
     network = detectors.network_config(config.architecture, **train.network_overrides(config))
@@ -299,9 +429,9 @@ def test_the_normalisation_a_backbone_expects_reaches_the_network():
 # --- slow -------------------------------------------------------------------------------------------
 
 
-def start(arguments, uri, *, launcher=(sys.executable,)) -> subprocess.Popen[bytes]:
+def start(arguments, uri, *, launcher=(sys.executable,), **how) -> subprocess.Popen:
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*launcher, "train.py", *arguments], cwd=ROOT, env=environment)
+    return subprocess.Popen([*launcher, "train.py", *arguments], cwd=ROOT, env=environment, **how)
 
 
 @pytest.mark.slow
@@ -327,17 +457,87 @@ def test_a_run_killed_outright_resumes_to_the_same_weights(arguments, tmp_path, 
         torch.testing.assert_close(value, right[key], rtol=0, atol=0, msg=key)
 
 
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
 @pytest.mark.slow
-def test_two_processes_train_as_one_run(arguments, tmp_path, tracker_uri):
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    assert start([*arguments, "--epochs", "3"], tracker_uri, launcher=torchrun).wait(900) == 0
-    client, shared = only_run(tracker_uri, arguments[-1])
-    assert len(client.get_metric_history(shared.info.run_id, "val/map")) == 3
-    alone = [*arguments, "--epochs", "3", "--output", str(tmp_path / "alone"), "--experiment", "alone"]
-    assert start(alone, tracker_uri).wait(900) == 0
-    _, single = only_run(tracker_uri, "alone")
-    name = "train/epoch_loss_classifier"
-    assert shared.data.metrics[name] == pytest.approx(single.data.metrics[name], rel=0.35)
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups to signal")
+@pytest.mark.parametrize(("launcher", "status"), [((sys.executable,), 0), (TORCHRUN, 1)])
+def test_sigterm_to_the_whole_group_saves_and_resume_ends_with_the_same_weights(
+    launcher, status, arguments, tmp_path, tracker_uri
+):
+    """torchrun answers a SIGTERM with status 1 whatever its processes do; they save all the same."""
+    arguments = [
+        *arguments, "--epochs", "6", "--eval-epochs", "6", "--workers", "1", "--no-register-model",
+    ]  # fmt: skip
+    whole = [*arguments, "--output", str(tmp_path / "whole"), "--experiment", "whole"]
+    assert start(whole, tracker_uri, launcher=launcher).wait(900) == 0
+
+    told = start(
+        arguments, tracker_uri, launcher=launcher, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    said, signalled = "", False
+    for line in told.stderr:  # the bar's next state is a line too
+        said += line
+        if "loss=" in line and not signalled:
+            os.killpg(told.pid, signal.SIGTERM)
+            signalled = True
+    assert told.wait(900) == status, said
+    assert "stopped after" in said
+    assert "is killed by signal" not in said
+    assert "DataLoader worker" not in said
+    _, logged = only_run(tracker_uri, arguments[arguments.index("--experiment") + 1])
+    assert logged.info.status == "KILLED"
+    kept = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert f"stopped after {kept['progress']['step']} steps" in said
+
+    assert start([*arguments, "--resume"], tracker_uri, launcher=launcher).wait(900) == 0
+    left, right = (
+        detectors.load_state_dict(tmp_path / name / "best" / "weights.safetensors")
+        for name in ("whole", "run")
+    )
+    for key, value in left.items():
+        torch.testing.assert_close(value, right[key], rtol=0, atol=0, msg=key)
+
+
+def run_program_twice(folder: Path, how: str, arguments, uri: str) -> list[dict]:
+    """Train in two processes, and return what each of them saw."""
+    folder.mkdir()
+    flags = ["--minutes", "30", "--output", str(folder / "run"), "--no-register-model"]
+    command = (*TORCHRUN, "-m", "tests.two_processes", "program", str(folder), how)
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, *arguments, *flags], cwd=ROOT, env=environment, check=True, timeout=900)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network_and_end_it_together(arguments, tmp_path, tracker_uri):
+    first, second = run_program_twice(tmp_path / "shared", "together", arguments, tracker_uri)
+    assert first["weights"] == second["weights"]
+    assert first["epochs"] == second["epochs"] == 1, "the first alone saw the half hour pass"
+    first, second = run_program_twice(tmp_path / "apart", "apart", arguments, tracker_uri)
+    assert first["weights"] != second["weights"], "the comparison must see a missing mean gradient"
+
+
+@pytest.mark.slow
+def test_a_second_machine_without_the_data_is_a_sentence(drawn, arguments, tmp_path, tracker_uri):
+    """Both processes look for the data at a path of their own."""
+    program = f"""
+import os, runpy, sys
+data = {str(drawn)!r} if os.environ["RANK"] == "0" else {str(tmp_path / "nowhere")!r}
+sys.argv = ["train.py", *(data if word == "HERE" else word for word in sys.argv[1:])]
+runpy.run_path("train.py", run_name="__main__")
+"""
+    script = tmp_path / "start.py"
+    script.write_text(program)
+    environment = {"MLFLOW_TRACKING_URI": tracker_uri, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*TORCHRUN, str(script), *with_data(arguments, "HERE")],
+        cwd=ROOT, capture_output=True, text=True, timeout=900, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+    ours = done.stderr.partition("torch/distributed/elastic")[0]  # before torchrun's own words
+    assert re.search(r"error: .*nowhere", ours), ours
+    assert "Traceback" not in ours, ours
 
 
 @pytest.mark.slow
