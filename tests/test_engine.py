@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def make_samples() -> list[Sample]:
     return [sample([(10 + 5 * i, 20, 60 + 5 * i, 70)], [1 + i % 2]) for i in range(8)]
 
 
-def make_batches(samples, order) -> DataLoader:
+def make_batches(samples, order) -> DataLoader[Any]:
     cache = [red_box_image(tuple(one.boxes[0].astype(int))) for one in samples]
     images = transforms.TrainingImages(samples, transforms.augmentation("flip", size=96), seed=0, cache=cache)
     generator = torch.Generator()  # as in train.py: a new iterator must not draw from the network's numbers

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-def run_two(folder: Path, act: str, *arguments: str) -> list[dict]:
+def run_two(folder: Path, act: str, *arguments: str) -> list[dict[str, Any]]:
     """Run an act of two_processes.py and return what each process has seen."""
     command = [*TORCHRUN, "-m", "tests.two_processes", act, str(folder), *arguments]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=900)
@@ -64,7 +65,7 @@ def test_a_process_on_its_own_talks_to_nobody():
     assert (processes.count(), processes.rank()) == (1, 0)
 
 
-class Calls(list):
+class Calls(list[Any]):
     """Notes what it is called for, with what."""
 
     def note(self, name: str):

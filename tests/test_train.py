@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -429,7 +430,7 @@ def test_the_normalisation_a_backbone_expects_reaches_the_network():
 # --- slow -------------------------------------------------------------------------------------------
 
 
-def start(arguments, uri, *, launcher=(sys.executable,), **how) -> subprocess.Popen:
+def start(arguments, uri, *, launcher=(sys.executable,), **how) -> subprocess.Popen[Any]:
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([*launcher, "train.py", *arguments], cwd=ROOT, env=environment, **how)
 
@@ -476,6 +477,7 @@ def test_sigterm_to_the_whole_group_saves_and_resume_ends_with_the_same_weights(
     told = start(
         arguments, tracker_uri, launcher=launcher, start_new_session=True, stderr=subprocess.PIPE, text=True
     )
+    assert told.stderr is not None
     said, signalled = "", False
     for line in told.stderr:  # the bar's next state is a line too
         said += line
@@ -500,7 +502,7 @@ def test_sigterm_to_the_whole_group_saves_and_resume_ends_with_the_same_weights(
         torch.testing.assert_close(value, right[key], rtol=0, atol=0, msg=key)
 
 
-def run_program_twice(folder: Path, how: str, arguments, uri: str) -> list[dict]:
+def run_program_twice(folder: Path, how: str, arguments, uri: str) -> list[dict[str, Any]]:
     """Train in two processes, and return what each of them saw."""
     folder.mkdir()
     flags = ["--minutes", "30", "--output", str(folder / "run"), "--no-register-model"]
