@@ -254,7 +254,8 @@ def learning_rate_factor(
     """Return the factor on the highest learning rate.
 
     Args:
-        schedule: "cosine" falls to a hundredth, "step" by lr_gamma every lr_step_epochs, "constant" stays.
+        schedule: "cosine" falls to a hundredth from the end of the warm-up on, "step" by lr_gamma every
+            lr_step_epochs, "constant" stays.
         fraction: share of the training that is done, in [0, 1].
         step: optimiser updates done; below warmup_steps the factor rises linearly.
         warmup_steps: length of that rise.
@@ -262,12 +263,16 @@ def learning_rate_factor(
         lr_step_epochs: see schedule.
         lr_gamma: see schedule.
     """
-    warmup = min(1.0, (step + 1) / (warmup_steps + 1))
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
     if schedule == "cosine":
-        return warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, fraction))))
+        fraction = min(1.0, fraction)
+        before = fraction * warmup_steps / max(1, step)  # the share that was done when the warm-up ended
+        done = (fraction - before) / (1 - before) if before < 1 else 1.0
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
     if schedule == "step":
-        return warmup * lr_gamma ** (epoch // lr_step_epochs)
-    return warmup
+        return lr_gamma ** (epoch // lr_step_epochs)
+    return 1.0
 
 
 def moving_average(network: nn.Module, decay: float) -> AveragedModel:

@@ -275,19 +275,28 @@ def test_the_average_follows_quickly_at_first_and_slowly_later():
 @pytest.mark.parametrize(
     ("schedule", "fraction", "step", "epoch", "expected"),
     [
-        ("cosine", 0.0, 99, 0, 1.0),
-        ("cosine", 0.5, 99, 0, 0.505),
-        ("cosine", 1.0, 99, 0, 0.01),
-        ("cosine", 1.7, 99, 0, 0.01),  # past the end: a time budget was overrun
-        ("cosine", 0.0, 0, 0, 0.1),  # first of ten warm-up steps
+        ("cosine", 0.0, 0, 0, 1 / 11),  # the first of ten warm-up steps
+        ("cosine", 0.09, 9, 0, 10 / 11),  # the last
+        ("cosine", 0.1, 10, 0, 1.0),  # the highest rate is reached, and then it falls
+        ("cosine", 0.55, 55, 0, 0.505),  # half of what is left after the warm-up
+        ("cosine", 1.0, 100, 0, 0.01),
+        ("cosine", 1.7, 100, 0, 0.01),  # past the end: a time budget was overrun
+        ("cosine", 0.3, 10, 0, 1.0),  # three tenths of a time budget went into the warm-up
+        ("cosine", 1.0, 10, 0, 0.01),  # the training ends as the warm-up does
         ("step", 0.9, 99, 4, 1.0),
         ("step", 0.9, 99, 10, 0.01),
+        ("step", 0.0, 4, 0, 5 / 11),
         ("constant", 0.9, 99, 10, 1.0),
     ],
 )
 def test_learning_rate_by_hand(schedule, fraction, step, epoch, expected):
-    factor = engine.learning_rate_factor(schedule, fraction, step=step, epoch=epoch, warmup_steps=9)
+    factor = engine.learning_rate_factor(schedule, fraction, step=step, epoch=epoch, warmup_steps=10)
     assert factor == pytest.approx(expected)
+
+
+def test_without_a_warm_up_the_cosine_starts_at_the_highest_rate():
+    assert engine.learning_rate_factor("cosine", 0.0, step=0) == 1.0
+    assert engine.learning_rate_factor("cosine", 0.5, step=50) == pytest.approx(0.505)
 
 
 def test_the_backbone_learns_at_its_own_rate():
