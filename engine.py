@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import platform
 import time
@@ -13,7 +14,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 import dataset
@@ -82,7 +82,7 @@ class Training:
     network: nn.Module
     optimizer: Optimizer
     schedule: Callable[[Progress], float]
-    average: AveragedModel | None = None
+    average: MovingAverage | None = None
     clip_norm: float = 0.0
     precision: torch.dtype = torch.float32
     progress: Progress = field(default_factory=Progress)
@@ -165,7 +165,7 @@ def _update(training: Training, loss: Any) -> None:
     training.scaler.step(training.optimizer)
     training.scaler.update()
     if training.average is not None:
-        training.average.update_parameters(training.detector.network)
+        training.average.follow(training.detector.network)
 
 
 class Finder(Protocol):
@@ -275,19 +275,44 @@ def learning_rate_factor(
     return 1.0
 
 
-def moving_average(network: nn.Module, decay: float) -> AveragedModel:
-    """Return an exponential moving average of network's weights that follows quickly at first.
+class MovingAverage(nn.Module):
+    """An exponential moving average of a network's weights that follows quickly at first.
+
+    torch.optim.swa_utils.AveragedModel copies every buffer by itself at each step, and asks the card for
+    its counter; here a step is two operations over all tensors, and the counter is a number of Python's.
+
+    Attributes:
+        module: a network of the same form, with the averaged weights.
+        updates: how many networks were averaged.
 
     Source:
         The warm-up of the decay, min(decay, (1 + n) / (10 + n)), is TensorFlow's
         ExponentialMovingAverage with num_updates.
     """
 
-    def follow(average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-        n = int(updates)
-        return torch.lerp(current, average, min(decay, (1 + n) / (10 + n)))
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        """Start from a copy of network."""
+        super().__init__()
+        self.module, self.decay, self.updates = copy.deepcopy(network), decay, 0
 
-    return AveragedModel(network, avg_fn=follow, use_buffers=False)
+    @torch.no_grad()
+    def follow(self, network: nn.Module) -> None:
+        """Move the average towards network; the first time all the way."""
+        n = self.updates
+        decay = min(self.decay, (1 + n) / (10 + n)) if n else 0.0
+        torch._foreach_lerp_(list(self.module.parameters()), list(network.parameters()), 1 - decay)
+        buffers = list(self.module.buffers())
+        if buffers:
+            torch._foreach_copy_(buffers, list(network.buffers()))
+        self.updates += 1
+
+    def get_extra_state(self) -> int:
+        """Return what state_dict holds beside the tensors."""
+        return self.updates
+
+    def set_extra_state(self, state: int) -> None:
+        """Take back what get_extra_state returned."""
+        self.updates = state
 
 
 # --- checkpoints ------------------------------------------------------------------------------------

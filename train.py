@@ -248,7 +248,7 @@ def build_training(
             momentum=config.momentum, weight_decay=config.weight_decay,
         ),
         schedule,
-        average=engine.moving_average(network, config.ema_decay) if config.ema_decay else None,
+        average=engine.MovingAverage(network, config.ema_decay) if config.ema_decay else None,
         clip_norm=config.clip_norm,
         precision=training_precision(config.precision, device),
     )  # fmt: skip

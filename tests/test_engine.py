@@ -1,5 +1,6 @@
 """The training loop: it learns, stops on nonsense, and goes on as if never interrupted."""
 
+import collections
 import copy
 import math
 import os
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 import detector as detectors
@@ -42,7 +44,7 @@ def make_training(
     network.rpn.fg_bg_sampler.batch_size_per_image = network.roi_heads.fg_bg_sampler.batch_size_per_image = 16
     network.rpn._pre_nms_top_n["training"] = network.rpn._post_nms_top_n["training"] = 50
     optimizer = engine.build_optimizer(detector.network, "adamw", lr=lr, backbone_lr_factor=0.5)
-    average = engine.moving_average(detector.network, decay)
+    average = engine.MovingAverage(detector.network, decay)
     return Training(
         detector, detector.network, optimizer, lambda progress: 1.0, average=average, clip_norm=10.0,
         precision=precision,
@@ -203,6 +205,84 @@ def test_float16_clips_gradients_at_their_own_size(order, batches):
     assert moved[1] == pytest.approx(moved[0], rel=0.2)
 
 
+class Calls(TorchDispatchMode):
+    """Counts PyTorch's operations by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: collections.Counter[str] = collections.Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names[str(func.overloadpacket)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class FourLosses(torch.nn.Module):
+    """What a detection network is to the loop: images and targets in, named losses out."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, images, targets):
+        mean = self.weight * torch.stack([image.mean() for image in images]).mean()
+        return {f"loss_{i}": i * mean for i in range(4)}
+
+
+def test_the_losses_of_a_step_are_read_from_the_device_at_once(order, batches):
+    training = make_training()
+    training.network = FourLosses()
+    training.optimizer = torch.optim.SGD([{"params": training.network.parameters(), "peak_lr": 0.1}])
+    ready = list(batches)[:1]
+    seen = []
+
+    def after_step(losses):
+        seen.append(losses)
+        return True
+
+    with Calls() as calls:
+        engine.train_one_epoch(training, ready, names=["x"] * 8, after_step=after_step)
+    mean = float(np.mean([image.numpy() for image in ready[0][0]]))
+    assert list(seen[0].values()) == pytest.approx([0, mean, 2 * mean, 3 * mean], rel=1e-5)
+    assert calls.names["aten._local_scalar_dense"] == 0
+
+
+def test_the_average_takes_as_many_operations_for_a_large_network_as_for_a_small_one():
+    network = torch.nn.Sequential(*(torch.nn.Linear(3, 3) for _ in range(50)), torch.nn.BatchNorm1d(3))
+    average = engine.MovingAverage(network, 0.9)
+    with Calls() as calls:
+        average.follow(network)
+    assert sum(calls.names.values()) <= 4
+    assert calls.names["aten._foreach_lerp_"] == 1
+
+
+def test_the_average_goes_on_from_a_checkpoint_as_fast_as_it_was():
+    def after(updates, average, network):
+        for value in updates:
+            with torch.no_grad():
+                network.weight.fill_(value)
+            average.follow(network)
+        return float(average.module.weight.detach())
+
+    network = torch.nn.Linear(1, 1, bias=False)
+    whole, first, second = (engine.MovingAverage(network, 0.99) for _ in range(3))
+    expected = after([1.0, 2.0, 3.0, 5.0], whole, network)
+    after([1.0, 2.0, 3.0], first, network)
+    second.load_state_dict(first.state_dict())
+    assert after([5.0], second, network) == expected
+
+
+def test_what_batch_norm_learnt_is_taken_over_as_it_is():
+    network = torch.nn.BatchNorm1d(2)
+    average = engine.MovingAverage(network, 0.9)
+    network(torch.tensor([[1.0, 3.0], [5.0, 3.0]]))
+    average.follow(network)
+    average.follow(network)
+    for name, value in network.state_dict().items():
+        assert torch.equal(average.module.state_dict()[name], value), name
+    assert int(network.state_dict()["num_batches_tracked"]) == 1
+
+
 def test_a_checkpoint_of_another_run_is_refused_and_the_difference_named(tmp_path):
     path = tmp_path / "checkpoint.pt"
     engine.save_checkpoint(make_training(), path, identity={"lr": "0.1", "epochs": "3"})
@@ -263,11 +343,11 @@ def test_a_batch_of_negatives_trains(order):
 
 def test_the_average_follows_quickly_at_first_and_slowly_later():
     network = torch.nn.Linear(1, 1, bias=False)
-    average = engine.moving_average(network, 0.5)
+    average = engine.MovingAverage(network, 0.5)
     for value in (0.0, 8.0, 16.0):
         with torch.no_grad():
             network.weight.fill_(value)
-        average.update_parameters(network)
+        average.follow(network)
     # first update copies 0; then decay 2/11: 8 * 9/11; then 3/12: 16 * 3/4 + that / 4
     assert average.module.state_dict()["weight"].item() == pytest.approx(16 * 3 / 4 + 8 * 9 / 11 / 4)
 
