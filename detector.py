@@ -62,6 +62,20 @@ class DetectorError(ValueError):
 # --- the network ------------------------------------------------------------------------------------
 
 
+def to_unit(pixels: Tensor) -> Tensor:
+    """Turn pixels (3, H, W) uint8 into float32 in [0, 1] on their device, as imaging.to_chw does."""
+    return pixels.float().div_(imaging.WHITE)
+
+
+def input_size(size_hw: Sequence[int], min_size: int, max_size: int) -> list[int]:
+    """Return the height and width at which the network sees an image of size_hw.
+
+    Its shorter side becomes min_size, or less where its longer side would be more than max_size.
+    """
+    scale = min(min_size / min(size_hw), max_size / max(size_hw))
+    return [max(1, round(side * scale)) for side in size_hw]
+
+
 class InputTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
     """torchvision's resize and normalise, with antialiasing and at the smaller size.
 
@@ -80,8 +94,7 @@ class InputTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
         """Resize to min_size on the shorter side, at most max_size on the longer; boxes follow."""
         size_hw = image.shape[-2:]
-        scale = min(self.min_size[-1] / min(size_hw), self.max_size / max(size_hw))
-        new_hw = [max(1, round(side * scale)) for side in size_hw]
+        new_hw = input_size(size_hw, self.min_size[-1], self.max_size)
         if new_hw != list(size_hw):
             image = F.interpolate(image[None], size=new_hw, mode="bilinear", antialias=True)[0]
         if target is not None:
@@ -488,8 +501,7 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
     ) -> Detections:
         """Return every detection in image, unfiltered.
 
-        Boxes are in pixels of image as given, whatever size the network works at. One forward pass at
-        a time: callers in other threads wait.
+        Boxes are in pixels of image as given, whatever size the network works at.
 
         Args:
             image: (H, W, 3) uint8 RGB, upright.
@@ -498,17 +510,51 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
             probabilities: fill in Detections.probabilities.
         """
         pixels = torch.from_numpy(imaging.to_chw(image)).to(self._device)
+        [found] = self.detect_together(
+            [pixels], nms_iou=nms_iou, max_detections=max_detections, probabilities=probabilities
+        )
+        return found
+
+    def detect_together(
+        self,
+        images: Sequence[Tensor],
+        *,
+        nms_iou: float | None = None,
+        max_detections: int | None = None,
+        probabilities: bool = False,
+    ) -> list[Detections]:
+        """Return what detect finds in each image, from one forward pass.
+
+        Images that batched_size says the same of get the very boxes that detect gives them; others are
+        padded to the largest, which moves boxes near an edge a little. One forward pass at a time: callers
+        in other threads wait.
+
+        Args:
+            images: each (3, H, W) float32 in [0, 1] on this detector's device.
+            nms_iou: see detect, and so the others.
+            max_detections: likewise.
+            probabilities: likewise.
+        """
         with self._lock, torch.inference_mode():
             self._model.eval()
-            found = self._forward(pixels, nms_iou, max_detections)
-        boxes, scores, labels, softmax = (value.cpu().numpy() for value in found)
-        return Detections(boxes, scores, labels, softmax if probabilities else None)
+            every = self._forward(images, nms_iou, max_detections)
+        found = ((value.cpu().numpy() for value in one) for one in every)
+        return [
+            Detections(boxes, scores, labels, softmax if probabilities else None)
+            for boxes, scores, labels, softmax in found
+        ]
+
+    def batched_size(self, size_hw: Sequence[int]) -> tuple[int, ...]:
+        """Return height and width of the batch in which the network sees an image of size_hw alone."""
+        transform = self._model.transform
+        size = input_size(size_hw, transform.min_size[-1], transform.max_size)
+        return tuple(-(-side // transform.size_divisible) * transform.size_divisible for side in size)
 
     def _forward(
-        self, pixels: Tensor, nms_iou: float | None, max_detections: int | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        self, pixels: Sequence[Tensor], nms_iou: float | None, max_detections: int | None
+    ) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         network, heads = self._model, self._model.roi_heads
-        images, _ = network.transform([pixels])
+        images, _ = network.transform(list(pixels))
         if self._optimized:
             images = ImageList(images.tensors.to(memory_format=torch.channels_last), images.image_sizes)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
@@ -517,9 +563,16 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
         proposals, _ = network.rpn(images, features)
         pooled = heads.box_roi_pool(features, proposals, images.image_sizes)
         logits, deltas = heads.box_predictor(heads.box_head(pooled))
-        boxes = box_ops.clip_boxes_to_image(heads.box_coder.decode(deltas, proposals), images.image_sizes[0])
-        found = select_boxes(boxes, F.softmax(logits, -1), heads, nms_iou, max_detections)
-        return resize_boxes(found[0], images.image_sizes[0], pixels.shape[-2:]), *found[1:]
+        counts = [len(some) for some in proposals]
+        boxes = torch.split(heads.box_coder.decode(deltas, proposals), counts)
+        found = []
+        for decoded, softmax, size, image in zip(
+            boxes, torch.split(F.softmax(logits, -1), counts), images.image_sizes, pixels, strict=True
+        ):
+            inside = box_ops.clip_boxes_to_image(decoded, size)
+            kept, *rest = select_boxes(inside, softmax, heads, nms_iou, max_detections)
+            found.append((resize_boxes(kept, size, image.shape[-2:]), *rest))
+        return found
 
     def save_folder(self, folder: Path, *, half: bool = False) -> None:
         """Write weights.safetensors and model.json into folder; each file appears whole or not at all.
@@ -607,7 +660,7 @@ def load_folder(
     load_weights(detector.network, state, str(weights_path))
     detector.network.eval()
     if optimize:
-        _optimize(detector, has_fast_bf16() if bf16 is None else bf16)
+        arrange_for_speed(detector, bf16=bf16)
     return detector
 
 
@@ -663,13 +716,17 @@ def has_fast_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def _optimize(detector: Detector, bf16: bool) -> None:
-    """Fold batch norm into the convolutions and lay the weights out for channels-last."""
+def arrange_for_speed(detector: Detector, *, bf16: bool | None = None) -> None:
+    """Rearrange the network as it is served; on a processor it can then neither be saved nor trained.
+
+    Folds batch norm into the convolutions and lays the weights out for channels-last; see load_folder for
+    bf16.
+    """
     if detector.device.type != "cpu":
         return
     _fold_norms(detector.network)
     detector.network.backbone.to(memory_format=torch.channels_last)
-    detector._optimized, detector._bf16 = True, bf16
+    detector._optimized, detector._bf16 = True, has_fast_bf16() if bf16 is None else bf16
 
 
 def _fold_norms(module: nn.Module) -> None:

@@ -45,6 +45,7 @@ SUFFIXES = frozenset(
 )
 MAX_PIXELS = 40_000_000  # a 40-megapixel photo decodes to 120 MB; phones make 12 to 50
 LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # what the formats hold
+WHITE = 255  # what 1.0 is in the network's input
 MAX_JPEG_SCANS = 100  # a progressive JPEG has about 10; thousands make a small file take minutes
 
 # What Pillow's readers let through when a file is damaged, or made to do harm.
@@ -213,7 +214,7 @@ def to_chw(image: Image) -> NDArray[np.float32]:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"want an (H, W, 3) uint8 RGB image, got {image.shape} {image.dtype}")
     # One pass and one array: a 40-megapixel picture is 480 MB as float32.
-    return np.divide(image.transpose(2, 0, 1), np.float32(255), dtype=np.float32, order="C")
+    return np.divide(image.transpose(2, 0, 1), np.float32(WHITE), dtype=np.float32, order="C")
 
 
 # --- boxes -> picture -------------------------------------------------------------------------------

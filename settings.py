@@ -453,6 +453,7 @@ class TorchrunSettings(BaseSettings):
 
     rank: int = Field(0, ge=0, description="this process among all")
     local_rank: int = Field(0, ge=0, description="this process on this machine")
+    local_world_size: int = Field(1, ge=1, description="how many of them are on this machine")
     world_size: int = Field(1, ge=1, description="how many processes train together")
 
 
@@ -475,8 +476,11 @@ class TrainConfig(BaseSettings):
     val_fraction: float = Field(0.12, gt=0, lt=0.5, description=VAL_FRACTION)
     negative_val_fraction: float | None = Field(None, gt=0, lt=1, description=NEGATIVE_VAL_FRACTION)
     limit: int | None = Field(None, ge=2, description="use at most this many training images")
-    cache_size: int = Field(0, ge=0, description="keep images in memory, longer side cut to this; 0 = off")
-    workers: int = Field(1, ge=0, description="processes that read and augment images")
+    workers: int | None = Field(
+        None,
+        ge=0,
+        description="processes that read images; 0 = none of their own; unset = cores - 1, up to 16",
+    )
 
     # network
     architecture: str = Field("fasterrcnn_resnet50_fpn", description="a key of detector.ARCHITECTURES")

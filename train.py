@@ -30,7 +30,6 @@ import dataset
 import detector as detectors
 import devices
 import engine
-import imaging
 import metrics
 import processes
 import registry
@@ -44,6 +43,7 @@ from engine import Progress, Training
 from schemas import CARD_FILE, ModelCard, NetworkConfig
 from settings import TorchrunSettings, TrainConfig, fix_cublas_workspace, train_config
 
+MOST_WORKERS = 16
 TIMED_IMAGES = 50  # how many photographs the latency of a finished model is measured on
 
 console = Console(stderr=True, soft_wrap=True)
@@ -111,7 +111,7 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
         training.progress.run_id = run.run_id
         log_data(run, splits, data)
         keeper = Keeper(config, training, run, interruption, identity=identity)
-        batches = loader(config, train_samples, order)
+        batches = loader(config, process, training, train_samples, order)
         keeper.restart_clock()
         keeper.agree()  # the clock sets the rate of the very first step too
         if not fit(keeper, order, batches, val_samples, [sample.name for sample in train_samples]):
@@ -119,7 +119,7 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
             if run.active:
                 say(f"stopped after {training.progress.step} steps; go on with the same flags and --resume")
         elif run.active:
-            finish(config, training, train_samples, val_samples, run)
+            finish(config, training, train_samples, val_samples, run, workers=batches.num_workers)
 
 
 # --- before -----------------------------------------------------------------------------------------
@@ -227,6 +227,8 @@ def build_training(
     set_training_budgets(network, config)
     if config.channels_last:
         network.backbone.to(memory_format=torch.channels_last)
+    # With pictures of one size it pays to try cuDNN's convolutions out once.
+    torch.backends.cudnn.benchmark = config.augmentation in transforms.JITTERS
     order = transforms.EpochOrder(
         transforms.repeat_factors(samples, config.repeat_threshold, negatives=config.repeat_negatives),
         config.batch_size,
@@ -322,36 +324,38 @@ def set_training_budgets(network: Any, config: TrainConfig) -> None:
     network.roi_heads.fg_bg_sampler.batch_size_per_image = config.roi_batch
 
 
-def loader(config: TrainConfig, samples: Sequence[Sample], order: transforms.EpochOrder) -> DataLoader[Any]:
-    """Return the batches of the training split, read and augmented by config.workers processes."""
-    cache: Sequence[imaging.Image] | transforms.ImageCache = ()
-    if config.cache_size:
-        bar = tqdm(samples, desc="read images", unit="image", mininterval=2.0)
-        cache = transforms.ImageCache(transforms.load_image(sample, config.cache_size) for sample in bar)
-    size = config.max_size or detectors.network_config(config.architecture).max_size
+def loader(
+    config: TrainConfig, process: TorchrunSettings, training: Training, samples: Sequence[Sample],
+    order: transforms.EpochOrder,
+) -> DataLoader[Any]:  # fmt: skip
+    """Return the batches of the training split, read and moved about by processes of their own."""
+    network = training.detector.card.network  # not config: weights of a folder bring their own sizes
     augment = transforms.augmentation(
-        config.augmentation, size=size, jitter_low=config.jitter_low, jitter_high=config.jitter_high
-    )
-    images = transforms.TrainingImages(
-        samples, augment, seed=config.seed, cache=cache, mosaic_share=config.mosaic, mosaic_size=size,
-        paste_share=config.paste,
+        config.augmentation, min_size=network.min_size, max_size=network.max_size,
+        jitter_low=config.jitter_low, jitter_high=config.jitter_high,
     )  # fmt: skip
+    images = transforms.TrainingImages(
+        samples, augment, seed=config.seed, mosaic_share=config.mosaic,
+        mosaic_size=min(network.min_size, network.max_size), paste_share=config.paste,
+    )  # fmt: skip
+    workers = loader_workers(config, process)
     return DataLoader(
-        images, batch_sampler=order, num_workers=config.workers, collate_fn=transforms.collate,
-        worker_init_fn=one_thread, prefetch_factor=4 if config.workers else None,
+        images, batch_sampler=order, num_workers=workers, collate_fn=transforms.collate,
+        worker_init_fn=transforms.one_thread, persistent_workers=bool(workers),
+        pin_memory=training.detector.device.type == "cuda",
         generator=torch.Generator(),  # its own: starting an epoch twice must draw nothing from the network's
     )  # fmt: skip
 
 
-def one_thread(_worker: int) -> None:
-    """Keep a worker from taking the cores the network computes on, and from ending before the main process.
+def loader_workers(config: TrainConfig, process: TorchrunSettings) -> int:
+    """Return how many processes read images for this one: --workers, or all cores but one, shared fairly.
 
-    Ctrl-C, systemd and torchrun signal every process of a group: a stop is the main process's business, and
-    a worker ends when that has no more work for it, or is gone.
+    More than MOST_WORKERS would fill /dev/shm with batches that no card is waiting for.
     """
-    torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    if config.workers is not None:
+        return config.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_WORKERS, max(1, cores // process.local_world_size - 1))
 
 
 def check_same_data(fingerprints: Mapping[str, str]) -> None:
@@ -376,7 +380,7 @@ def run_identity(config: TrainConfig, training: Training, data: Mapping[str, str
         data: fingerprint of each split.
     """
     free = {
-        "resume", "threads", "workers", "checkpoint_minutes", "mlflow_tracking_uri", "cache_size", "output",
+        "resume", "threads", "workers", "checkpoint_minutes", "mlflow_tracking_uri", "output",
         "preset", "data",
     }  # fmt: skip
     settings = config.model_dump(mode="json", exclude=free) | {
@@ -435,7 +439,7 @@ def fit(
             return False
         keeper.run.log_metrics({f"train/epoch_{name}": value for name, value in means.items()}, progress.step)
         if progress.epoch % config.eval_epochs == 0 or over(config, progress):
-            validate(config, training, val_samples, keeper.run)
+            validate(config, training, val_samples, keeper.run, workers=batches.num_workers)
             keeper.restart_clock()
             keeper.agree()
         keeper.save()
@@ -529,15 +533,18 @@ def checkpoint_of(config: TrainConfig) -> Path:
 
 
 def validate(
-    config: TrainConfig, training: Training, samples: Sequence[Sample], run: tracker.TrainingRun
-) -> None:
+    config: TrainConfig, training: Training, samples: Sequence[Sample], run: tracker.TrainingRun, *,
+    workers: int,
+) -> None:  # fmt: skip
     """Score the averaged weights on the validation split and keep them if they are the best so far."""
     progress = training.progress
     if run.active:
-        candidate = Detector(training.detector.card, device=training.detector.device)
         averaged = training.average.module if training.average is not None else training.detector.network
-        candidate.network.load_state_dict(averaged.state_dict())
-        found, _ = engine.evaluate(candidate, samples, description="validate")
+        candidate, served = (Detector(training.detector.card, device=training.detector.device) for _ in "ab")
+        for one in (candidate, served):
+            one.network.load_state_dict(averaged.state_dict())
+        detectors.arrange_for_speed(served)
+        found = engine.detect_all(served, samples, workers=workers, description="validate")
         scores = metrics.coco_summary([s.truth for s in samples], found, CLASS_NAMES)
         run.log_metrics({f"val/{name}": value for name, value in scores.items()}, progress.step)
         say(
@@ -557,12 +564,15 @@ def validate(
 
 def finish(
     config: TrainConfig, training: Training, train_samples: Sequence[Sample], val_samples: Sequence[Sample],
-    run: tracker.TrainingRun,
+    run: tracker.TrainingRun, *, workers: int,
 ) -> None:  # fmt: skip
-    """Choose the operating point on the validation split, write report and model, register it."""
+    """Choose the operating point on the validation split, write report and model, register it.
+
+    All figures are those of the model as it is served: its folder, loaded as the API loads it.
+    """
     folder = config.output / "best"
-    best = detectors.load_folder(folder, device=training.detector.device, optimize=False)
-    found, _ = engine.evaluate(best, val_samples, description="choose the operating point")
+    served = detectors.load_folder(folder, device=training.detector.device)
+    found = engine.detect_all(served, val_samples, workers=workers, description="choose the operating point")
     truths = [sample.truth for sample in val_samples]
     point = metrics.choose_operating_point(
         truths, found, CLASS_NAMES, split="val", max_false_alarms_per_1000=config.max_false_alarms
@@ -578,14 +588,14 @@ def finish(
             "MLflow run": run.run_id,
         },
     )  # fmt: skip
-    results = dataclasses.replace(results, latency=measure_latency(folder, val_samples, best.device))
+    results = dataclasses.replace(results, latency=measure_latency(served, val_samples))
     report.write_report(results, config.output / "report", samples=val_samples)
     run.log_artifacts(config.output / "report", "report")
     numbers = metrics.flat_metrics(results)
     run.log_metrics(
         {name.replace("val/", "best/val/"): value for name, value in numbers.items()}, training.progress.step
     )
-    best.card = best.card.model_copy(
+    card = served.card.model_copy(
         update={
             "operating_point": point,
             "class_thresholds": metrics.class_thresholds(truths, found, CLASS_NAMES),
@@ -595,7 +605,7 @@ def finish(
             **provenance(config, train_samples, val_samples, run.run_id),
         }
     )
-    best.save_folder(folder, half=config.half)
+    detectors.write_card(folder, card)
     where = str(folder)
     if config.register_model:
         where = str(
@@ -612,9 +622,8 @@ def finish(
     )
 
 
-def measure_latency(folder: Path, samples: Sequence[Sample], device: torch.device) -> metrics.Latency:
+def measure_latency(served: Detector, samples: Sequence[Sample]) -> metrics.Latency:
     """Time the model as it is served, on a few photographs."""
-    served = detectors.load_folder(folder, device=device)
     detectors.warm_up(served)
     return engine.evaluate(served, samples[:TIMED_IMAGES], progress=False)[1]
 

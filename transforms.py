@@ -3,13 +3,17 @@
 Augmentation is torchvision's transforms v2 on tv_tensors, so boxes move with their pixels. Each
 draw is seeded by (seed, epoch, place in the epoch): the same whatever worker makes it, which is what
 lets an interrupted run go on as if it had not been.
+
+What moves pixels is done by the loader's processes, on uint8. What changes colours and sharpness is only
+drawn there (a Look) and done where the network is, by develop: it costs a processor several times the rest.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypedDict
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -21,16 +25,31 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 import dataset
+import detector
 import imaging
 from dataset import Sample
 
 
+class Look(NamedTuple):
+    """How the colours and the sharpness of one image are to change; see develop.
+
+    Attributes:
+        colour: (2, 3, 3) float32; the first matrix multiplies each RGB pixel, the second the mean pixel of
+            the image, and both are added.
+        sigma: of a Gaussian blur, pixels; 0 for none.
+    """
+
+    colour: Tensor
+    sigma: float
+
+
 class Target(TypedDict):
-    """Ground truth of one image, as torchvision's detection networks take it.
+    """Ground truth of one image, as torchvision's detection networks take it, and the look it is to get.
 
     boxes: (N, 4) float32, xyxy pixels of the tensor it comes with, 0 <= x1 < x2 <= W and likewise y.
     labels: (N,) int64, indices into class_names, never 0.
     image_id: position in the list of samples.
+    look: what develop does to the image; None for nothing.
 
     A negative image has N = 0: boxes of shape (0, 4), labels of shape (0,).
 
@@ -41,12 +60,28 @@ class Target(TypedDict):
     boxes: Tensor
     labels: Tensor
     image_id: int
+    look: Look | None
 
 
 Batch = tuple[list[Tensor], list[Target]]
 
 
 # --- augmentation -----------------------------------------------------------------------------------
+
+
+class Fit(v2.Transform):  # type: ignore[misc]
+    """Resize to what the network would resize to, so that large photographs travel small."""
+
+    def __init__(self, min_size: int, max_size: int) -> None:
+        """Set the shorter side, pixels, and the longer side at most."""
+        super().__init__()
+        self.min_size, self.max_size = min_size, max_size
+
+    def forward(self, image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Return the image (3, h, w) and its target at the network's size."""
+        new_hw = detector.input_size(F.get_size(image), self.min_size, self.max_size)
+        boxes = F.resize(target["boxes"], new_hw)
+        return F.resize(image, new_hw, antialias=True), {**target, "boxes": boxes}
 
 
 class LargeScaleJitter(v2.Transform):  # type: ignore[misc]
@@ -236,21 +271,28 @@ class Recompress(v2.Transform):  # type: ignore[misc]
         return tv_tensors.Image(torch.from_numpy(again.copy()).permute(2, 0, 1))
 
 
-def augmentation(name: str, *, size: int, jitter_low: float = 0.5, jitter_high: float = 1.6) -> v2.Compose:
-    """Return the named augmentation of (image uint8, target), ending with clean boxes.
+JITTERS = ("large_scale_jitter", "surveillance")  # augmentations whose pictures are all of one size
+
+
+def augmentation(
+    name: str, *, min_size: int, max_size: int, jitter_low: float = 0.5, jitter_high: float = 1.6
+) -> v2.Compose:
+    """Return the named augmentation of (image uint8, target), ending with clean boxes, at the network's size.
 
     Args:
         name: none, flip, original, large_scale_jitter, or surveillance: the same in poorer light, less sharp.
-        size: side of the square that the last two make, pixels.
+        min_size: shorter side of the network's input, pixels.
+        max_size: its longer side at most. The last two make squares of the smaller of both.
         jitter_low: smallest zoom of the last two.
         jitter_high: largest.
 
     Raises:
         ValueError: no augmentation has this name.
     """
+    fit, jitter = Fit(min_size, max_size), LargeScaleJitter(min(min_size, max_size), jitter_low, jitter_high)
     steps: dict[str, list[v2.Transform]] = {
-        "none": [],
-        "flip": [v2.RandomHorizontalFlip(0.5)],
+        "none": [fit],
+        "flip": [v2.RandomHorizontalFlip(0.5), fit],
         # Median blur does not exist in torchvision; a Gaussian of the same sizes stands in for it.
         "original": [
             v2.RandomApply(
@@ -265,27 +307,25 @@ def augmentation(name: str, *, size: int, jitter_low: float = 0.5, jitter_high: 
                 0.3,
             ),
             v2.RandomApply([v2.RandomChoice([v2.GaussianBlur(7), v2.GaussianBlur(11)])], 0.2),
+            fit,
         ],
         "large_scale_jitter": [
-            LargeScaleJitter(size, jitter_low, jitter_high),
-            *_camera(brightness=(0.875, 1.125), grey=0.05, kernel=5, sigma=(0.3, 1.5), quality=30, poor=0.1),
+            jitter,
+            *_camera(brightness=(0.875, 1.125), grey=0.05, sigma=(0.3, 1.5), quality=30, poor=0.1),
         ],
         "surveillance": [
-            LargeScaleJitter(size, jitter_low, jitter_high),
-            *_camera(brightness=(0.4, 1.3), grey=0.1, kernel=13, sigma=(0.5, 3.0), quality=20, poor=0.2),
+            jitter,
+            *_camera(brightness=(0.4, 1.3), grey=0.1, sigma=(0.5, 3.0), quality=20, poor=0.2),
         ],
     }
     if name not in steps:
         raise ValueError(f"unknown augmentation {name!r}; known: {', '.join(steps)}")
-    clean = [
-        v2.ClampBoundingBoxes(),
-        v2.SanitizeBoundingBoxes(min_size=2, labels_getter=_labels),
-    ]
+    clean = [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=2, labels_getter=_labels)]
     return v2.Compose([*steps[name], *clean])
 
 
-def _labels(inputs: tuple[Tensor, dict[str, Any]]) -> Tensor:  # no lambda: a worker's start may pickle it
-    labels: Tensor = inputs[1]["labels"]
+def _labels(inputs: tuple[Tensor, dict[str, Any]]) -> Tensor:
+    labels: Tensor = inputs[1]["labels"]  # a lambda could not be sent to a worker that is not forked
     return labels
 
 
@@ -293,60 +333,109 @@ def _camera(
     *,
     brightness: tuple[float, float],
     grey: float,
-    kernel: int,
     sigma: tuple[float, float],
     quality: int,
     poor: float,
 ) -> list[v2.Transform]:
-    """Return flips, and what cameras do to colour (grey: share without), sharpness and JPEG (poor: share)."""
+    """Return flips, and what cameras do to JPEG, sharpness (poor: share) and colour (grey: share without)."""
     return [
         v2.RandomHorizontalFlip(0.5),
-        v2.RandomPhotometricDistort(brightness=brightness, p=0.5),
-        v2.RandomGrayscale(grey),
-        v2.RandomApply([v2.GaussianBlur(kernel, sigma)], poor),
         v2.RandomApply([Recompress(quality, 90)], poor),
+        DrawLook(brightness=brightness, grey=grey, sigma=sigma, blurred=poor),
     ]
 
 
-# --- samples to batches -----------------------------------------------------------------------------
+# --- colours and sharpness ----------------------------------------------------------------------------
+
+GREY = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601: how bright each colour looks
+YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])  # NTSC
 
 
-def load_image(sample: Sample, longest: int = 0) -> imaging.Image:
-    """Decode the sample's image, its longer side cut to at most longest pixels if that is not 0."""
-    image = dataset.load_image(sample)
-    scale = longest / max(image.shape[:2]) if longest else 1.0
-    if scale >= 1:
-        return image
-    new_hw = [max(1, round(side * scale)) for side in image.shape[:2]]
-    small = F.resize(torch.from_numpy(image.copy()).permute(2, 0, 1), new_hw, antialias=True)
-    return np.ascontiguousarray(small.permute(1, 2, 0).numpy())
+class DrawLook(v2.Transform):  # type: ignore[misc]
+    """Draw the look that develop gives the image; the image itself stays as it is.
 
+    Brightness, contrast, saturation, hue and the order of the colours change in half of the images each,
+    by as much as in torchvision's RandomPhotometricDistort.
 
-class ImageCache:
-    """Decoded images, laid end to end in one tensor.
-
-    A worker that is not forked gets what it needs pickled. PyTorch then moves the tensor to shared memory
-    and sends a handle on it, where each of many arrays would be copied into every worker.
+    Source:
+        Haeberli, Matrix Operations for Image Processing, 1993: one matrix for all changes of colour, with
+        the hue turned in YIQ; NVIDIA DALI's ColorTwist does the same.
     """
 
-    def __init__(self, images: Iterable[imaging.Image]) -> None:
-        """Copy images, each (H, W, 3) uint8; at least one."""
-        pixels = bytearray()
-        self.shapes: list[tuple[int, ...]] = []
-        self.starts: list[int] = []
-        for image in images:
-            self.starts.append(len(pixels))
-            self.shapes.append(image.shape)
-            pixels += image.tobytes()
-        self.pixels = torch.frombuffer(pixels, dtype=torch.uint8)
+    def __init__(
+        self,
+        *,
+        brightness: tuple[float, float],
+        grey: float,
+        sigma: tuple[float, float],
+        blurred: float,
+    ) -> None:
+        """Set the range of brightness, the share without colour, the range of blur and its share."""
+        super().__init__()
+        self.brightness, self.grey, self.sigma, self.blurred = brightness, grey, sigma, blurred
 
-    def __len__(self) -> int:
-        return len(self.shapes)
+    def forward(self, image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Return image and target, with its look."""
+        saturation = _sometimes(0.5, 0.5, 1.5, otherwise=1.0)
+        turn = 2 * math.pi * _sometimes(0.5, -0.05, 0.05, otherwise=0.0)
+        brightness = _sometimes(0.5, *self.brightness, otherwise=1.0)
+        contrast = _sometimes(0.5, 0.5, 1.5, otherwise=1.0)
+        colour = brightness * hue_matrix(turn) @ saturation_matrix(saturation)
+        if torch.rand(()) < 0.5:
+            colour = colour[torch.randperm(3)]
+        if torch.rand(()) < self.grey:
+            colour = saturation_matrix(0.0) @ colour
+        sigma = _sometimes(self.blurred, *self.sigma, otherwise=0.0)
+        return image, {**target, "look": Look(with_contrast(contrast, colour), sigma)}
 
-    def __getitem__(self, index: int) -> imaging.Image:
-        start, shape = self.starts[index], self.shapes[index]
-        image: imaging.Image = self.pixels[start : start + math.prod(shape)].numpy().reshape(shape)
+
+def _sometimes(share: float, low: float, high: float, *, otherwise: float) -> float:
+    """Draw a number between low and high in that share of the calls."""
+    wanted, where = torch.rand(2).tolist()
+    return float(low + (high - low) * where) if wanted < share else otherwise
+
+
+def saturation_matrix(factor: float) -> Tensor:
+    """Return the (3, 3) matrix that moves colours away from their grey: 0 gives grey, 1 changes nothing."""
+    return factor * torch.eye(3) + (1 - factor) * GREY.expand(3, 3)
+
+
+def hue_matrix(turn: float) -> Tensor:
+    """Return the (3, 3) matrix that turns every hue by that many radians and keeps how bright it looks."""
+    sine, cosine = math.sin(turn), math.cos(turn)
+    turned = torch.tensor([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+    matrix: Tensor = torch.linalg.solve(YIQ, turned @ YIQ)
+    return matrix
+
+
+def with_contrast(factor: float, colour: Tensor) -> Tensor:
+    """Return Look.colour: colour, (3, 3), and then factor on the distance from the mean grey."""
+    return torch.stack([factor * colour, (1 - factor) * GREY.expand(3, 3) @ colour])
+
+
+def develop(pixels: Tensor, look: Look | None) -> Tensor:
+    """Turn an image as the loader gives it into what the network takes, with its look.
+
+    Args:
+        pixels: (3, H, W) uint8, on any device.
+        look: see Look; None changes nothing.
+
+    Returns:
+        (3, H, W) float32 in [0, 1] on the same device.
+    """
+    image = detector.to_unit(pixels)
+    if look is None:
         return image
+    each, mean = look.colour.to(image.device, non_blocking=True)
+    flat = image.reshape(3, -1)
+    image = torch.addmm((mean @ flat.mean(1))[:, None], each, flat).clamp_(0, 1).view_as(image)
+    if look.sigma:
+        side = 2 * math.ceil(2 * look.sigma) + 1  # beyond two sigmas there is a twentieth of the weight
+        image = F.gaussian_blur(image, [side, side], [look.sigma, look.sigma])
+    return image
+
+
+# --- samples to batches -----------------------------------------------------------------------------
 
 
 class TrainingImages(Dataset[tuple[Tensor, Target]]):
@@ -358,7 +447,7 @@ class TrainingImages(Dataset[tuple[Tensor, Target]]):
         augment: v2.Compose,
         *,
         seed: int,
-        cache: Sequence[imaging.Image] | ImageCache = (),
+        read: Callable[[Sample], imaging.Image] = dataset.load_image,
         mosaic_share: float = 0.0,
         mosaic_size: int = 512,
         paste_share: float = 0.0,
@@ -369,13 +458,13 @@ class TrainingImages(Dataset[tuple[Tensor, Target]]):
             samples: the training split.
             augment: what augmentation returns.
             seed: of all draws.
-            cache: the decoded image of each sample, or nothing.
+            read: decodes the image of a sample.
             mosaic_share: share of the images, 0 to 1, that are first joined by three others (see mosaic).
             mosaic_size: longer side of each of the four, pixels.
             paste_share: share of the other images, 0 to 1, that get an object of another image (see paste),
                 of every class equally often.
         """
-        self.samples, self.augment, self.seed, self.cache = samples, augment, seed, cache
+        self.samples, self.augment, self.seed, self.read = samples, augment, seed, read
         self.mosaic_share, self.mosaic_size = mosaic_share, mosaic_size
         self.paste_share = paste_share
         every = [(int(label), i, j) for i, it in enumerate(samples) for j, label in enumerate(it.labels)]
@@ -385,7 +474,7 @@ class TrainingImages(Dataset[tuple[Tensor, Target]]):
         return len(self.samples)
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, Target]:
-        """Return the image (3, H, W) float32 in [0, 1] and its target."""
+        """Return the image (3, H, W) uint8, which develop makes the network's input, and its target."""
         epoch, place, index = key
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(hash((self.seed, epoch, place)) % 2**63)
@@ -397,9 +486,10 @@ class TrainingImages(Dataset[tuple[Tensor, Target]]):
                 if self.paste_share and torch.rand(()) < self.paste_share:
                     pixels, target = self._paste(pixels, target)
             pixels, target = self.augment(pixels, target)
-        chw = imaging.to_chw(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
         boxes = target["boxes"].as_subclass(Tensor).float()
-        return torch.from_numpy(chw), Target(boxes=boxes, labels=target["labels"], image_id=index)
+        return pixels.as_subclass(Tensor).contiguous(), Target(
+            boxes=boxes, labels=target["labels"], image_id=index, look=target.get("look")
+        )
 
     def _paste(self, pixels: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         label = sorted(self.objects)[int(torch.randint(len(self.objects), ()))]
@@ -409,16 +499,23 @@ class TrainingImages(Dataset[tuple[Tensor, Target]]):
 
     def _read(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         sample = self.samples[index]
-        image = self.cache[index] if len(self.cache) else load_image(sample)
+        image = self.read(sample)
+        boxes = tv_tensors.BoundingBoxes(
+            torch.from_numpy(sample.boxes.copy()), format="XYXY", canvas_size=image.shape[:2]
+        )
         pixels = tv_tensors.Image(torch.from_numpy(image.copy()).permute(2, 0, 1))
-        return pixels, {"boxes": _boxes(sample, image), "labels": torch.from_numpy(sample.labels.copy())}
+        return pixels, {"boxes": boxes, "labels": torch.from_numpy(sample.labels.copy())}
 
 
-def _boxes(sample: Sample, image: imaging.Image) -> tv_tensors.BoundingBoxes:
-    height, width = image.shape[:2]
-    scale = np.array([width / sample.size_wh[0], height / sample.size_wh[1]] * 2, np.float32)
-    boxes = torch.from_numpy(sample.boxes * scale).reshape(-1, 4)
-    return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
+def one_thread(_worker: int) -> None:
+    """Keep a worker from taking the cores the network computes on, and from ending before the main process.
+
+    Ctrl-C, systemd and torchrun signal every process of a group: a stop is the main process's business, and
+    a worker ends when that has no more work for it, or is gone.
+    """
+    torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def collate(items: Sequence[tuple[Tensor, Target]]) -> Batch:

@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader
 
 import detector as detectors
 import engine
-import train
+import imaging
 import transforms
 from dataset import Sample
 from detections import CLASS_NAMES
 from detector import Detector
 from engine import NonFiniteLoss, Progress, Training, WrongCheckpoint
 from schemas import ModelCard
-from tests.test_transforms import red_box_image, sample
+from tests.test_transforms import red_box, red_box_image, sample
 
 
 @pytest.fixture(autouse=True)
@@ -55,9 +55,13 @@ def make_samples() -> list[Sample]:
     return [sample([(10 + 5 * i, 20, 60 + 5 * i, 70)], [1 + i % 2]) for i in range(8)]
 
 
+def draw(one):
+    return red_box_image(tuple(one.boxes[0].astype(int)))
+
+
 def make_batches(samples, order) -> DataLoader[Any]:
-    cache = [red_box_image(tuple(one.boxes[0].astype(int))) for one in samples]
-    images = transforms.TrainingImages(samples, transforms.augmentation("flip", size=96), seed=0, cache=cache)
+    flip = transforms.augmentation("flip", min_size=90, max_size=120)
+    images = transforms.TrainingImages(samples, flip, seed=0, read=draw)
     generator = torch.Generator()  # as in train.py: a new iterator must not draw from the network's numbers
     return DataLoader(images, batch_sampler=order, collate_fn=transforms.collate, generator=generator)
 
@@ -75,6 +79,16 @@ def order(samples):
 @pytest.fixture
 def batches(samples, order):
     return make_batches(samples, order)
+
+
+def jittered(samples, order, workers):
+    """Return batches that differ from epoch to epoch in place, colour and sharpness."""
+    augment = transforms.augmentation("surveillance", min_size=64, max_size=64)
+    images = transforms.TrainingImages(samples, augment, seed=0, read=draw)
+    return DataLoader(
+        images, batch_sampler=order, num_workers=workers, collate_fn=transforms.collate,
+        worker_init_fn=transforms.one_thread, persistent_workers=bool(workers), generator=torch.Generator(),
+    )  # fmt: skip
 
 
 def run_epochs(training, order, batches, epochs, *, stop_at_step=None):
@@ -115,12 +129,11 @@ def test_truth_boxes_reach_the_box_loss_unrounded_in_any_precision(order, batche
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_worker_that_is_not_forked_feeds_a_step(samples, order, method):
     """What macOS and Windows do, and Linux from Python 3.14 on: everything the worker needs is pickled."""
-    cache = transforms.ImageCache([red_box_image(tuple(one.boxes[0].astype(int))) for one in samples])
-    augment = transforms.augmentation("large_scale_jitter", size=96)
-    images = transforms.TrainingImages(samples, augment, seed=0, cache=cache)
+    augment = transforms.augmentation("large_scale_jitter", min_size=96, max_size=96)
+    images = transforms.TrainingImages(samples, augment, seed=0, read=draw)
     batches = DataLoader(
         images, batch_sampler=order, num_workers=1, collate_fn=transforms.collate,
-        worker_init_fn=train.one_thread, multiprocessing_context=method,
+        worker_init_fn=transforms.one_thread, multiprocessing_context=method,
     )  # fmt: skip
     training = make_training()
     run_epochs(training, order, batches, 1, stop_at_step=1)
@@ -136,7 +149,9 @@ def test_the_loss_falls_and_every_image_is_counted(order, batches):
     assert training.progress.batch == 0
 
 
-def test_an_interrupted_training_ends_with_the_same_weights(order, batches, tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupted_training_ends_with_the_same_weights(samples, order, workers, tmp_path):
+    batches = jittered(samples, order, workers)
     whole = make_training()
     whole_means = run_epochs(whole, order, batches, 2)
 
@@ -242,7 +257,7 @@ def test_the_losses_of_a_step_are_read_from_the_device_at_once(order, batches):
 
     with Calls() as calls:
         engine.train_one_epoch(training, ready, names=["x"] * 8, after_step=after_step)
-    mean = float(np.mean([image.numpy() for image in ready[0][0]]))
+    mean = float(np.mean([image.numpy() / 255 for image in ready[0][0]]))
     assert list(seen[0].values()) == pytest.approx([0, mean, 2 * mean, 3 * mean], rel=1e-5)
     assert calls.names["aten._local_scalar_dense"] == 0
 
@@ -281,6 +296,52 @@ def test_what_batch_norm_learnt_is_taken_over_as_it_is():
     for name, value in network.state_dict().items():
         assert torch.equal(average.module.state_dict()[name], value), name
     assert int(network.state_dict()["num_batches_tracked"]) == 1
+
+
+# --- detecting on a whole split -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Photographs of six sizes, two of which become one at the network's input."""
+    folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    made = []
+    sizes = [(160, 90), (90, 160), (160, 90), (320, 180), (100, 100), (160, 120), (158, 90), (160, 90)]
+    for i, (width, height) in enumerate(sizes):
+        ramp = np.linspace(0, 255, height * width * 3).reshape(height, width, 3)
+        pixels = (ramp + rng.normal(0, 40, ramp.shape)).clip(0, 255).astype(np.uint8)
+        path = folder / f"{i}.png"
+        path.write_bytes(imaging.encode_image(pixels, "PNG"))
+        made.append(Sample(path, (width, height), *nothing, recording=str(i), root=folder))
+    return made
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (3, 0), (3, 2)])
+def test_a_split_seen_in_batches_gives_the_boxes_of_each_photograph_alone(photographs, batch_size, workers):
+    torch.manual_seed(3)
+    config = detectors.network_config(
+        "fasterrcnn_mobilenet_v2_fpn", min_size=128, max_size=160, box_score_thresh=0.01
+    )
+    detector = Detector(ModelCard(network=config, class_names=CLASS_NAMES))
+    alone, _ = engine.evaluate(detector, photographs, progress=False)
+    together = engine.detect_all(
+        detector, photographs, workers=workers, batch_size=batch_size, progress=False
+    )
+    assert len(together) == len(photographs)
+    for one, other in zip(alone, together, strict=True):
+        assert len(one) > 10, "a network that says nothing would agree with anything"
+        np.testing.assert_allclose(other.scores, one.scores, atol=1e-5)
+        np.testing.assert_allclose(other.boxes, one.boxes, atol=1e-2)
+
+
+def test_only_photographs_that_the_network_sees_at_one_size_are_batched(photographs):
+    config = detectors.network_config("fasterrcnn_mobilenet_v2_fpn", min_size=128, max_size=160)
+    detector = Detector(ModelCard(network=config, class_names=CLASS_NAMES))
+    # 160 x 90 and what has its form become 160 x 90 and lie on 160 x 96; 158 x 90 becomes 160 x 91
+    # 90 x 160 lies on 96 x 160, 100 x 100 becomes 128 x 128, 160 x 120 stays and lies on 160 x 128
+    batches = engine.batches_of_one_size(detector, photographs, 3)
+    assert sorted(map(sorted, batches)) == [[0, 2, 3], [1], [4], [5], [6, 7]]
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_the_difference_named(tmp_path):
@@ -332,9 +393,8 @@ def test_a_loss_that_is_not_finite_names_the_images(order, batches):
 
 def test_a_batch_of_negatives_trains(order):
     negatives = [sample((), ())] * 8
-    images = transforms.TrainingImages(
-        negatives, transforms.augmentation("none", size=96), seed=0, cache=[red_box_image()] * 8
-    )
+    unchanged = transforms.augmentation("none", min_size=90, max_size=120)
+    images = transforms.TrainingImages(negatives, unchanged, seed=0, read=red_box)
     batches = DataLoader(images, batch_sampler=order, collate_fn=transforms.collate)
     means = engine.train_one_epoch(make_training(), batches, names=["n"] * 8, after_step=lambda losses: False)
     assert means["loss_box_reg"] == 0

@@ -31,9 +31,9 @@ ALLOWED = {
     "download": set(),
     "duplicates": {"imaging"},
     "synthetic": {"detections"},
-    "transforms": {"dataset", "imaging"},
     # middle
     "detector": {"detections", "imaging", "schemas"},
+    "transforms": {"dataset", "detector", "imaging"},
     "registry": {"schemas", "settings", "tracker"},
     "pyfunc_model": {"detections", "detector", "imaging", "schemas"},
     "engine": {"dataset", "detections", "detector", "imaging", "metrics", "processes", "transforms"},

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import yaml
 from mlflow import MlflowClient
 from PIL import Image as PillowImage
 
@@ -27,6 +28,7 @@ import report
 import synthetic
 import tracker
 import train
+import transforms
 from detections import CLASS_NAMES
 from settings import TorchrunSettings, train_config
 
@@ -134,6 +136,37 @@ def test_it_is_said_how_train_and_val_were_divided_and_when_a_share_is_missed(tm
     assert f"{len(val_samples)} of 100 pictures" in said
     assert "warning: " in said
     assert "val has 0 of the 60 pictures of the other recordings (0.0%), far from the 12.0% asked for" in said
+
+
+def test_the_operating_point_is_measured_on_the_model_as_it_is_served(
+    drawn, tmp_path, tracker_uri, monkeypatch
+):
+    monkeypatch.setattr(detectors, "has_fast_bf16", lambda: True)  # on every machine, slow as it may be
+    folder = shutil.copytree(ROOT / "weights" / "starter", tmp_path / "best")
+    card = detectors.read_card(folder)
+    small = card.network.model_copy(update={"min_size": 128, "max_size": 128, "box_score_thresh": 0.001})
+    detectors.write_card(folder, card.model_copy(update={"network": small}))
+    flags = ["--data", str(drawn), "--output", str(tmp_path), "--weights", str(folder), "--no-register-model"]
+    config, process = train_config(flags), TorchrunSettings()
+    samples = dataset.read_samples([drawn], "train")
+    training, _ = train.build_training(config, process, samples, torch.device("cpu"))
+    with tracker.training_run(tracker_uri, tmp_path.name, None, {}, folder=tmp_path) as logged:
+        train.finish(config, training, samples, samples, logged, workers=0)
+    truths = [sample.truth for sample in samples]
+    served, plain = (
+        engine.evaluate(detectors.load_folder(folder, optimize=fast), samples, progress=False)[0]
+        for fast in (True, False)
+    )
+    as_served, as_trained = (
+        metrics.choose_operating_point(
+            truths, found, CLASS_NAMES, split="val", max_false_alarms_per_1000=config.max_false_alarms
+        )
+        for found in (served, plain)
+    )
+    assert as_served != as_trained, "a network of which bfloat16 changes nothing would tell nothing"
+    card = detectors.load_folder(folder).card
+    assert card.operating_point == as_served
+    assert card.metrics["val/map"] == metrics.coco_summary(truths, served, CLASS_NAMES)["map"]
 
 
 def test_a_second_run_becomes_the_challenger(arguments, tmp_path, tracker_uri):
@@ -328,10 +361,84 @@ def test_a_choice_among_numbers_is_taken_from_a_flag_and_from_the_environment(mo
         train_config(["--data", "a", "--fpn-min-stride", "5"])
 
 
+def training_and_batches(flags, samples):
+    """Return the training of flags, from random weights, and its first batch."""
+    config = train_config([*flags, "--data", "unused"])
+    process = TorchrunSettings()
+    training, order = train.build_training(config, process, samples, torch.device("cpu"))
+    return training, train.loader(config, process, training, samples, order)
+
+
+@pytest.fixture
+def no_benchmark():
+    """The presets turn cuDNN's on, for the whole process."""
+    yield
+    torch.backends.cudnn.benchmark = False
+
+
+@pytest.mark.usefixtures("no_benchmark")
 @pytest.mark.parametrize("preset", sorted(path.stem for path in (ROOT / "config").glob("*.toml")))
-def test_every_preset_is_valid(preset):
-    config = train_config(["--data", "a", "--preset", preset])
-    assert config.architecture in detectors.ARCHITECTURES
+def test_every_preset_trains_on_pictures_of_its_networks_own_size(preset, drawn):
+    samples = dataset.read_samples([drawn], "train")
+    training, batches = training_and_batches(
+        ["--preset", preset, "--weights", "none", "--workers", "0"], samples
+    )
+    images, targets = next(iter(batches))
+    assert len(images) == batches.batch_sampler.batch_size
+    for image, target in zip(images[:4], targets[:4], strict=True):
+        seen, _ = training.detector.network.transform([transforms.develop(image, target["look"])])
+        assert image.dtype == torch.uint8
+        assert seen.image_sizes == [tuple(image.shape[-2:])]
+    if torch.backends.cudnn.benchmark:
+        assert len({image.shape for image in images}) == 1, "what is tried out must be of use again"
+
+
+@pytest.mark.usefixtures("no_benchmark")
+def test_a_model_folder_to_go_on_from_brings_the_size_of_the_pictures(small_model, drawn):
+    samples = dataset.read_samples([drawn], "train")
+    folder = ["--weights", str(small_model), "--workers", "0", "--preset", "cpu"]
+    _, batches = training_and_batches(folder, samples)
+    assert {image.shape for image in next(iter(batches))[0]} == {(3, 64, 64)}
+    _, batches = training_and_batches([*folder, "--max-size", "128", "--min-size", "128"], samples)
+    assert {image.shape for image in next(iter(batches))[0]} == {(3, 128, 128)}
+
+
+@pytest.mark.usefixtures("no_benchmark")
+def test_batches_are_the_same_however_many_processes_make_them(small_model, drawn):
+    samples = dataset.read_samples([drawn], "train")
+    flags = ["--weights", str(small_model), "--preset", "cpu", "--paste", "0.5", "--mosaic", "0.3"]
+    alone, shared = (list(training_and_batches([*flags, "--workers", n], samples)[1]) for n in ("0", "2"))
+    assert len(alone) == len(shared) == 2
+    for (images, targets), (others, other_targets) in zip(alone, shared, strict=True):
+        assert all(map(torch.equal, images, others))
+        for one, other in zip(targets, other_targets, strict=True):
+            assert torch.equal(one["boxes"], other["boxes"])
+            assert torch.equal(one["look"].colour, other["look"].colour)
+            assert one["look"].sigma == other["look"].sigma
+
+
+def test_processes_on_one_machine_share_its_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(12)), raising=False)
+    config = train_config(["--data", "a"])
+    assert train.loader_workers(config, TorchrunSettings()) == 11
+    assert train.loader_workers(config, TorchrunSettings(local_world_size=4)) == 2
+    assert train.loader_workers(config, TorchrunSettings(local_world_size=12)) == 1
+    assert train.loader_workers(train_config(["--data", "a", "--workers", "0"]), TorchrunSettings()) == 0
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(96)))
+    assert train.loader_workers(config, TorchrunSettings()) == train.MOST_WORKERS
+
+
+@pytest.mark.usefixtures("no_benchmark")
+def test_the_containers_shared_memory_holds_the_batches_of_the_best_preset(drawn):
+    samples = dataset.read_samples([drawn], "train")
+    _, batches = training_and_batches(["--preset", "best", "--weights", "none", "--workers", "2"], samples)
+    images = transforms.TrainingImages(samples, batches.dataset.augment, seed=0)
+    picture = images[(0, 0, 0)][0]
+    ahead = train.MOST_WORKERS * (batches.prefetch_factor + 1) * batches.batch_sampler.batch_size
+    compose = yaml.safe_load((ROOT / "mlflow_tracker.compose.yaml").read_text())
+    size = compose["services"]["train"]["shm_size"]
+    assert size.endswith("g")
+    assert ahead * picture.nbytes < int(size[:-1]) * 2**30
 
 
 def test_several_roots_follow_one_flag():

@@ -1,6 +1,6 @@
 """Augmentation, sampling and batches."""
 
-from multiprocessing.reduction import ForkingPickler
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+import imaging
 import transforms
 from dataset import Sample
 from transforms import EpochOrder, LargeScaleJitter, QuarterTurn, TrainingImages, augmentation, repeat_factors
@@ -32,9 +33,14 @@ def red_box_image(box=(40, 30, 80, 60), size_wh=(120, 90)) -> np.ndarray:
     return image
 
 
+def red_box(_sample: Sample) -> np.ndarray:
+    return red_box_image()
+
+
 def pair(image: np.ndarray, one: Sample):
     pixels = tv_tensors.Image(torch.from_numpy(image.copy()).permute(2, 0, 1))
-    return pixels, {"boxes": transforms._boxes(one, image), "labels": torch.from_numpy(one.labels)}
+    boxes = tv_tensors.BoundingBoxes(torch.from_numpy(one.boxes), format="XYXY", canvas_size=image.shape[:2])
+    return pixels, {"boxes": boxes, "labels": torch.from_numpy(one.labels)}
 
 
 @pytest.mark.parametrize(
@@ -50,21 +56,121 @@ def test_flipping_or_half_turning_twice_is_the_identity(twice):
     )
 
 
-@pytest.mark.parametrize("name", ["flip", "original", "large_scale_jitter", "surveillance"])
+def extent(image: torch.Tensor) -> torch.Tensor:
+    """Return x1, y1, x2, y2 of the one bright rectangle, to a fraction of a pixel and however blurred.
+
+    How much of a pixel it covers is how bright that is. The middle of all that is covered is the
+    rectangle's, and a row through its middle half is covered as long as it is wide.
+    """
+    bright = image.float().amax(0)
+    ground = bright.median()
+    covered = (bright - ground) / (bright.max() - ground)
+    covered[covered < 0.05] = 0  # what JPEG leaves around
+    sides = []
+    for axis in (0, 1):  # x, y
+        along, across = covered.sum(axis), covered.sum(1 - axis)
+        middle = (along * (torch.arange(len(along)) + 0.5)).sum() / along.sum()
+        inner_half = max(1, int((across > across.max() / 2).sum()) // 2)
+        length = across.topk(inner_half).values.mean()
+        sides.append((middle - length / 2, middle + length / 2))
+    (x1, x2), (y1, y2) = sides
+    return torch.stack([x1, y1, x2, y2])
+
+
+@pytest.mark.parametrize("name", ["none", "flip", "original", "large_scale_jitter", "surveillance"])
 @pytest.mark.parametrize("seed", range(12))
 def test_boxes_stay_on_their_object(name, seed):
-    """The red rectangle's own extent after augmentation is its box, within blur and rounding."""
+    """The red rectangle's own extent after augmentation is its box, to less than half a pixel."""
     torch.manual_seed(seed)
-    image, target = augmentation(name, size=96)(*pair(red_box_image(), sample()))
-    # grey-scale and colour changes keep the object apart from its dull surroundings by brightness
-    brightness = image.float().amax(0)
-    bright = brightness > (brightness.max() + brightness.median()) / 2
+    image = np.zeros((90, 120, 3), np.uint8)  # black: what lies around a picture that was made smaller
+    image[30:60, 40:80] = RED
+    image, target = augmentation(name, min_size=96, max_size=128)(*pair(image, sample()))
     if len(target["boxes"]) == 0:  # jittered out of the picture
         assert name in ("large_scale_jitter", "surveillance")
         return
-    ys, xs = torch.where(bright)
-    seen = torch.tensor([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).float()
-    assert (seen - target["boxes"][0].as_subclass(torch.Tensor)).abs().max() <= 6
+    off = extent(image) - target["boxes"][0].as_subclass(torch.Tensor)
+    assert off.abs().max() < 0.5
+
+
+# --- colours and sharpness ----------------------------------------------------------------------------
+
+
+def test_an_image_without_a_look_is_what_serving_makes_of_it():
+    every_value = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    pixels = torch.from_numpy(every_value).permute(2, 0, 1)
+    developed = transforms.develop(pixels, None)
+    assert developed.dtype == torch.float32
+    np.testing.assert_array_equal(developed.numpy(), imaging.to_chw(every_value))
+    assert int(pixels.max()) == 255, "what came in stays as it was"
+
+
+def colour(**changes: float) -> torch.Tensor:
+    """Return one pixel (0.2, 0.4, 0.6) beside a black one after changes."""
+    given = {"saturation": 1.0, "turn": 0.0, "contrast": 1.0, "brightness": 1.0, **changes}
+    matrix = transforms.hue_matrix(given["turn"]) @ transforms.saturation_matrix(given["saturation"])
+    look = transforms.Look(transforms.with_contrast(given["contrast"], given["brightness"] * matrix), 0.0)
+    pixels = torch.tensor([[51, 0], [102, 0], [153, 0]], dtype=torch.uint8).reshape(3, 1, 2)
+    return transforms.develop(pixels, look)[:, 0].T
+
+
+@pytest.mark.parametrize(
+    ("changes", "first", "second"),
+    [
+        ({}, (0.2, 0.4, 0.6), (0, 0, 0)),
+        ({"brightness": 0.5}, (0.1, 0.2, 0.3), (0, 0, 0)),
+        ({"brightness": 2.0}, (0.4, 0.8, 1.0), (0, 0, 0)),  # no channel beyond white
+        # its grey is 0.0598 of red and 0.2348 of green and 0.0684 of blue
+        ({"saturation": 0.0}, (0.363, 0.363, 0.363), (0, 0, 0)),
+        ({"saturation": 0.5}, (0.2815, 0.3815, 0.4815), (0, 0, 0)),
+        # the mean grey is half of 0.363
+        ({"contrast": 0.0}, (0.1815, 0.1815, 0.1815), (0.1815, 0.1815, 0.1815)),
+        ({"contrast": 0.5}, (0.19075, 0.29075, 0.39075), (0.09075, 0.09075, 0.09075)),
+        ({"brightness": 0.5, "contrast": 0.0}, (0.09075, 0.09075, 0.09075), (0.09075, 0.09075, 0.09075)),
+    ],
+)
+def test_colours_by_hand(changes, first, second):
+    torch.testing.assert_close(colour(**changes), torch.tensor([first, second]), atol=1e-6, rtol=0)
+
+
+def test_turning_the_hue_keeps_how_bright_a_colour_looks_and_a_whole_turn_changes_nothing():
+    grey = torch.tensor([0.299, 0.587, 0.114])
+    third = colour(turn=2 * math.pi / 3)
+    assert float(third[0] @ grey) == pytest.approx(0.363, abs=1e-3)
+    assert third[0, 0] > third[0, 2], "blue was the strongest, red was the weakest"
+    torch.testing.assert_close(colour(turn=2 * math.pi), colour(), atol=1e-5, rtol=0)
+
+
+def test_a_blur_spreads_a_point_and_keeps_its_light_and_place():
+    pixels = torch.zeros(3, 41, 41, dtype=torch.uint8)
+    pixels[:, 20, 20] = 255
+    blurred = transforms.develop(pixels, transforms.Look(transforms.with_contrast(1.0, torch.eye(3)), 2.0))
+    across = blurred[0].sum(0)
+    places = torch.arange(41.0)
+    middle = (across * places).sum() / across.sum()
+    assert float(across.sum()) == pytest.approx(1, abs=1e-4)
+    assert float(middle) == pytest.approx(20, abs=1e-4)
+    variance = (across * (places - middle) ** 2).sum()
+    assert 0.75 * 4 < float(variance) < 4, "sigma squared, less what the kernel leaves out beyond two sigmas"
+
+
+def test_looks_are_drawn_from_the_seed_and_as_often_as_said():
+    samples = [sample()]
+    augment = augmentation("large_scale_jitter", min_size=64, max_size=64)
+    images = TrainingImages(samples, augment, seed=0, read=red_box)
+    every = [images[(0, place, 0)][1]["look"] for place in (*range(300), 7)]
+    *looks, again = [look for look in every if look is not None]
+    assert len(looks) == 300
+    assert torch.equal(again.colour, looks[7].colour)
+    grey = [bool((look.colour.sum(0) - look.colour.sum(0)[:1]).abs().max() < 1e-5) for look in looks]
+    assert 0.05 < np.mean([look.sigma > 0 for look in looks]) < 0.15
+    assert 0.02 < np.mean(grey) < 0.09
+    assert all(look.sigma == 0 or 0.3 <= look.sigma <= 1.5 for look in looks)
+    assert len({tuple(look.colour.flatten().tolist()) for look in looks}) > 250
+
+
+def test_what_only_other_augmentations_change_is_left_alone():
+    images = TrainingImages([sample()], augmentation("flip", min_size=90, max_size=120), seed=0, read=red_box)
+    assert images[(0, 0, 0)][1]["look"] is None
 
 
 def test_an_object_cut_off_by_the_crop_loses_its_box():
@@ -85,7 +191,7 @@ def test_an_object_cut_off_by_the_crop_loses_its_box():
 
 def test_a_negative_gives_an_empty_target():
     images = TrainingImages(
-        [sample((), ())], augmentation("large_scale_jitter", size=64), seed=0, cache=[red_box_image()]
+        [sample((), ())], augmentation("large_scale_jitter", min_size=64, max_size=64), seed=0, read=red_box
     )
     image, target = images[(0, 0, 0)]
     assert image.shape == (3, 64, 64)
@@ -95,9 +201,22 @@ def test_a_negative_gives_an_empty_target():
     assert target["labels"].dtype == torch.int64
 
 
+@pytest.mark.parametrize("size_hw", [(90, 120), (300, 90), (30, 400)])
+def test_a_picture_leaves_the_loader_at_the_size_the_network_would_give_it(size_hw):
+    one = sample(((10, 10, 30, 20),), size_wh=size_hw[::-1])
+    read = lambda _sample: np.zeros((*size_hw, 3), np.uint8)  # noqa: E731
+    augment = augmentation("none", min_size=64, max_size=128)
+    pixels, target = TrainingImages([one], augment, seed=0, read=read)[(0, 0, 0)]
+    expected = {(90, 120): (64, 85), (300, 90): (128, 38), (30, 400): (10, 128)}[size_hw]
+    assert pixels.dtype == torch.uint8
+    assert pixels.shape == (3, *expected)
+    scale = torch.tensor([expected[1] / size_hw[1], expected[0] / size_hw[0]] * 2)
+    torch.testing.assert_close(target["boxes"][0], torch.tensor([10.0, 10, 30, 20]) * scale)
+
+
 def test_an_image_is_the_same_whatever_was_drawn_before():
     images = TrainingImages(
-        [sample()], augmentation("large_scale_jitter", size=64), seed=5, cache=[red_box_image()]
+        [sample()], augmentation("large_scale_jitter", min_size=64, max_size=64), seed=5, read=red_box
     )
     first, _ = images[(3, 17, 0)]
     state = torch.get_rng_state()
@@ -106,13 +225,6 @@ def test_an_image_is_the_same_whatever_was_drawn_before():
     assert torch.equal(first, again)
     assert not torch.equal(first, images[(4, 17, 0)][0]), "another epoch, another draw"
     torch.set_rng_state(state)
-
-
-def test_boxes_follow_a_cached_image_that_was_made_smaller():
-    small = red_box_image()[::2, ::2]
-    images = TrainingImages([sample()], augmentation("none", size=0), seed=0, cache=[small])
-    _, target = images[(0, 0, 0)]
-    torch.testing.assert_close(target["boxes"], torch.tensor([[20.0, 15.0, 40.0, 30.0]]))
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -136,14 +248,14 @@ def test_each_box_of_a_mosaic_is_on_its_object(seed):
 def test_a_mosaic_shows_other_images_too_and_is_drawn_from_the_seed():
     samples = [sample(labels=(label,)) for label in (1, 2, 3)]
     images = TrainingImages(
-        samples, augmentation("none", size=0), seed=2, cache=[red_box_image()] * 3,
+        samples, augmentation("none", min_size=90, max_size=120), seed=2, read=red_box,
         mosaic_share=1.0, mosaic_size=64,
     )  # fmt: skip
     drawn = [images[(0, place, 0)] for place in range(12)]
     assert {label for _, target in drawn for label in target["labels"].tolist()} == {1, 2, 3}
     assert torch.equal(drawn[5][0], images[(0, 5, 0)][0])
     half = TrainingImages(
-        samples, augmentation("none", size=0), seed=2, cache=[red_box_image()] * 3, mosaic_share=0.5
+        samples, augmentation("none", min_size=90, max_size=120), seed=2, read=red_box, mosaic_share=0.5
     )
     plain = [half[(0, place, 0)][0].shape == (3, 90, 120) for place in range(60)]
     assert 15 < sum(plain) < 45
@@ -219,7 +331,7 @@ def test_whatever_is_pasted_lies_in_the_image(side, left, top, size, seed):
 def test_every_class_is_pasted_equally_often_and_drawn_from_the_seed():
     samples = [sample((), ()), *[sample(labels=(1,))] * 18, sample(labels=(6,))]
     images = TrainingImages(
-        samples, augmentation("none", size=0), seed=4, cache=[red_box_image()] * 20, paste_share=1.0
+        samples, augmentation("none", min_size=90, max_size=120), seed=4, read=red_box, paste_share=1.0
     )
     labels = [images[(0, place, 0)][1]["labels"].tolist() for place in range(60)]
     assert set(map(len, labels)) == {1}
@@ -229,7 +341,7 @@ def test_every_class_is_pasted_equally_often_and_drawn_from_the_seed():
 
 def test_an_unknown_augmentation_lists_the_known():
     with pytest.raises(ValueError, match="known: none, flip, original, large_scale_jitter, surveillance"):
-        augmentation("twist", size=64)
+        augmentation("twist", min_size=64, max_size=64)
 
 
 def test_repeat_factors_by_hand():
@@ -273,18 +385,3 @@ def test_epochs_differ():
     first = list(order)
     order.epoch = 1
     assert [i for b in order for *_, i in b] != [i for b in first for *_, i in b]
-
-
-def test_the_cache_gives_back_every_image_as_it_was():
-    images = [np.full((2, 3, 3), 7, np.uint8), np.arange(60, dtype=np.uint8).reshape(5, 4, 3)]
-    cache = transforms.ImageCache(images)
-    assert len(cache) == 2
-    for i, image in enumerate(images):
-        np.testing.assert_array_equal(cache[i], image)
-
-
-def test_a_worker_gets_a_handle_on_the_cache_and_not_its_pixels():
-    image = np.zeros((1000, 1000, 3), np.uint8)
-    cache = transforms.ImageCache([image] * 4)
-    images = TrainingImages([sample()] * 4, augmentation("flip", size=96), seed=0, cache=cache)
-    assert len(ForkingPickler.dumps(images)) < 100_000  # of 12,000,000

@@ -85,9 +85,9 @@ def program(_folder: Path) -> dict[str, object]:
     kept: list[engine.Training] = []
     validate = train.validate
 
-    def slow(config, training, samples, run):
+    def slow(config, training, samples, run, *, workers):
         kept.append(training)
-        validate(config, training, samples, run)
+        validate(config, training, samples, run, workers=workers)
         training.progress.seconds += 3600 * (processes.rank() == 0)
 
     train.validate = slow
