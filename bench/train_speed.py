@@ -1,24 +1,34 @@
-"""How fast a training step is, beside detecto's own: `python bench/train_speed.py [ARCHITECTURE ...]`.
+"""How fast training is, and what bounds it.
 
-In one run, for the same images and network with the same weights (of the light network the starter's:
-random ones shrink its values until the processor is slow):
+    python bench/train_speed.py best --batch-size 2 --steps 3
+    python bench/train_speed.py cpu --data ../shared/data/weapons
+    python bench/train_speed.py detecto [ARCHITECTURE ...]
+
+With a preset (and any flags of train.py): images per second of the loader alone, of the step alone on one
+batch, and of both together, and which of the two bounds; the processor seconds that a picture costs the
+loader, which tell the same on a machine with other work; and where the time of a step goes.
+
+With detecto, in one run, for the same images and network with the same weights (of the light network the
+starter's: random ones shrink its values until the processor is slow):
 
     detecto     detecto.core.Model.fit, as its README shows it: images decoded anew, float32, the budgets of
                 torchvision
-    train.py    our loop with the preset `cpu`: images in memory, one worker, channels last, smaller budgets,
-                bfloat16 where the processor multiplies it
+    train.py    our loop with the preset `cpu`: one worker, channels last, smaller budgets, bfloat16 where the
+                processor multiplies it
 
-and then where the time of our step goes. The images are drawn by the project (synthetic.py), about 320 x 240,
-and seen by both at 320 pixels; those without objects are left out, which detecto cannot hold.
+Without --data the images are drawn by the project (synthetic.py), about 320 x 240; beside detecto they are
+seen by both at 320 pixels, and those without objects are left out, which detecto cannot hold.
 """
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +44,15 @@ import dataset
 import detector as detectors
 import engine
 import synthetic
+import tracker
 import train
 import transforms
 from detections import CLASS_NAMES
 from settings import TorchrunSettings, TrainConfig, train_config
 
 IMAGES = 32
+LIGHT = "fasterrcnn_mobilenet_v2_fpn"
+STARTER = Path(__file__).parents[1] / "weights/starter"
 PARTS = {  # what a line of the profile starts with -> the part of the step it belongs to
     "aten::convolution_backward": "convolutions, backward",
     "aten::mkldnn_convolution": "convolutions, forward",
@@ -99,7 +112,7 @@ def detecto_rate(config: TrainConfig, samples: list[dataset.Sample]) -> float:
 def our_rate(config: TrainConfig, samples: list[dataset.Sample]) -> tuple[float, float, profile]:
     """Return images per second of our loop, the share of it spent waiting for data, and a profile."""
     training, order = train.build_training(config, TorchrunSettings(), samples, torch.device("cpu"))
-    batches = train.loader(config, samples, order)
+    batches = train.loader(config, TorchrunSettings(), training, samples, order)
     names = [sample.name for sample in samples]
     ends: list[float] = []
 
@@ -141,9 +154,8 @@ def print_profile(recorded: profile) -> None:
         print(f"    {part:<28} {spent / total:5.0%}")
 
 
-def main() -> None:
-    """Measure and print."""
-    architectures = sys.argv[1:] or ["fasterrcnn_mobilenet_v2_fpn"]
+def compare_to_detecto(architectures: list[str]) -> None:
+    """Measure our loop beside detecto's own, and print."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "drawn"
         synthetic.draw_synthetic(root, train=3 * IMAGES, test=1, seed=0)
@@ -151,8 +163,8 @@ def main() -> None:
         for architecture in architectures:
             flags = ["--preset", "cpu", "--data", str(root), "--architecture", architecture]
             flags += ["--min-size", "320", "--max-size", "320", "--rpn-post-nms-top-n", "300"]
-            if architecture == "fasterrcnn_mobilenet_v2_fpn":
-                flags += ["--weights", str(Path(__file__).parents[1] / "weights/starter")]
+            if architecture == LIGHT:
+                flags += ["--weights", str(STARTER)]
             config = train_config(
                 [*flags, "--roi-sampling-ratio", "1", "--batch-size", "4", "--workers", "1"]
             )
@@ -164,6 +176,102 @@ def main() -> None:
                 f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB"
             )
             print_profile(recorded)
+
+
+def measure_preset(preset: str, steps: int, flags: list[str]) -> None:
+    """Measure loader and step of preset, alone and together, and print."""
+    with tempfile.TemporaryDirectory() as folder:
+        if "--data" not in flags:
+            synthetic.draw_synthetic(Path(folder), train=400, test=1, seed=0)
+            flags = [*flags, "--data", folder]
+        if "--weights" not in flags:
+            flags = [*flags, "--weights", str(STARTER) if preset == "cpu" else "none"]
+        config, process = train_config(["--preset", preset, *flags]), TorchrunSettings()
+        device = train.set_up_machine(config, process)
+        samples = dataset.read_samples(config.data, "train")
+        training, order = train.build_training(config, process, samples, device)
+        batches = train.loader(config, process, training, samples, order)
+        print(
+            f"{preset}, {config.architecture}, {training.detector.card.network.max_size} px, "
+            f"batch {config.batch_size}, {batches.num_workers} workers, {device_name(device)}"
+        )
+        cost = processor_seconds(batches.dataset, order)
+        print(f"  loader, on one core: {1 / cost:8.1f} images/s, {1000 * cost:.1f} ms of a processor each")
+        loader = loader_rate(batches, config.batch_size, steps)
+        print(f"  loader alone:        {loader:8.1f} images/s")
+        ready = next(iter(batches))
+        step, spent = step_rate(training, itertools.repeat(ready), config.batch_size, steps)
+        print(f"  step alone:          {step:8.1f} images/s, {1000 * spent:.1f} ms of a processor each")
+        both, _ = step_rate(training, batches, config.batch_size, steps)
+        print(
+            f"  together:            {both:8.1f} images/s; the {'loader' if loader < step else 'step'} bounds"
+        )
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a person calls device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"processor, {torch.get_num_threads()} threads"
+
+
+def processor_seconds(images: Dataset[Any], order: transforms.EpochOrder, count: int = 100) -> float:
+    """Return the processor seconds that reading and moving about one picture takes, in one thread."""
+    keys = list(itertools.islice(itertools.chain.from_iterable(order), count + 10))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker
+    for key in keys[:10]:
+        images[key]
+    start = time.process_time()
+    for key in keys[10:]:
+        images[key]
+    seconds = time.process_time() - start
+    torch.set_num_threads(threads)
+    return seconds / len(keys[10:])
+
+
+def loader_rate(batches: DataLoader[Any], batch_size: int, steps: int) -> float:
+    """Return images per second of the loader with nobody else at work, once it has started."""
+    iterator = iter(batches)
+    ahead = 1 + batches.num_workers * (batches.prefetch_factor or 0)  # what is made before the clock starts
+    for _ in range(ahead):
+        next(iterator)
+    start, count = time.perf_counter(), 0
+    for _ in itertools.islice(iterator, max(steps, 2 * ahead)):
+        count += 1
+    return count * batch_size / (time.perf_counter() - start)
+
+
+def step_rate(
+    training: engine.Training, batches: Iterable[transforms.Batch], batch_size: int, steps: int
+) -> tuple[float, float]:
+    """Return images per second of the loop after two steps that warm up, and this process's seconds each."""
+    ends: list[tuple[float, float]] = []
+
+    def after_step(_losses: dict[str, float]) -> bool:
+        if training.detector.device.type == "cuda":
+            torch.cuda.synchronize()
+        ends.append((time.perf_counter(), time.process_time()))
+        return len(ends) == steps + 2
+
+    names = [str(i) for i in range(100_000)]
+    engine.train_one_epoch(training, batches, names=names, after_step=after_step)
+    images = batch_size * (len(ends) - 2)  # fewer than asked for where the epoch is shorter
+    wall, spent = (last - first for first, last in zip(ends[1], ends[-1], strict=True))
+    return images / wall, spent / images
+
+
+def main() -> None:
+    """Measure and print, with the commit that was measured."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("what", help="a preset of train.py, or detecto")
+    parser.add_argument("--steps", type=int, default=8, help="training steps to measure")
+    arguments, rest = parser.parse_known_args()
+    print(f"commit {tracker.git_commit() or 'unknown'}")
+    if arguments.what == "detecto":
+        compare_to_detecto(rest or [LIGHT])
+    else:
+        measure_preset(arguments.what, arguments.steps, rest)
 
 
 if __name__ == "__main__":
