@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,6 +48,8 @@ SYSTEM_SECONDS = 15.0  # between two measurements of processor, memory, disk and
 SERVER_ERROR_TRIES = 3  # before an operation at which the server fails is given up
 LONGEST_PARAM = 500  # characters; older trackers refuse more. config.json always has the whole
 METRICS_FILE, UNSENT_FILE = "metrics.jsonl", "unsent.json"
+SYSTEM = "system/"  # begins the name of every metric of the machine
+FAILURE = "failure"  # the tag of a run that says why it failed
 LIBRARIES = ("torch", "torchvision", "detecto", "mlflow", "numpy", "pillow", "safetensors")
 
 log = logging.getLogger("weapon-detector.tracker")
@@ -317,29 +319,32 @@ class TrainingRun:
         run_id: MLflow's; "" where active is false.
         active: False in all but one of several processes: every method then does nothing.
         url: the run's page; "" where there is no server.
+        step: the last step at which the training logged something.
     """
 
     def __init__(
         self, tracking_uri: str, run_id: str, experiment_id: str, *, folder: Path, active: bool = True
     ) -> None:
-        self.run_id, self.active, self.folder, self.url = run_id, active, folder, ""
+        self.run_id, self.active, self.folder, self.url, self.step = run_id, active, folder, "", 0
         self._address = {"tracking_uri": tracking_uri, "run_id": run_id, "experiment_id": experiment_id}
         self._status = "FINISHED"
         self._files: list[tuple[str, str | None]] = []
+        self._tags: dict[str, str] = {}
+        self._data: dict[str, tuple[str, Mapping[str, object], Sequence[str]]] = {}
         if active:
             if is_server(tracking_uri):
                 self.url = f"{tracking_uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
             self._client = MlflowClient(tracking_uri=tracking_uri)
             self._outbox = Outbox(tracking_uri)
             self._lock = threading.Lock()  # metrics come from the training loop and from SystemMetrics
-            self._on_paper = read_metrics(folder / METRICS_FILE)
-            _end_last_line(folder / METRICS_FILE)
-            self._known = {(metric.key, metric.step) for metric in self._on_paper}
+            self._known: set[tuple[str, int]] = set()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Log numbers at a step. After a resumption, a step that was logged before keeps its value."""
         if not self.active:
             return
+        if not all(key.startswith(SYSTEM) for key in metrics):
+            self.step = max(self.step, step)
         now = int(time.time() * 1000)
         made = [
             Metric(key, float(value), now, step)
@@ -357,14 +362,25 @@ class TrainingRun:
             self._outbox.put("metrics", partial(self._client.log_batch, self.run_id, metrics=batch))
 
     def resend(self) -> None:
-        """Send what an earlier process of this run may have failed to; the tracker keeps one of each."""
+        """Take up what earlier processes of this run logged, and send what they may have failed to.
+
+        The tracker keeps one of each.
+        """
         if not self.active:
             return
-        self._send_metrics(self._on_paper)
+        on_paper = read_metrics(self.folder / METRICS_FILE)
+        _end_last_line(self.folder / METRICS_FILE)
+        self._known = {(metric.key, metric.step) for metric in on_paper}
+        self.step = max((metric.step for metric in on_paper if not metric.key.startswith(SYSTEM)), default=0)
+        self._send_metrics(on_paper)
         unsent = self.folder / UNSENT_FILE
         if unsent.is_file():
-            for file, artifact_path in json.loads(unsent.read_text(encoding="utf-8"))["files"]:
+            waiting = json.loads(unsent.read_text(encoding="utf-8"))
+            for file, artifact_path in waiting["files"]:
                 self.log_artifact(Path(file), artifact_path)
+            for name, (fingerprint, profile, folders) in waiting.get("data", {}).items():
+                self.log_dataset(name, fingerprint, profile, folders=folders)
+            self.set_tags(waiting.get("tags", {}))
             unsent.unlink()  # close() writes it anew if need be
 
     def log_artifact(self, path: Path, artifact_path: str | None = None) -> None:
@@ -396,7 +412,7 @@ class TrainingRun:
         return path
 
     def log_dataset(
-        self, name: str, fingerprint: str, profile: Mapping[str, object], *, source: str = ""
+        self, name: str, fingerprint: str, profile: Mapping[str, object], *, folders: Sequence[str]
     ) -> None:
         """Log which data went in.
 
@@ -405,12 +421,13 @@ class TrainingRun:
             fingerprint: SHA-256 of names, boxes and bytes; MLflow keeps the first 36 characters as its
                 digest and the whole in the profile.
             profile: counts of images and boxes.
-            source: folders that the data came from.
+            folders: where the pictures were read from.
         """
         if self.active:
+            self._data[name] = (fingerprint, profile, folders)
             data = Dataset(
                 name=name, digest=fingerprint[:36], source_type="local",
-                source=json.dumps({"folders": source}),
+                source=json.dumps({"folders": list(folders)}),
                 profile=json.dumps({"fingerprint": fingerprint, **profile}, default=str),
             )  # fmt: skip
             given = DatasetInput(data, tags=[InputTag("mlflow.data.context", name)])
@@ -419,6 +436,7 @@ class TrainingRun:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
         if self.active:
+            self._tags.update(tags)
             made = [RunTag(key, str(value)) for key, value in tags.items()]
             self._outbox.put("tags", partial(self._client.log_batch, self.run_id, tags=made))
 
@@ -430,6 +448,14 @@ class TrainingRun:
         """Say that a person stopped the run; it can be resumed."""
         self.set_status("KILLED")
 
+    def failed(self, error: BaseException) -> None:
+        """Say that error ended the run, and in a tag which one it was; a person's interruption is none."""
+        if isinstance(error, KeyboardInterrupt):
+            self.interrupted()
+        else:
+            self.set_status("FAILED")
+            self.set_tags({FAILURE: _shortened(f"{type(error).__name__}: {error}")})
+
     def close(self, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
         """Send what waits and end the run. What cannot be sent stays in folder, for sync()."""
         if not self.active:
@@ -437,7 +463,9 @@ class TrainingRun:
         self._outbox.put("the end", partial(self._client.set_terminated, self.run_id, self._status))
         if not self._outbox.close(patience_seconds):
             unsent = {**self._address, "status": self._status, "files": self._files}
-            (self.folder / UNSENT_FILE).write_text(json.dumps(unsent, indent=2) + "\n", encoding="utf-8")
+            unsent |= {"data": self._data, "tags": self._tags}
+            text = json.dumps(unsent, indent=2, default=str)
+            (self.folder / UNSENT_FILE).write_text(text + "\n", encoding="utf-8")
             log.warning(
                 "The tracker did not come back in %.0f seconds. Nothing is lost: once it is back, run "
                 "`python registry.py sync %s`.", patience_seconds, self.folder,
@@ -503,26 +531,37 @@ def read_metrics(path: Path) -> list[Metric]:
 
 
 class SystemMetrics:
-    """Measures processor, memory, disk, network and GPU while a run lasts, through MLflow's monitors."""
+    """Measures processor, memory, disk, network and GPU while a run lasts, through MLflow's monitors.
+
+    Every measurement stands at the last step that the training logged, so that it can be laid beside the
+    losses. Where the machine cannot be measured, one sentence is said and the run goes on without.
+    """
 
     def __init__(self, run: TrainingRun, tracking_uri: str) -> None:
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        self._run, self._end = run, threading.Event()
-        # Only its measuring is used: its own thread ends for good when the tracker is away once.
-        self._monitor: Any = SystemMetricsMonitor(run.run_id, tracking_uri=tracking_uri)  # type: ignore[no-untyped-call]
+        self._run, self._tracking_uri, self._end = run, tracking_uri, threading.Event()
         self._thread = threading.Thread(target=self._work, name="system-metrics", daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
-        while not self._end.wait(SYSTEM_SECONDS):
-            self._monitor.collect_metrics()
-            measured = self._monitor.aggregate_metrics()
-            self._run.log_metrics(
-                {f"system/{key}": value for key, value in measured.items()}, int(time.time())
-            )
-            for monitor in self._monitor.monitors:
-                monitor.clear_metrics()
+        try:
+            # Its own thread is not used: that ends for good when the tracker is away once.
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+            monitor: Any = SystemMetricsMonitor(self._run.run_id, tracking_uri=self._tracking_uri)  # type: ignore[no-untyped-call]
+            while not self._end.wait(SYSTEM_SECONDS):
+                self._log(monitor)
+        except Exception as error:  # noqa: BLE001 # no training may die of its machine's curves
+            log.warning(
+                "The machine is not measured from here on, the training goes on (%s: %s).",
+                type(error).__name__, error,
+            )  # fmt: skip
+
+    def _log(self, monitor: Any) -> None:
+        monitor.collect_metrics()
+        measured = monitor.aggregate_metrics()
+        self._run.log_metrics({f"{SYSTEM}{key}": value for key, value in measured.items()}, self._run.step)
+        for each in monitor.monitors:
+            each.clear_metrics()
 
     def close(self) -> None:
         """Stop measuring."""
@@ -570,18 +609,18 @@ def training_run(
     with quiet_mlflow():
         with connection(tracking_uri) as client:
             run_id, experiment_id = _open_run(client, experiment, run_name, resume_run_id, tracking_uri)
-            _log_config(client, run_id, config)
-            _log_environment(client, run_id)
         run = TrainingRun(tracking_uri, run_id, experiment_id, folder=folder)
-        run.resend()
-        system = SystemMetrics(run, tracking_uri)
         try:
-            yield run
+            with connection(tracking_uri) as client:
+                _log_config(client, run_id, config)
+                _log_environment(client, run_id)
+            run.resend()
+            with contextlib.closing(SystemMetrics(run, tracking_uri)):
+                yield run
         except BaseException as error:
-            run.set_status("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            run.failed(error)
             raise
         finally:
-            system.close()
             run.close(patience_seconds=patience_seconds)
 
 
@@ -608,6 +647,8 @@ def _open_run(
                 "MLFLOW_TRACKING_URI to the tracker it was started at, or start anew in another folder."
             ) from error
         client.update_run(resume_run_id, status="RUNNING")
+        if FAILURE in run.data.tags:
+            client.delete_tag(resume_run_id, FAILURE)
         return resume_run_id, run.info.experiment_id
     experiment_id = open_experiment(client, experiment, tracking_uri)
     tags = {

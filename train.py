@@ -405,7 +405,8 @@ def log_data(
 ) -> None:
     """Log which images were trained and validated on, and how many boxes of what."""
     for split, samples in splits.items():
-        run.log_dataset(split, fingerprints[split], split_summary(samples))
+        folders = sorted({str(sample.image_path.parent.resolve()) for sample in samples})
+        run.log_dataset(split, fingerprints[split], split_summary(samples), folders=folders)
         run.log_text("\n".join(sample.name for sample in samples), f"splits/{split}.txt")
 
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,8 @@ def test_tracker_that_stays_away_gets_everything_by_sync(tracker_server, tracker
         tracker_server.stop()
         run.log_metrics({"val/map": 0.5}, 1)
         run.log_text("a\nb\n", "splits/train.txt")
+        run.log_dataset("train", "a" * 64, {"images": 3}, folders=["/data"])
+        run.set_tags({"note": "hello"})
     assert "does not answer" in caplog.text or "No MLflow tracker answers" in caplog.text
     assert f"python registry.py sync {tmp_path}" in caplog.text
     with pytest.raises(tracker.TrackerUnreachable):
@@ -62,7 +66,11 @@ def test_tracker_that_stays_away_gets_everything_by_sync(tracker_server, tracker
     assert tracker.sync(tmp_path) == run.run_id
     assert history(tracker_uri, run, "val/map") == [(0, 0.25), (1, 0.5)]
     assert artifacts(tracker_uri, run, "splits") == {"splits/train.txt"}
-    assert MlflowClient(tracker_uri).get_run(run.run_id).info.status == "FINISHED"
+    found = MlflowClient(tracker_uri).get_run(run.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.data.tags["note"] == "hello"
+    assert found.inputs is not None
+    assert [given.dataset.name for given in found.inputs.dataset_inputs] == ["train"]
     with pytest.raises(RegistryError, match="Nothing waits"):
         tracker.sync(tmp_path)
 
@@ -114,14 +122,46 @@ def test_run_to_resume_that_the_tracker_does_not_know(tracker_uri, tmp_path):
         training_run(tracker_uri, "e", "r", {}, folder=tmp_path, resume_run_id="0123").__enter__()
 
 
-@pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
-def test_error_in_the_training_ends_the_run_and_goes_on_up(tracker_uri, tmp_path, error, status):
+@pytest.mark.parametrize(("error", "status", "failure"), [
+    (ValueError("boom"), "FAILED", "ValueError: boom"),
+    (RuntimeError("boom " * 1000), "FAILED", f"RuntimeError: {'boom ' * 1000}"[:497] + "..."),
+    (KeyboardInterrupt("boom"), "KILLED", None),
+])  # fmt: skip
+def test_error_in_the_training_ends_the_run_and_goes_on_up(tracker_uri, tmp_path, error, status, failure):
     with (
-        pytest.raises(error, match="boom"),
+        pytest.raises(type(error), match="boom"),
         training_run(tracker_uri, "ends", "r", {}, folder=tmp_path) as run,
     ):
-        raise error("boom")
-    assert MlflowClient(tracker_uri).get_run(run.run_id).info.status == status
+        raise error
+    found = MlflowClient(tracker_uri).get_run(run.run_id)
+    assert (found.info.status, found.data.tags.get("failure")) == (status, failure)
+
+
+def test_resumed_run_no_longer_says_why_it_failed_before(tracker_uri, tmp_path):
+    with (
+        pytest.raises(ValueError, match="boom"),
+        training_run(tracker_uri, "again", "r", {}, folder=tmp_path) as run,
+    ):
+        raise ValueError("boom")
+    with training_run(tracker_uri, "again", "r", {}, folder=tmp_path, resume_run_id=run.run_id):
+        pass
+    found = MlflowClient(tracker_uri).get_run(run.run_id)
+    assert found.info.status == "FINISHED"
+    assert "failure" not in found.data.tags
+
+
+def test_run_that_fails_while_it_is_being_set_up_ends_as_failed(tracker_uri, tmp_path):
+    class Odd:
+        def __str__(self) -> str:
+            raise RuntimeError("no word for this")
+
+    with pytest.raises(RuntimeError, match="no word for this"):
+        training_run(tracker_uri, "set-up", "r", {"odd": Odd()}, folder=tmp_path).__enter__()
+    client = MlflowClient(tracker_uri)
+    experiment = client.get_experiment_by_name("set-up")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.status, run.data.tags["failure"]) == ("FAILED", "RuntimeError: no word for this")
 
 
 def test_long_and_nested_configuration(tracker_uri, tmp_path):
@@ -146,7 +186,8 @@ def test_data_environment_and_figures_are_logged(tracker_uri, tmp_path):
     report.mkdir()
     (report / "report.json").write_text("{}")
     with training_run(tracker_uri, "things", "r", {}, folder=tmp_path) as run:
-        run.log_dataset("train", "a" * 64, {"images": 3, "boxes": {"knife": 2}})
+        counts = {"images": 3, "boxes": {"knife": 2}}
+        run.log_dataset("train", "a" * 64, counts, folders=["/data/a/images", "/data/b/images"])
         run.log_figure(Drawing(), "curves/loss.png")
         run.log_artifacts(report, "report")
         run.set_tags({"note": "hello"})
@@ -155,6 +196,7 @@ def test_data_environment_and_figures_are_logged(tracker_uri, tmp_path):
     (given,) = found.inputs.dataset_inputs
     assert given.dataset.name == "train"
     assert given.dataset.digest == "a" * 36
+    assert json.loads(given.dataset.source) == {"folders": ["/data/a/images", "/data/b/images"]}
     assert json.loads(given.dataset.profile or "") == {
         "fingerprint": "a" * 64,
         "images": 3,
@@ -167,14 +209,55 @@ def test_data_environment_and_figures_are_logged(tracker_uri, tmp_path):
     assert (tmp_path / "curves" / "loss.png").read_bytes() == b"picture"
 
 
-def test_machine_is_measured_while_the_run_lasts(tracker_uri, tmp_path, monkeypatch):
+def test_machine_is_measured_at_the_steps_of_the_training(tracker_uri, tmp_path, monkeypatch):
     monkeypatch.setattr(tracker, "SYSTEM_SECONDS", 0.05)
+
+    def measured_at() -> set[int]:
+        found = tracker.read_metrics(tmp_path / "metrics.jsonl")
+        return {metric.step for metric in found if metric.key == "system/cpu_utilization_percentage"}
+
     with training_run(tracker_uri, "system", "r", {}, folder=tmp_path) as run:
-        while not (tmp_path / "metrics.jsonl").exists():
-            pass
+        for step in (20, 40):
+            run.log_metrics({"train/loss": 1.0}, step)
+            while step not in measured_at():
+                time.sleep(0.02)
     measured = MlflowClient(tracker_uri).get_run(run.run_id).data.metrics
     assert measured["system/system_memory_usage_megabytes"] > 0
-    assert "system/cpu_utilization_percentage" in measured
+    steps = {step for step, _ in history(tracker_uri, run, "system/cpu_utilization_percentage")}
+    assert {20, 40} <= steps <= {0, 20, 40}
+
+
+def test_machine_that_cannot_be_measured_costs_its_curves_and_not_the_training(
+    tracker_uri, tmp_path, monkeypatch, caplog
+):
+    for module in [name for name in sys.modules if name.startswith("mlflow.system_metrics")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "psutil", None)  # as where it is not installed
+    with training_run(tracker_uri, "unmeasured", "r", {}, folder=tmp_path) as run:
+        run.log_metrics({"train/loss": 1.0}, 20)
+    assert MlflowClient(tracker_uri).get_run(run.run_id).info.status == "FINISHED"
+    assert history(tracker_uri, run, "train/loss") == [(20, 1.0)]
+    (said,) = [line.getMessage() for line in caplog.records if line.name == "weapon-detector.tracker"]
+    assert said.startswith("The machine is not measured from here on, the training goes on (")
+    assert "psutil" in said
+
+
+def test_monitor_that_fails_in_the_middle_costs_what_would_have_come(
+    tracker_uri, tmp_path, monkeypatch, caplog
+):
+    import psutil
+
+    def broken() -> None:
+        raise OSError("no such counter")
+
+    monkeypatch.setattr(tracker, "SYSTEM_SECONDS", 0.05)
+    with training_run(tracker_uri, "broken", "r", {}, folder=tmp_path) as run:
+        monkeypatch.setattr(psutil, "virtual_memory", broken)
+        while "OSError: no such counter" not in caplog.text:
+            time.sleep(0.02)
+        run.log_metrics({"train/loss": 1.0}, 20)
+    assert MlflowClient(tracker_uri).get_run(run.run_id).info.status == "FINISHED"
+    assert history(tracker_uri, run, "train/loss") == [(20, 1.0)]
 
 
 def test_what_the_tracker_refuses_does_not_stop_what_follows(tracker_uri, tmp_path, caplog):
@@ -192,7 +275,7 @@ def test_other_processes_log_nothing(tmp_path):
     with training_run(nobody, "e", "r", {"a": 1}, folder=tmp_path, active=False) as run:
         run.log_metrics({"loss": 1.0}, 0)
         run.log_text("x", "x.txt")
-        run.log_dataset("train", "f", {})
+        run.log_dataset("train", "f", {}, folders=[])
         run.log_artifact(tmp_path)
         run.set_tags({"a": "b"})
         run.interrupted()
