@@ -222,7 +222,7 @@ def _refusal(response: requests.Response, api_url: str) -> ServiceError:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the predict command; return 0, or 1 if a photo failed, or 2 if nothing could be done."""
     config = predict_config(arguments)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     try:
         photos, passed_over = find_photos(config.photos)
         client = Client(config.api_url, api_key=config.api_key, read_timeout_s=config.timeout)
@@ -251,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(console: Console, sentence: str, style: str | None = None) -> None:
-    console.print(sentence, style=style, highlight=False, markup=False, soft_wrap=True)
+    console.print(sentence, style=style, highlight=False, soft_wrap=True)
 
 
 def _some(paths: Sequence[Path], most: int = 3) -> str:

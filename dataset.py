@@ -37,6 +37,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 import duplicates
 import imaging
@@ -579,7 +580,7 @@ def fingerprint(samples: Sequence[Sample]) -> str:
 # --- commands ---------------------------------------------------------------------------------------
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 @dataclass
@@ -758,9 +759,9 @@ def _print_findings(findings: Findings, show: int) -> None:
     groups = (("note", "cyan", findings.notes), ("warning", "yellow", findings.warnings))
     for word, style, group in (*groups, ("error", "red", findings.errors)):  # the worst ends up in sight
         for heading, lines in group.items():
-            console.print(f"[{style}]{word}[/]: {heading}: {len(lines):,}")
+            console.print(Text.assemble((word, style), f": {heading}: {len(lines):,}"))
             for line in lines[: show or None]:
-                console.print(f"    {line}", markup=False)
+                console.print(f"    {line}")
             if show and len(lines) > show:
                 console.print(f"    ... and {len(lines) - show:,} more (all: --show 0)")
     errors, warnings = (sum(map(len, group.values())) for group in (findings.errors, findings.warnings))
@@ -777,7 +778,7 @@ def _progress(what: str, total: int | None) -> Iterator[Callable[[], None]]:
 
 def _bar() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    return Progress(*columns, console=Console(stderr=True, markup=False, emoji=False))
 
 
 def fetch(command: DownloadCommand) -> None:
@@ -789,11 +790,10 @@ def fetch(command: DownloadCommand) -> None:
             bar.update(task, description="files", completed=present, total=wanted)
 
         folder = download_folder(command.url, command.name, command.folder, progress=progress)
-    console.print(f"All files are in {folder}", markup=False)
+    console.print(f"All files are in {folder}")
     console.print(
         "Licence and citation: its README.md (CC BY-SA 4.0, University of Granada).\n"
-        f"Next: python dataset.py check {command.folder}, then python train.py --data {command.folder}",
-        markup=False,
+        f"Next: python dataset.py check {command.folder}, then python train.py --data {command.folder}"
     )
 
 
@@ -818,7 +818,7 @@ def stats(roots: Sequence[Path], output: Path, *, negatives: bool = False) -> No
     }
     (output / "stats.json").write_text(json.dumps(summary, indent=2) + "\n")
     _plot(everything, counts, sides, output / "stats.png")
-    console.print(f"Wrote {output / 'stats.png'} and {output / 'stats.json'}", markup=False)
+    console.print(f"Wrote {output / 'stats.png'} and {output / 'stats.json'}")
 
 
 def _class_counts(samples: Sequence[Sample]) -> dict[str, int]:
@@ -899,7 +899,7 @@ def _run(command: BaseModel) -> int:
             stats(command.data, command.output, negatives=command.negatives)
         case SynthCommand():
             draw_synthetic(command.folder, train=command.train, test=command.test, seed=command.seed)
-            console.print(f"Drew {command.train} + {command.test} pictures in {command.folder}", markup=False)
+            console.print(f"Drew {command.train} + {command.test} pictures in {command.folder}")
     return 0
 
 

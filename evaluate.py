@@ -42,7 +42,7 @@ PROBLEMS = (
     dataset.DatasetError, detectors.DetectorError, devices.NoSuchDevice, imaging.ImageError,
     reports.ReportError, tracker.RegistryError,
 )  # fmt: skip
-console = Console()
+console = Console(markup=False, emoji=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,12 +91,12 @@ def run(config: EvaluateConfig) -> Report:
             "not say which model is better."
         )
     for note in notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
+        console.print(f"note: {note}", highlight=False)
     if config.keep:
         keep_figures(result, folder)
     if config.log:
         log_report(result, config.output, run_id, config.mlflow_tracking_uri)
-    console.print(f"report: {page}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"report: {page}", highlight=False, soft_wrap=True)
     return result
 
 
@@ -123,8 +123,8 @@ def read_split(config: EvaluateConfig, class_names: Sequence[str]) -> list[Sampl
         negative_val_fraction=config.negative_val_fraction, negatives=config.negatives, report=found,
     )  # fmt: skip
     for divided in found.divisions:
-        console.print(f"train and val of {divided}", highlight=False, markup=False)
-    console.print(f"{config.split}: {found.summary()}", highlight=False, markup=False)
+        console.print(f"train and val of {divided}", highlight=False)
+    console.print(f"{config.split}: {found.summary()}", highlight=False)
     if config.limit and config.limit < len(samples):
         keep = np.linspace(0, len(samples) - 1, config.limit).astype(int)
         samples = [samples[i] for i in keep]
@@ -381,7 +381,7 @@ def keep_figures(result: Report, folder: Path) -> None:
         "tables": metrics.card_tables(result),
     }
     detectors.write_card(folder, card.model_copy(update=figures))
-    console.print(f"kept in {folder / CARD_FILE}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"kept in {folder / CARD_FILE}", highlight=False, soft_wrap=True)
 
 
 def log_report(result: Report, folder: Path, run_id: str, tracking_uri: str) -> None:

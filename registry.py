@@ -974,7 +974,7 @@ def main() -> None:
     """Do what the command line says."""
     settings, command = registry_command()
     try:
-        _run(command, settings, Console())
+        _run(command, settings, Console(markup=False, emoji=False))
     except RegistryError as error:
         raise SystemExit(f"error: {error}") from error
 
@@ -1054,7 +1054,7 @@ def _compare(command: CompareCommand, settings: RegistryCommand, console: Consol
     versions = list_versions(settings.model_name, tracking_uri=uri)
     compared = compare_runs(runs, versions, command.parameters)
     if command.markdown:
-        console.print(comparison_markdown(compared), soft_wrap=True, markup=False, highlight=False)
+        console.print(comparison_markdown(compared), soft_wrap=True, highlight=False)
         return
     console.print(comparison_table(compared))
     if len(found) > len(runs):

@@ -46,7 +46,7 @@ from settings import TorchrunSettings, TrainConfig, fix_cublas_workspace, train_
 MOST_WORKERS = 16
 TIMED_IMAGES = 50  # how many photographs the latency of a finished model is measured on
 
-console = Console(stderr=True, soft_wrap=True)
+console = Console(stderr=True, soft_wrap=True, markup=False, emoji=False)
 
 
 class Interruption:
@@ -649,7 +649,7 @@ def provenance(
 
 def say(sentence: str) -> None:
     """Tell the person at the terminal something, beside the progress bar."""
-    console.print(sentence, highlight=False, markup=False)
+    console.print(sentence, highlight=False)
 
 
 if __name__ == "__main__":

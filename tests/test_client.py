@@ -318,6 +318,16 @@ def test_a_bad_photo_fails_alone_and_says_so(api, folder, capsys):
     assert "b.jpg: No picture." in captured.err
 
 
+def test_a_photos_name_is_said_as_typed(api, tmp_path, capsys):
+    folder = tmp_path / "shots [" / "v2] :knife:"
+    folder.mkdir(parents=True)
+    (folder / "[bold]b.jpg").write_bytes(b"no picture")
+    assert run(api, folder) == 1
+    assert f"failed: {folder}/[bold]b.jpg: " in capsys.readouterr().err
+    assert run(api, tmp_path / "no [" / "v2] :knife:") == 2
+    assert "no [/v2] :knife:" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -699,6 +699,19 @@ def test_check_tells_every_error_and_fails(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_folders_are_said_as_typed(tmp_path):
+    root = tmp_path / "shots [" / "v2] :knife:"
+    put(root, "[bold]lonely.jpg", pattern(1)).unlink()
+    put(root, "a.jpg", pattern(2))
+    done = run("check", root)
+    assert "Traceback" not in done.stderr
+    assert "error: missing image: 1" in done.stdout
+    assert f"{root}/annotations/xmls/[bold]lonely.xml: " in done.stdout
+    output = tmp_path / "numbers [" / "v2] :knife:"
+    done = run("stats", root, "--output", output)
+    assert f"Wrote {output}/stats.png and {output}/stats.json" in done.stdout
+
+
 def test_check_finds_near_duplicates_across_splits_and_within(tmp_path):
     original = pattern(1, (240, 180))
     put(tmp_path, "clip_frame_1.jpg", original)

@@ -235,6 +235,18 @@ def test_program_writes_the_report_and_says_where(root, model, tmp_path, capsys)
     assert "chosen on these very images" in " ".join(said.split())  # the model has no operating point
 
 
+def test_a_models_name_is_said_as_typed(root, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evaluate.console, "width", 200)
+    shutil.copytree(model, Path("st[/v2] :knife:"))
+    arguments = ["--data", str(root), "--model", "st[/v2] :knife:", "--output", "out[/v2]", "--limit", "4"]
+    code = evaluate.main(arguments)
+    said = capsys.readouterr().out
+    assert code == 0
+    assert "st[/v2] :knife:" in said
+    assert "report: out[/v2]/report.html" in said
+
+
 def test_a_report_of_other_images_is_not_taken_for_a_rival(root, model, tmp_path, capsys):
     same = score(config_for(root), ColorFinder())
     others = dataclasses.replace(same, images=99, data={"Fingerprint": "of others"})

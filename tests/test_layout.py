@@ -108,3 +108,21 @@ def test_page_and_client_need_no_deep_learning_library(module):
 def test_each_library_has_one_door(library):
     importers = {module for module in ALLOWED if library in imports(module)}
     assert importers <= ONLY_IMPORTERS[library]
+
+
+def test_every_console_prints_text_as_typed():
+    calls = [
+        (path.name, {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords})
+        for path in ROOT.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Console"
+    ]
+    assert {name for name, _ in calls} == {
+        "client.py",
+        "dataset.py",
+        "evaluate.py",
+        "registry.py",
+        "train.py",
+    }
+    for name, options in calls:
+        assert (options.get("markup"), options.get("emoji")) == ("False", "False"), name

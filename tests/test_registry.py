@@ -70,6 +70,12 @@ def version(number: str, **tags: object) -> RegisteredVersion:
     return RegisteredVersion("m", number, None, "", values, "http://127.0.0.1:1")
 
 
+def experiment_id(client: MlflowClient, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    assert found is not None
+    return str(found.experiment_id)
+
+
 @pytest.fixture(scope="module")
 def two(tracker_server, small_model, tmp_path_factory) -> tuple[RegisteredVersion, RegisteredVersion]:
     """Two versions of "two", the first made from the folder its tag `source` names."""
@@ -397,6 +403,36 @@ def test_command_imports_lists_and_compares(tracker_uri, small_model, tmp_path, 
     assert "Older runs" not in compared
     run("--experiment", "command", "import", str(model_folder(small_model, tmp_path / "b", val__map=0.6)))
     assert "Older runs are left out; --runs 2" in run("compare", "--experiment", "command", "--runs", "1")
+
+
+def test_command_says_a_persons_text_as_typed(tracker_uri, small_model, tmp_path, monkeypatch, capsys):
+    name = "m [v2]"
+    folder = model_folder(small_model, tmp_path / "a [bold]", val__map=0.5)
+    monkeypatch.setenv("COLUMNS", "400")
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["registry.py", "--model-name", name, *arguments])
+        registry.main()
+        return capsys.readouterr().out
+
+    assert f"{name} at " in run("list")
+    imported = run("--experiment", name, "import", str(folder), "--source", "usb [/stick]")
+    assert f"{folder} is now version 1 of {name}" in imported
+    card = detector.read_card(folder)
+    detector.write_card(folder, card.model_copy(update={"data_fingerprint": "e" * 64}))
+    run("--experiment", name, "import", str(folder))
+    run("promote", "--why", "fewer [/false] alarms :knife:")
+    shown = run("show", "1") + run("show")
+    for text in (name, "usb [/stick]", "fewer [/false] alarms :knife:"):
+        assert text in shown, text
+    client = MlflowClient(tracker_uri)
+    experiment = experiment_id(client, name)
+    for note in ("a", "b [/y]"):
+        made = client.create_run(experiment, run_name="[baseline] lr 1e-3 [/data/v2]").info.run_id
+        client.log_param(made, "note", note)
+    compared = run("compare", "--experiment", name)
+    for text in ("[baseline] lr 1e-3 [/data/v2]", "b [/y]", "import of a [bold]"):
+        assert text in compared, text
 
 
 def test_command_ends_in_a_sentence_without_a_traceback(tmp_path):

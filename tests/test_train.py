@@ -91,7 +91,7 @@ def only_run(uri: str, experiment: str):
     return client, found[0]
 
 
-def test_a_run_ends_with_a_champion_a_report_and_curves(arguments, tmp_path, tracker_uri, capsys):
+def test_a_run_ends_with_a_champion_a_report_and_curves(arguments, drawn, tmp_path, tracker_uri, capsys):
     run(arguments)
     name = arguments[-1]
     client, logged = only_run(tracker_uri, name)
@@ -102,6 +102,8 @@ def test_a_run_ends_with_a_champion_a_report_and_curves(arguments, tmp_path, tra
         assert client.get_metric_history(logged.info.run_id, f"train/{curve}"), curve
     inputs = {given.dataset.name for given in logged.inputs.dataset_inputs}
     assert inputs == {"train", "val"}
+    for given in logged.inputs.dataset_inputs:
+        assert json.loads(given.dataset.source) == {"folders": [str(drawn / "images")]}
     version = registry.find_version(name, alias="champion", tracking_uri=tracker_uri)
     folder = registry.download_version(version, tmp_path / "served")
     card = detectors.load_folder(folder).card
@@ -445,6 +447,11 @@ def test_several_roots_follow_one_flag():
     config = train_config(["--data", "a", "b c", "d", "--epochs", "3"])
     assert [str(root) for root in config.data] == ["a", "b c", "d"]
     assert config.epochs == 3
+
+
+def test_a_persons_text_is_said_as_typed(capsys):
+    train.say("stopped; /data/shots [/v2] :knife: holds an unfinished training")
+    assert capsys.readouterr().err == "stopped; /data/shots [/v2] :knife: holds an unfinished training\n"
 
 
 @pytest.mark.parametrize(
