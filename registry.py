@@ -19,6 +19,7 @@ RegistryError             the tracker or the registry cannot do what was asked; 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import io
@@ -37,7 +38,7 @@ from urllib.parse import quote
 import mlflow
 import pydantic
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Run
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, LoggedModelOutput, Metric, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from PIL import Image
@@ -61,15 +62,18 @@ from settings import (
 )
 from tracker import (
     METRICS_FILE,
+    SYSTEM,
     RegistryError,
     TrackerUnreachable,
     TrainingRun,
     ask_version,
+    asked_once,
     check_tracker,
     connection,
     git_commit,
     is_server,
     library_versions,
+    log_params,
     open_experiment,
     quiet_mlflow,
     read_metrics,
@@ -99,7 +103,7 @@ MODEL_FILES = (WEIGHTS_FILE, CARD_FILE)
 ARTIFACT = "detector"  # the model folder's name inside a logged model, as pyfunc_model.py reads it
 CHAMPION, CHALLENGER = "champion", "challenger"
 OURS = {"model_format": "detector-folder"}  # tells our registered models from other people's
-HISTORY = "champion_history."  # tags of the registered model: one per change of the champion
+HISTORY = "champion_history."  # tags of the registered model, one per change of the champion, in order
 REGISTER_TRIES = 3
 PATIENCE_SECONDS = 120.0  # how long registering waits for a tracker that restarts
 
@@ -338,8 +342,8 @@ def log_and_register(
 ) -> RegisteredVersion:
     """Log a model folder to a run as a pyfunc model and register it as a new version.
 
-    The new version becomes the champion if there is none, else the challenger. A tracker that restarts
-    meanwhile is waited for.
+    The registry's first version becomes the champion, a later one the challenger. A tracker that restarts
+    meanwhile is waited for; what an earlier try has made there is gone on with and not made again.
 
     Args:
         folder: holds model.json and weights.safetensors.
@@ -388,19 +392,40 @@ def _log_and_register(
     tags: Mapping[str, str],
 ) -> RegisteredVersion:
     _make_name(client, name)
-    model_id = _log_model(client, folder, card, run_id)
-    made = client.create_model_version(
-        name,
-        source=f"models:/{model_id}",
-        run_id=run_id,
-        tags={**version_tags(folder, card), **tags},
-        model_id=model_id,
-    )
-    if _alias_target(client, name, CHAMPION) is None:
-        _make_champion(client, name, made.version, action="first", why="the first version")
-    else:
-        client.set_registered_model_alias(name, CHALLENGER, made.version)
+    tags = {**version_tags(folder, card), **tags}
+    checksums = {_sha256_tag(file): tags[_sha256_tag(file)] for file in MODEL_FILES}
+    made = next(
+        (each for each in _with_files(client, name, checksums) if each.run_id == run_id), None
+    ) or _make_version(client, name, run_id, _log_model(client, folder, card, run_id, checksums), tags)
+    _give_alias(client, name, str(made.version))
     return _registered(client.get_model_version(name, made.version), tracking_uri)
+
+
+def _with_files(client: MlflowClient, name: str, checksums: Mapping[str, str]) -> list[ModelVersion]:
+    """Return the versions whose files have these checksums."""
+    return [each for each in _every_version(client, name) if checksums.items() <= each.tags.items()]
+
+
+def _make_version(
+    client: MlflowClient, name: str, run_id: str, model_id: str, tags: Mapping[str, str]
+) -> ModelVersion:
+    with asked_once():
+        return client.create_model_version(
+            name, source=f"models:/{model_id}", run_id=run_id, tags=dict(tags), model_id=model_id
+        )
+
+
+def _give_alias(client: MlflowClient, name: str, version: str) -> None:
+    """Make a new version the champion if there is none older, else the challenger.
+
+    MLflow counts versions one by one, so that of several registered at once only one has none before it.
+    """
+    champion, challenger = (_alias_target(client, name, alias) for alias in (CHAMPION, CHALLENGER))
+    is_first = not any(int(each.version) < int(version) for each in _every_version(client, name))
+    if is_first and champion is None:
+        _make_champion(client, name, version, action="first", why="the first version")
+    elif champion != version and int(challenger or 0) < int(version):
+        client.set_registered_model_alias(name, CHALLENGER, version)
 
 
 def check_name(name: str, *, tracking_uri: str) -> None:
@@ -434,35 +459,65 @@ def _alias_target(client: MlflowClient, name: str, alias: str) -> str | None:
     return str(aliases[alias]) if alias in aliases else None
 
 
-def _log_model(client: MlflowClient, folder: Path, card: ModelCard, run_id: str) -> str:
+def _log_model(
+    client: MlflowClient, folder: Path, card: ModelCard, run_id: str, checksums: Mapping[str, str]
+) -> str:
     """Log the folder as a pyfunc model ("models from code") and return the logged model's id."""
+    run = client.get_run(run_id)
+    logged = _open_logged_model(client, run, checksums)
+    model_id = str(logged.model_id)
+    if str(logged.status) != "READY":
+        with tempfile.TemporaryDirectory() as temporary:
+            _write_pyfunc(folder, Path(temporary), run_id, model_id)
+            client.log_model_artifacts(model_id, str(Path(temporary) / "model"))
+        client.finalize_logged_model(model_id, "READY")
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if model_id not in {output.model_id for output in outputs}:
+        with asked_once():  # MLflow fails at being told the same output again
+            client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+    now = int(time.time() * 1000)
+    measured = [
+        Metric(f"model/{key}", value, now, 0, model_id=model_id) for key, value in card.metrics.items()
+    ]
+    client.log_batch(run_id, metrics=measured)
+    return model_id
+
+
+def _open_logged_model(client: MlflowClient, run: Run, checksums: Mapping[str, str]) -> LoggedModel:
+    """Return the run's logged model of the files with these checksums, made if absent."""
+    found = client.search_logged_models(
+        [run.info.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'"
+    )
+    there = next((each for each in found if checksums.items() <= (each.tags or {}).items()), None)
+    if there is not None:
+        return there
+    with asked_once():
+        return client.create_logged_model(
+            run.info.experiment_id, ARTIFACT, run.info.run_id, dict(checksums), dict(run.data.params)
+        )
+
+
+def _write_pyfunc(folder: Path, destination: Path, run_id: str, model_id: str) -> None:
+    """Write the folder, and the code that MLflow needs to serve it, to the folder `model` of destination."""
     import mlflow.pyfunc  # needs full mlflow; the API lives with mlflow-skinny
     from mlflow.models import Model
 
-    # MLflow files a logged model under the experiment that is set, not under its run's.
-    mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
-    with tempfile.TemporaryDirectory() as temporary:
-        staged = Path(temporary) / ARTIFACT  # MLflow names the folder in the store after this one
-        staged.mkdir()
-        for file in MODEL_FILES:
-            shutil.copyfile(folder / file, staged / file)  # MLflow does not follow links
-        logged = Model.log(
-            artifact_path=None,
-            name=ARTIFACT,
-            flavor=mlflow.pyfunc,
-            run_id=run_id,
-            step=-1,  # else MLflow would take the run's numbers at step 0 for the model's
-            python_model=str(ROOT / "pyfunc_model.py"),
-            artifacts={ARTIFACT: str(staged)},
-            code_paths=[str(ROOT / file) for file in SERVING_CODE],
-            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in SERVING_PACKAGES],
-            signature=_signature(),
-            input_example=_input_example(),
-        )
-    now = int(time.time() * 1000)
-    measured = [Metric(f"model/{k}", v, now, 0, model_id=logged.model_id) for k, v in card.metrics.items()]
-    client.log_batch(run_id, metrics=measured)
-    return str(logged.model_id)
+    staged = destination / ARTIFACT  # MLflow names the folder in the store after this one
+    staged.mkdir()
+    for file in MODEL_FILES:
+        shutil.copyfile(folder / file, staged / file)  # MLflow does not follow links
+    mlflow.pyfunc.save_model(
+        path=str(destination / "model"),
+        mlflow_model=Model(artifact_path=ARTIFACT, run_id=run_id, model_uuid=model_id, model_id=model_id),
+        python_model=str(ROOT / "pyfunc_model.py"),
+        artifacts={ARTIFACT: str(staged)},
+        code_paths=[str(ROOT / file) for file in SERVING_CODE],
+        pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in SERVING_PACKAGES],
+        signature=_signature(),
+        input_example=_input_example(),
+    )
+    for cache in destination.rglob("__pycache__"):  # MLflow has run the code
+        shutil.rmtree(cache)
 
 
 def _signature() -> Any:
@@ -506,12 +561,8 @@ def _input_example() -> Any:
 
 def version_tags(folder: Path, card: ModelCard) -> dict[str, str]:
     """Return what a version carries in the registry: metrics, operating point, data, code, checksums."""
-    point = card.operating_point.model_dump() if card.operating_point else {}
     tags = {key: f"{value:.6g}" for key, value in card.metrics.items()}
-    tags |= {
-        f"operating_point.{key}": f"{value:.6g}" if isinstance(value, float) else str(value)
-        for key, value in point.items()
-    }
+    tags |= _point_tags(card)
     tags |= {
         "architecture": card.network.architecture,
         "data_fingerprint": card.data_fingerprint,
@@ -522,6 +573,14 @@ def version_tags(folder: Path, card: ModelCard) -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
+def _point_tags(card: ModelCard) -> dict[str, str]:
+    point = card.operating_point.model_dump() if card.operating_point else {}
+    return {
+        f"operating_point.{key}": f"{value:.6g}" if isinstance(value, float) else str(value)
+        for key, value in point.items()
+    }
+
+
 def import_folder(
     folder: Path, *, name: str, experiment: str, tracking_uri: str, source: str = ""
 ) -> tuple[RegisteredVersion, bool]:
@@ -530,7 +589,7 @@ def import_folder(
     Args:
         folder: holds model.json and weights.safetensors.
         name: the registered model.
-        experiment: where the run goes that stands for the import and shows the model's numbers.
+        experiment: where the run goes that stands for the training: it gets what the folder knows of it.
         tracking_uri: the tracker's address.
         source: where the folder comes from, in words; its path by default.
 
@@ -540,30 +599,72 @@ def import_folder(
     card = read_card(folder)
     check_tracker(tracking_uri)
     checksums = {_sha256_tag(file): sha256_of(folder / file) for file in MODEL_FILES}
-    for found in list_versions(name, tracking_uri=tracking_uri):
-        if checksums.items() <= found.tags.items():
-            return found, False
     tags = {"source": source or str(folder), "imported_by": who(), "imported_at": _now()}
     with quiet_mlflow(), connection(tracking_uri) as client:
         _make_name(client, name)
-        experiment_id = open_experiment(client, experiment, tracking_uri)
-        run_name = f"import of {folder.resolve().name}"
+        there = [str(each.version) for each in _with_files(client, name, checksums)]
+        if there:
+            version = max(there, key=int)
+            if _alias_target(client, name, CHAMPION) is None:  # an import before was cut short
+                _give_alias(client, name, version)
+            return find_version(name, version, tracking_uri=tracking_uri), False
+        curves = _curves(folder)
+        times = [metric.timestamp for metric in curves]
         run_id = client.create_run(
-            experiment_id, tags={"mlflow.user": who(), **tags}, run_name=run_name
+            open_experiment(client, experiment, tracking_uri),
+            start_time=min(times, default=None),
+            tags={"mlflow.user": who(), **tags, **_training_tags(card)},
+            run_name=f"import of {folder.resolve().name}",
         ).info.run_id
-        client.log_param(run_id, "architecture", card.network.architecture)
-        _log_curves(client, run_id, folder)
-    made = log_and_register(folder, name=name, tracking_uri=tracking_uri, run_id=run_id, tags=tags)
-    with quiet_mlflow(), connection(tracking_uri) as client:
-        client.set_terminated(run_id)
+        try:
+            _log_training(client, run_id, card, curves)
+            made = log_and_register(folder, name=name, tracking_uri=tracking_uri, run_id=run_id, tags=tags)
+        except BaseException:
+            with contextlib.suppress(Exception):  # what went wrong first is what counts
+                client.set_terminated(run_id, "FAILED")
+            raise
+        client.set_terminated(run_id, end_time=max(times, default=None))
     return made, True
 
 
-def _log_curves(client: MlflowClient, run_id: str, folder: Path) -> None:
-    """Log the training curves that a folder brings along, if it does: train.py's metrics.jsonl."""
-    curves = read_metrics(folder / METRICS_FILE)
+def _training_tags(card: ModelCard) -> dict[str, str]:
+    """Return what a card says of where its model comes from, as train.py's own runs carry it."""
+    tags = {f"version.{name}": version for name, version in card.library_versions.items()}
+    tags |= {
+        "git_commit": card.git_commit,
+        "mlflow.source.git.commit": card.git_commit.removesuffix("-dirty"),
+    }
+    tags |= {"trained_at": card.created_at, "trained_in_run": card.run_id, **_point_tags(card)}
+    return {key: value for key, value in tags.items() if value}
+
+
+def _log_training(client: MlflowClient, run_id: str, card: ModelCard, curves: Sequence[Metric]) -> None:
+    """Log what is known of a training that was done elsewhere: network, data and curves."""
+    log_params(client, run_id, card.network.model_dump(mode="json"))
+    if card.data_fingerprint:
+        about = {key: value for key, value in card.data.items() if key != "roots"}
+        given = Dataset(
+            name="train and val", digest=card.data_fingerprint[:36], source_type="local",
+            source=json.dumps({"folders": card.data.get("roots", [])}),
+            profile=json.dumps({"fingerprint": card.data_fingerprint, **about}),
+        )  # fmt: skip
+        client.log_inputs(run_id, [DatasetInput(given, [InputTag("mlflow.data.context", "training")])])
     for start in range(0, len(curves), 1000):  # what one request may hold
         client.log_batch(run_id, metrics=curves[start : start + 1000])
+
+
+def _curves(folder: Path) -> list[Metric]:
+    """Return the training curves that a folder brings along: train.py's metrics.jsonl, if it is there.
+
+    Earlier versions put the machine's curves at the seconds since 1970: they move to the training's steps.
+    """
+    step, curves = 0, []
+    for metric in read_metrics(folder / METRICS_FILE):
+        if metric.key.startswith(SYSTEM):
+            metric = Metric(metric.key, metric.value, metric.timestamp, step)
+        step = max(step, metric.step)
+        curves.append(metric)
+    return curves
 
 
 def export_folder(found: RegisteredVersion, folder: Path) -> Path:
@@ -669,7 +770,10 @@ def champion_line(history: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def read_history(client: MlflowClient, name: str) -> list[dict[str, str]]:
-    """Return every change of the champion, oldest first."""
+    """Return every change of the champion, oldest first.
+
+    Their tags end in time and version; earlier ones in a number of five digits, which sorts before them.
+    """
     tags = client.get_registered_model(name).tags
     return [json.loads(tags[key]) for key in sorted(tags) if key.startswith(HISTORY)]
 
@@ -687,8 +791,8 @@ def _make_champion(
     else:
         for key in ("when", "who", "why", "before", "against"):  # also the empty: an earlier one's must go
             client.set_model_version_tag(name, version, f"promoted.{key}", change[key])
-    number = len(read_history(client, name)) + 1
-    client.set_registered_model_tag(name, f"{HISTORY}{number:05}", json.dumps(change, ensure_ascii=False))
+    key = f"{HISTORY}{datetime.now(UTC):%Y%m%dT%H%M%S.%f}.{version}"  # two at once have different versions
+    client.set_registered_model_tag(name, key, json.dumps(change, ensure_ascii=False))
     client.set_registered_model_alias(name, CHAMPION, version)
     if _alias_target(client, name, CHALLENGER) == str(version):
         client.delete_registered_model_alias(name, CHALLENGER)

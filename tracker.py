@@ -164,21 +164,35 @@ def _in_a_sentence(error: MlflowException, tracking_uri: str) -> RegistryError:
 @contextlib.contextmanager
 def quiet_mlflow() -> Iterator[None]:
     """Keep MLflow from drawing bars, printing addresses, and trying for minutes on its own."""
-    switches: dict[Any, object] = {
-        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR: False,
-        MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT: True,
-        MLFLOW_HTTP_REQUEST_MAX_RETRIES: 2,
-    }
-    before = {switch: switch.get_raw() for switch in switches}
     chatter = logging.getLogger("mlflow")
     level = chatter.level
     chatter.setLevel(logging.ERROR)
+    try:
+        with _switched(
+            {
+                MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR: False,
+                MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT: True,
+                MLFLOW_HTTP_REQUEST_MAX_RETRIES: 2,
+            }
+        ):
+            yield
+    finally:
+        chatter.setLevel(level)
+
+
+def asked_once() -> contextlib.AbstractContextManager[None]:
+    """Keep MLflow from repeating a request whose answer was lost: the tracker would make the thing twice."""
+    return _switched({MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0})
+
+
+@contextlib.contextmanager
+def _switched(switches: Mapping[Any, object]) -> Iterator[None]:
+    before = {switch: switch.get_raw() for switch in switches}
     for switch, value in switches.items():
         switch.set(value)
     try:
         yield
     finally:
-        chatter.setLevel(level)
         for switch, raw in before.items():
             switch.unset() if raw is None else switch.set(raw)
 
@@ -462,8 +476,8 @@ class TrainingRun:
             return
         self._outbox.put("the end", partial(self._client.set_terminated, self.run_id, self._status))
         if not self._outbox.close(patience_seconds):
-            unsent = {**self._address, "status": self._status, "files": self._files}
-            unsent |= {"data": self._data, "tags": self._tags}
+            waiting = {"files": self._files, "data": self._data, "tags": self._tags}
+            unsent = {**self._address, "status": self._status, **waiting}
             text = json.dumps(unsent, indent=2, default=str)
             (self.folder / UNSENT_FILE).write_text(text + "\n", encoding="utf-8")
             log.warning(
@@ -692,7 +706,13 @@ def _beside_database(tracking_uri: str) -> str | None:
 
 
 def _log_config(client: MlflowClient, run_id: str, config: Mapping[str, Any]) -> None:
-    """Log config as parameters. MLflow refuses to change one, so what a resumption changes becomes a tag."""
+    """Log config as parameters, and whole as config.json."""
+    log_params(client, run_id, config)
+    client.log_dict(run_id, dict(config), "config.json")
+
+
+def log_params(client: MlflowClient, run_id: str, config: Mapping[str, Any]) -> None:
+    """Log parameters. MLflow refuses to change one, so what a resumption changes becomes a tag."""
     params = {key: _shortened(value) for key, value in _flattened(config)}
     before = client.get_run(run_id).data.params
     new = [Param(key, value) for key, value in params.items() if key not in before]
@@ -700,7 +720,6 @@ def _log_config(client: MlflowClient, run_id: str, config: Mapping[str, Any]) ->
     for start in range(0, len(new), 100):  # what one request may hold
         client.log_batch(run_id, params=new[start : start + 100])
     client.log_batch(run_id, tags=[RunTag(f"resumed_with.{key}", value) for key, value in changed.items()])
-    client.log_dict(run_id, dict(config), "config.json")
 
 
 def _flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 import ast
 import base64
 import http.server
+import importlib.metadata
 import io
 import json
 import os
@@ -66,7 +67,8 @@ def import_model(small_model: Path, folder: Path, name: str, uri: str, **metrics
 
 
 def version(number: str, **tags: object) -> RegisteredVersion:
-    values = {key.replace("__", "/"): str(value) for key, value in tags.items()}
+    """A version with these tags, "__" for the slash of val/map; those that are None are left out."""
+    values = {key.replace("__", "/"): str(value) for key, value in tags.items() if value is not None}
     return RegisteredVersion("m", number, None, "", values, "http://127.0.0.1:1")
 
 
@@ -159,6 +161,197 @@ def test_training_curves_come_along_with_an_imported_folder(tracker_uri, small_m
     made, _ = registry.import_folder(folder, name="curved", experiment="curved", tracking_uri=tracker_uri)
     history = MlflowClient(tracker_uri).get_metric_history(made.run_id, "train/loss")
     assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5), (4, 0.25)]
+
+
+def test_import_shows_what_the_folder_knows_of_its_training(tracker_uri, small_model, tmp_path):
+    folder = model_folder(small_model, tmp_path / "known", val__map=0.5)
+    counts = {"roots": ["weapons"], "train": {"images": 30}, "val": {"images": 10}}
+    about = {
+        "data": counts,
+        "library_versions": {"torch": "9.9"},
+        "run_id": "abc",
+        "created_at": "2026-01-02",
+    }
+    detector.write_card(folder, detector.read_card(folder).model_copy(update=about))
+    lines = [
+        {"step": 1, "timestamp": 1_700_000_000_000, "metrics": {"train/loss": 1.0}},
+        {"step": 1_700_000_009, "timestamp": 1_700_000_009_000, "metrics": {"system/cpu": 50.0}},
+        {"step": 20, "timestamp": 1_700_000_060_000, "metrics": {"train/loss": 0.5}},
+        {"step": 20, "timestamp": 1_700_000_120_000, "metrics": {"system/cpu": 70.0}},
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made, _ = registry.import_folder(folder, name="known", experiment="known", tracking_uri=tracker_uri)
+
+    client = MlflowClient(tracker_uri)
+    run = client.get_run(made.run_id)
+    network = detector.read_card(folder).network
+    assert set(run.data.params) == set(type(network).model_fields)  # and not one that the card does not know
+    assert run.data.params["min_size"] == "64"
+    assert run.data.params["architecture"] == "fasterrcnn_mobilenet_v2_fpn"
+    assert run.data.params["image_mean"] == json.dumps(list(network.image_mean))
+    assert (run.info.start_time, run.info.end_time) == (1_700_000_000_000, 1_700_000_120_000)
+    assert run.data.metrics["model/val/map"] == 0.5
+    history = client.get_metric_history(made.run_id, "system/cpu")  # at the training's steps
+    assert [(point.step, point.value) for point in history] == [(1, 50.0), (20, 70.0)]
+    assert run.data.tags["version.torch"] == "9.9"
+    assert run.data.tags["git_commit"] == "c" * 40
+    assert run.data.tags["trained_in_run"] == "abc"
+    assert run.data.tags["operating_point.image_recall"] == "0.9"
+    assert run.inputs is not None
+    (given,) = run.inputs.dataset_inputs
+    assert given.dataset.digest == "f" * 36
+    assert json.loads(given.dataset.source) == {"folders": ["weapons"]}
+    assert json.loads(given.dataset.profile or "")["val"] == {"images": 10}
+
+
+def test_import_that_fails_ends_its_run(tracker_uri, small_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "SERVING_PACKAGES", ("no-such-package",))
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        registry.import_folder(
+            model_folder(small_model, tmp_path / "a"),
+            name="ends",
+            experiment="ends",
+            tracking_uri=tracker_uri,
+        )
+    client = MlflowClient(tracker_uri)
+    (run,) = client.search_runs([experiment_id(client, "ends")])
+    assert run.info.status == "FAILED"
+
+
+# --- several at once, and answers that get lost -----------------------------------------------------
+
+CHILD = """
+import sys
+from pathlib import Path
+import registry
+uri, name, folder = sys.argv[1:]
+def wait_for_the_others(said):
+    print(said, flush=True)
+    if not sys.stdin.readline():
+        sys.exit()
+wait_for_the_others("ready")
+made, _ = registry.import_folder(Path(folder), name=name, experiment=name, tracking_uri=uri)
+wait_for_the_others(made.version)
+registry.promote(name, made.version, tracking_uri=uri, why="mine", force=True)
+wait_for_the_others("promoted")
+"""
+
+
+def said_by(child: "subprocess.Popen[str]") -> str:
+    assert child.stdout is not None
+    return child.stdout.readline().strip()
+
+
+def go_on(children: "list[subprocess.Popen[str]]") -> list[str]:
+    """Let all children go on at once; return what each says next."""
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("\n")
+        child.stdin.flush()
+    return [said_by(child) for child in children]
+
+
+def test_of_several_registered_at_once_one_is_champion_and_no_change_is_lost(
+    tracker_uri, small_model, tmp_path
+):
+    folders = [model_folder(small_model, tmp_path / str(n), val__map=0.5 + n / 100) for n in range(3)]
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD, tracker_uri, "at-once", str(folder)],
+            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for folder in folders
+    ]  # fmt: skip
+    try:
+        assert [said_by(child) for child in children] == ["ready"] * 3
+        versions = go_on(children)
+        assert sorted(versions) == ["1", "2", "3"]
+        aliases = MlflowClient(tracker_uri).get_registered_model("at-once").aliases
+        assert aliases["champion"] == "1"
+        assert aliases["challenger"] in ("2", "3")
+        later = [child for child, number in zip(children, versions, strict=True) if number != "1"]
+        assert go_on(later) == ["promoted"] * 2
+    finally:
+        for child in children:
+            child.communicate()  # the end of its input ends it
+    history = registry.read_history(MlflowClient(tracker_uri), "at-once")
+    assert [change["action"] for change in history] == ["first", "promote", "promote"]
+    assert sorted(change["version"] for change in history) == ["1", "2", "3"]
+
+
+class LossyProxy(http.server.ThreadingHTTPServer):
+    """Passes everything on to a tracker, and loses the answer to the first request for one path."""
+
+    def __init__(self, tracker_uri: str, path: str) -> None:
+        self.tracker_uri, self.path, self.lost = tracker_uri, path, 0
+        super().__init__(("127.0.0.1", 0), Passing)
+        self.uri = f"http://127.0.0.1:{self.server_port}"
+
+    def __enter__(self):
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_error):
+        self.shutdown()
+        self.server_close()
+
+
+class Passing(http.server.BaseHTTPRequestHandler):
+    server: LossyProxy
+
+    def _pass(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        kept = {key: self.headers[key] for key in ("Content-Type",) if key in self.headers}
+        with requests.Session() as session:
+            session.trust_env = False
+            answer = session.request(
+                self.command, self.server.tracker_uri + self.path, data=body, headers=kept, timeout=300
+            )
+        status, content = answer.status_code, answer.content
+        if self.command == "POST" and self.path.endswith(self.server.path) and not self.server.lost:
+            self.server.lost += 1
+            status, content = 502, b"the answer is lost, the work is done"
+        self.send_response(status)
+        self.send_header("Content-Type", answer.headers.get("Content-Type", "text/plain"))
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass  # noqa: N815 # http.server names them so
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize(
+    "path", ["/model-versions/create", "/logged-models", "/outputs", "/registered-models/alias"]
+)
+def test_lost_answer_makes_nothing_twice(path, tracker_uri, small_model, tmp_path):
+    name = f"lossy{path.replace('/', '-')}"
+    with LossyProxy(tracker_uri, path) as proxy:
+        made = import_model(small_model, tmp_path / "a", name, proxy.uri, val__map=0.5)
+        assert proxy.lost == 1
+    (found,) = registry.list_versions(name, tracking_uri=tracker_uri)
+    assert (found.version, found.aliases, made.version) == ("1", ("champion",), "1")
+    client = MlflowClient(tracker_uri)
+    run = client.get_run(found.run_id)
+    logged = client.search_logged_models(
+        [run.info.experiment_id], filter_string=f"source_run_id = '{found.run_id}'"
+    )
+    assert [str(each.status) for each in logged] == ["READY"]
+    assert run.outputs is not None
+    assert [output.model_id for output in run.outputs.model_outputs] == [logged[0].model_id]
+    got = registry.download_version(found, tmp_path / "got")
+    assert (got / "model.json").read_bytes() == (tmp_path / "a" / "model.json").read_bytes()
+
+
+def test_import_goes_on_where_one_was_cut_short(tracker_uri, small_model, tmp_path):
+    made = import_model(small_model, tmp_path / "a", "cut", tracker_uri)
+    MlflowClient(tracker_uri).delete_registered_model_alias("cut", "champion")  # as if it had not come so far
+    found, is_new = registry.import_folder(
+        tmp_path / "a", name="cut", experiment="imports", tracking_uri=tracker_uri
+    )
+    assert (found.version, found.aliases, is_new) == (made.version, ("champion",), False)
 
 
 def test_changed_file_in_the_store_is_refused(tracker_server, tracker_uri, small_model, tmp_path):
@@ -338,6 +531,23 @@ def test_promotion_is_guarded_recorded_and_undone(tracker_uri, small_model, tmp_
         "",
         "",
     )
+
+
+def test_changes_recorded_by_earlier_versions_are_read_first(two, tracker_uri):
+    client = MlflowClient(tracker_uri)
+    client.create_registered_model("long-ago", tags=registry.OURS)
+    for number, alike in ((1, "1"), (2, "1"), (3, "2")):
+        source = str(client.get_model_version("two", alike).source)
+        client.create_model_version("long-ago", source, model_id=source.removeprefix("models:/"))
+        change = {"action": "promote", "version": str(number), "before": "", "when": "", "who": "", "why": ""}
+        if number < 3:
+            key = f"champion_history.{number:05}"
+            client.set_registered_model_tag("long-ago", key, json.dumps(change))
+    client.set_registered_model_alias("long-ago", "champion", "2")
+    registry.promote("long-ago", "3", tracking_uri=tracker_uri, why="newer", force=True)
+    history = registry.read_history(client, "long-ago")
+    assert [change["version"] for change in history] == ["1", "2", "3"]
+    assert registry.rollback("long-ago", tracking_uri=tracker_uri).version == "2"
 
 
 def test_promotion_says_when_the_numbers_are_of_different_data(tracker_uri, small_model, tmp_path):
