@@ -47,6 +47,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from detections import WEAPONS
 from schemas import CARD_FILE, WEIGHTS_FILE, ModelCard
 from settings import (
     CompareCommand,
@@ -107,8 +108,42 @@ HISTORY = "champion_history."  # tags of the registered model, one per change of
 REGISTER_TRIES = 3
 PATIENCE_SECONDS = 120.0  # how long registering waits for a tracker that restarts
 
-# What a challenger must not be worse in, and whether more is better.
-GATE = {"val/map": True, "val/lookalike_alarm_rate": False, "val/weapon_as_lookalike_rate": False}
+WEAPON_BOXES, LOOKALIKE_BOXES = "val/weapon_boxes", "val/lookalike_boxes"  # tags of a version
+
+
+class Measure(NamedTuple):
+    """What a challenger must not be worse in.
+
+    Attributes:
+        more_is_better: else less is.
+        counted: the tag with the number of images or boxes that the value is a share of; "" if it is none.
+        per: the value is that many times the share.
+        required: a challenger in which it was not measured is refused.
+    """
+
+    more_is_better: bool
+    counted: str = ""
+    per: int = 1
+    required: bool = False
+
+    def write(self, value: float, low: float, high: float) -> str:
+        """Return a value and its interval, if that is known, in words."""
+        digits = 4 if self.per == 1 else 1
+        between = f" ({low:.{digits}f} to {high:.{digits}f})" if low < high else ""
+        return f"{value:.{digits}f}{between}"
+
+
+RECALL, FALSE_ALARMS = "val/alarm/image_recall", "val/alarm/false_alarms_per_1000"
+GATE = {
+    "val/map": Measure(more_is_better=True, required=True),
+    RECALL: Measure(more_is_better=True, counted="operating_point.weapon_images", required=True),
+    FALSE_ALARMS: Measure(
+        more_is_better=False, counted="operating_point.weapon_free_images", per=1000, required=True
+    ),
+    "val/lookalike_alarm_rate": Measure(more_is_better=False, counted=LOOKALIKE_BOXES),
+    "val/weapon_as_lookalike_rate": Measure(more_is_better=False, counted=WEAPON_BOXES),
+}
+MOST_FALSE_ALARMS = 500  # per 1,000: beyond, more weapon-free images raise an alarm than not
 
 ROOT = Path(__file__).parent
 # What the logged model needs to run by itself: every project file that pyfunc_model.py reaches.
@@ -158,6 +193,18 @@ class RegisteredVersion:
         except (KeyError, ValueError):
             return None
         return value if math.isfinite(value) else None
+
+    def measured_on_val(self, key: str) -> float | None:
+        """Return a value of GATE; of versions that lack the alarm's metrics, their operating point's."""
+        value = self.measured(key)
+        if value is not None or key not in (RECALL, FALSE_ALARMS) or not self.count(key):
+            return value
+        chosen_on_val = self.tags.get("operating_point.split") == "val"
+        return self.measured(f"operating_point.{key.rpartition('/')[2]}") if chosen_on_val else None
+
+    def count(self, key: str) -> int:
+        """Return how many images or boxes a value of GATE is a share of; 0 if that is not known."""
+        return max(0, int(self.measured(GATE[key].counted) or 0))
 
 
 # --- reading the registry ---------------------------------------------------------------------------
@@ -562,7 +609,7 @@ def _input_example() -> Any:
 def version_tags(folder: Path, card: ModelCard) -> dict[str, str]:
     """Return what a version carries in the registry: metrics, operating point, data, code, checksums."""
     tags = {key: f"{value:.6g}" for key, value in card.metrics.items()}
-    tags |= _point_tags(card)
+    tags |= {**_point_tags(card), **_count_tags(card)}
     tags |= {
         "architecture": card.network.architecture,
         "data_fingerprint": card.data_fingerprint,
@@ -579,6 +626,16 @@ def _point_tags(card: ModelCard) -> dict[str, str]:
         f"operating_point.{key}": f"{value:.6g}" if isinstance(value, float) else str(value)
         for key, value in point.items()
     }
+
+
+def _count_tags(card: ModelCard) -> dict[str, str]:
+    """Return how many boxes of the validation split the rates between weapon and look-alike are of."""
+    val = card.data.get("val")
+    boxes = val.get("boxes") if isinstance(val, dict) else None
+    if not isinstance(boxes, dict) or not all(isinstance(count, int) for count in boxes.values()):
+        return {}
+    weapons = sum(count for name, count in boxes.items() if name in WEAPONS)
+    return {WEAPON_BOXES: str(weapons), LOOKALIKE_BOXES: str(sum(boxes.values()) - weapons)}
 
 
 def import_folder(
@@ -693,7 +750,8 @@ def promote(
         The new champion, and what spoke against it and was overruled.
 
     Raises:
-        PromotionRefused: it is worse, or was not measured, and force is false or gives no reason.
+        PromotionRefused: it is worse, was not measured, alarms on nothing or falsely on most images, and
+            force is false or gives no reason.
     """
     challenger = find_version(name, version, CHALLENGER, tracking_uri=tracking_uri)
     try:
@@ -702,7 +760,7 @@ def promote(
         champion = None
     if champion and champion.version == challenger.version:
         raise RegistryError(f"Version {challenger.version} of {name} is the champion already.")
-    against = objections(challenger, champion) if champion else []
+    against = objections(challenger, champion)
     if against and not (force and why):
         raise PromotionRefused(
             f"Version {challenger.version} does not become champion: {'; '.join(against)}. Use --force with "
@@ -713,21 +771,96 @@ def promote(
     return find_version(name, tracking_uri=tracking_uri), against
 
 
-def objections(challenger: RegisteredVersion, champion: RegisteredVersion) -> list[str]:
-    """Return in what the challenger is worse than the champion, as sentences without a full stop."""
+class Setback(NamedTuple):
+    """A value of GATE in which a challenger is worse than the champion.
+
+    Attributes:
+        sentence: without a full stop.
+        told_apart: the difference is larger than chance makes it.
+    """
+
+    sentence: str
+    told_apart: bool
+
+
+def objections(challenger: RegisteredVersion, champion: RegisteredVersion | None) -> list[str]:
+    """Return what speaks against the challenger, as sentences without a full stop.
+
+    Where it is worse than the champion by no more than chance makes it, nothing is said: see not_told_apart.
+    """
     against = []
-    for key, more_is_better in GATE.items():
-        new, old = challenger.measured(key), champion.measured(key)
-        if new is None and (old is not None or key == next(iter(GATE))):
+    for key, measure in GATE.items():
+        new = challenger.measured_on_val(key)
+        old = champion.measured_on_val(key) if champion else None
+        if new is None and (old is not None or measure.required):
             against.append(f"{key} of version {challenger.version} was not measured")
-        elif new is not None and old is not None and (new < old if more_is_better else new > old):
-            against.append(f"its {key} is {new:.4f}, the champion's (version {champion.version}) {old:.4f}")
-    if against and not same_data(challenger, champion):
+        elif new == 0 and key == RECALL:
+            against.append(f"it raises an alarm on no weapon image at all ({key} is 0)")
+        elif new is not None and key == FALSE_ALARMS and new > MOST_FALSE_ALARMS:
+            against.append(f"it raises a false alarm on {new:.0f} of 1,000 weapon-free images")
+    worse = setbacks(challenger, champion) if champion else []
+    against += [each.sentence for each in worse if each.told_apart]
+    if against and champion and not same_data(challenger, champion):
         against.append(
             "the two were measured on different data (see data_fingerprint in `python registry.py show`), so "
             "score both on one split with evaluate.py before you decide"
         )
     return against
+
+
+def not_told_apart(challenger: RegisteredVersion, champion: RegisteredVersion) -> list[str]:
+    """Return in what the challenger is worse by no more than chance makes it, in sentences like those."""
+    return [each.sentence for each in setbacks(challenger, champion) if not each.told_apart]
+
+
+def setbacks(challenger: RegisteredVersion, champion: RegisteredVersion) -> list[Setback]:
+    """Return every value of GATE in which the challenger is worse than the champion.
+
+    Source:
+        Newcombe, Interval estimation for the difference between independent proportions, Statistics in
+        Medicine 17 (1998), method 10: told apart if the interval of the difference leaves out zero.
+    """
+    found = []
+    for key, measure in GATE.items():
+        new, old = challenger.measured_on_val(key), champion.measured_on_val(key)
+        if new is None or old is None or new == old or (new > old) == measure.more_is_better:
+            continue
+        (new_low, new_high), (old_low, old_high) = (interval(each, key) for each in (challenger, champion))
+        chance = math.hypot(
+            *((new_high - new, old - old_low) if new < old else (new - new_low, old_high - old))
+        )
+        its, champions = measure.write(new, new_low, new_high), measure.write(old, old_low, old_high)
+        sentence = f"its {key} is {its}, the champion's (version {champion.version}) {champions}"
+        found.append(Setback(sentence, told_apart=abs(new - old) > chance))
+    return found
+
+
+def interval(found: RegisteredVersion, key: str) -> tuple[float, float]:
+    """Return the 95 % interval of a value of GATE: the measured one, else that of a share of so many.
+
+    Returns:
+        Low and high with the value between them; twice the value where nothing tells how sure it is.
+    """
+    value, count, per = found.measured_on_val(key), found.count(key), GATE[key].per
+    assert value is not None
+    low, high = found.measured(f"{key}/low"), found.measured(f"{key}/high")
+    if (low is None or high is None or low == high) and count:
+        low, high = (per * bound for bound in wilson(value / per, count))
+    if low is None or high is None:
+        return value, value
+    return min(low, value), max(high, value)
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of count.
+
+    Source:
+        Wilson, Probable inference, Journal of the American Statistical Association 22 (1927).
+    """
+    z2, share = 1.959964**2 / count, min(max(share, 0.0), 1.0)
+    middle = (share + z2 / 2) / (1 + z2)
+    half = math.sqrt(z2 * (share * (1 - share) + z2 / 4)) / (1 + z2)
+    return middle - half, middle + half
 
 
 def same_data(one: RegisteredVersion, other: RegisteredVersion) -> bool:
@@ -1128,7 +1261,12 @@ def _promote(command: PromoteCommand, name: str, tracking_uri: str, console: Con
     for objection in overruled:
         console.print(f"Overruled: {objection}.")
     before = now.tags.get("promoted.before")
-    if overruled or not before or same_data(now, find_version(name, before, tracking_uri=tracking_uri)):
+    if not before:
+        return
+    champion = find_version(name, before, tracking_uri=tracking_uri)
+    for sentence in not_told_apart(now, champion):
+        console.print(f"Not told apart: {sentence}.")
+    if overruled or same_data(now, champion):
         return
     console.print(
         f"Note: versions {now.version} and {before} were measured on different data, so that their numbers "

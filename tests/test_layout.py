@@ -34,7 +34,7 @@ ALLOWED = {
     # middle
     "detector": {"detections", "imaging", "schemas"},
     "transforms": {"dataset", "detector", "imaging"},
-    "registry": {"schemas", "settings", "tracker"},
+    "registry": {"detections", "schemas", "settings", "tracker"},
     "pyfunc_model": {"detections", "detector", "imaging", "schemas"},
     "engine": {"dataset", "detections", "detector", "imaging", "metrics", "processes", "transforms"},
     "serving": {"detections", "detector", "imaging", "registry", "schemas", "settings"},

@@ -466,31 +466,131 @@ def test_tracker_that_does_not_know_the_name_it_is_called_by_is_named(tracker_ur
 # --- promote and roll back --------------------------------------------------------------------------
 
 
+SOUND = {"val__map": 0.5, "val__alarm__image_recall": 0.9, "val__alarm__false_alarms_per_1000": 40.0}
+
+
 @pytest.mark.parametrize(("challenger", "champion", "against"), [
-    ({"val__map": 0.6}, {"val__map": 0.5}, []),  # better
-    ({"val__map": 0.5}, {"val__map": 0.5}, []),  # as good
-    ({"val__map": 0.4}, {"val__map": 0.5}, ["its val/map is 0.4000, the champion's (version 1) 0.5000"]),
-    ({}, {"val__map": 0.5}, ["val/map of version 2 was not measured"]),
-    ({"val__map": "nan"}, {"val__map": 0.5}, ["val/map of version 2 was not measured"]),
-    ({"val__map": 0.1}, {}, []),  # nothing known of the champion: anything measured is better
+    ({"val__map": 0.6}, {}, []),  # better
+    ({}, {}, []),  # as good
+    ({"val__map": 0.4}, {}, ["its val/map is 0.4000, the champion's (version 1) 0.5000"]),
+    ({"val__map": None}, {}, ["val/map of version 2 was not measured"]),
+    ({"val__map": "nan"}, {}, ["val/map of version 2 was not measured"]),
+    ({"val__map": 0.1}, {"val__map": None}, []),  # not known of the champion: anything measured is better
     (
-        {"val__map": 0.6, "val__lookalike_alarm_rate": 0.2},
-        {"val__map": 0.5, "val__lookalike_alarm_rate": 0.1},
+        {"val__lookalike_alarm_rate": 0.2},
+        {"val__lookalike_alarm_rate": 0.1},
         ["its val/lookalike_alarm_rate is 0.2000, the champion's (version 1) 0.1000"],
     ),
+    ({"val__lookalike_alarm_rate": 0.1}, {"val__lookalike_alarm_rate": 0.2}, []),
+    ({}, {"val__lookalike_alarm_rate": 0.2}, ["val/lookalike_alarm_rate of version 2 was not measured"]),
     (
-        {"val__map": 0.6, "val__lookalike_alarm_rate": 0.1},
-        {"val__map": 0.5, "val__lookalike_alarm_rate": 0.2},
-        [],
+        {"val__alarm__false_alarms_per_1000": 41.0},
+        {},
+        ["its val/alarm/false_alarms_per_1000 is 41.0, the champion's (version 1) 40.0"],
     ),
 ])  # fmt: skip
 def test_gate(challenger, champion, against):
-    assert registry.objections(version("2", **challenger), version("1", **champion)) == against
+    one, other = version("2", **SOUND | challenger), version("1", **SOUND | champion)
+    assert registry.objections(one, other) == against
+
+
+def measured(number: str, map_: float, recall: float, false_alarms: float, **tags: object):
+    """A version measured on 529 images with a weapon and 195 without."""
+    alarm = {"val__alarm__image_recall": recall, "val__alarm__false_alarms_per_1000": false_alarms}
+    counts = {"operating_point.weapon_images": 529, "operating_point.weapon_free_images": 195}
+    return version(number, val__map=map_, **alarm, **counts, **tags)
+
+
+def test_gate_refuses_fewer_alarms_for_a_better_map():
+    champion, challenger = measured("1", 0.549, 0.938, 41.0), measured("2", 0.554, 0.888, 41.0)
+    # 0.938 - 0.888 = 0.050; the 95 % interval of the difference is 0.050 +- hypot(0.0241, 0.0239) = 0.034
+    assert registry.objections(challenger, champion) == [
+        "its val/alarm/image_recall is 0.8880 (0.8583 to 0.9121), the champion's (version 1) 0.9380 "
+        "(0.9141 to 0.9556)"
+    ]
+    assert registry.not_told_apart(challenger, champion) == []
+
+
+def test_differences_within_the_interval_are_named_and_refuse_nothing():
+    champion = measured("1", 0.549, 0.938, 41.0, val__map__low=0.51, val__map__high=0.59)
+    challenger = measured("2", 0.530, 0.930, 46.2, val__map__low=0.49, val__map__high=0.57)
+    assert registry.objections(challenger, champion) == []
+    in_map, in_recall, in_false_alarms = registry.not_told_apart(challenger, champion)
+    assert in_map == (
+        "its val/map is 0.5300 (0.4900 to 0.5700), the champion's (version 1) 0.5490 (0.5100 to 0.5900)"
+    )
+    assert in_recall.startswith("its val/alarm/image_recall is 0.9300 (")
+    assert in_false_alarms.startswith("its val/alarm/false_alarms_per_1000 is 46.2 (")
+    # 0.549 - 0.49 = 0.059 is more than hypot(0.04, 0.039) = 0.0559
+    worse = measured("3", 0.490, 0.938, 41.0, val__map__low=0.45, val__map__high=0.53)
+    assert [text[:27] for text in registry.objections(worse, champion)] == ["its val/map is 0.4900 (0.45"]
+
+
+@pytest.mark.parametrize(
+    "champion", [None, measured("1", 0.549, 0.0, 900.0), measured("1", 0.549, 0.938, 41.0)]
+)
+@pytest.mark.parametrize(("challenger", "sentences"), [
+    (
+        measured("2", 0.56, 0.0, 900.0),
+        [
+            "it raises an alarm on no weapon image at all (val/alarm/image_recall is 0)",
+            "it raises a false alarm on 900 of 1,000 weapon-free images",
+        ],
+    ),
+    (
+        version("2", val__map=0.6),
+        [
+            "val/alarm/image_recall of version 2 was not measured",
+            "val/alarm/false_alarms_per_1000 of version 2 was not measured",
+        ],
+    ),
+])  # fmt: skip
+def test_a_useless_alarm_is_refused_whatever_the_champion_does(challenger, sentences, champion):
+    assert registry.objections(challenger, champion)[:2] == sentences
+
+
+def test_version_without_the_alarms_metrics_is_judged_by_its_operating_point():
+    old = {"image_recall": 0.938, "false_alarms_per_1000": 41.0, "weapon_images": 529, "split": "val"}
+    tags = {f"operating_point.{key}": value for key, value in old.items()}
+    tags["operating_point.weapon_free_images"] = 195
+    champion = version("1", val__map=0.5, **tags)
+    assert registry.objections(champion, None) == []
+    (said,) = registry.objections(measured("2", 0.5, 0.888, 41.0), champion)
+    assert said.startswith("its val/alarm/image_recall is 0.8880")
+    unmeasured = replace(champion, tags={**champion.tags, "operating_point.weapon_images": "0"})
+    assert registry.objections(unmeasured, None) == ["val/alarm/image_recall of version 1 was not measured"]
+
+
+def test_rates_between_weapon_and_lookalike_have_the_interval_of_their_boxes(small_model, tmp_path):
+    folder = model_folder(small_model, tmp_path / "a", val__lookalike_alarm_rate=0.1)
+    boxes = {"pistol": 300, "knife": 200, "billete": 60, "monedero": 40}
+    card = detector.read_card(folder).model_copy(update={"data": {"val": {"boxes": boxes}}})
+    found = replace(version("1"), tags=registry.version_tags(folder, card))
+    assert (found.count("val/lookalike_alarm_rate"), found.count("val/weapon_as_lookalike_rate")) == (
+        100,
+        500,
+    )
+    # Wilson for 10 of 100, as in every textbook: 0.0552 to 0.1744
+    assert registry.interval(found, "val/lookalike_alarm_rate") == pytest.approx((0.0552, 0.1744), abs=5e-5)
+    for odd in ({}, {"val": None}, {"val": {"boxes": [1]}}, {"val": {"boxes": {"pistol": "many"}}}):
+        tags = registry.version_tags(folder, card.model_copy(update={"data": odd}))
+        assert replace(version("1"), tags=tags).count("val/lookalike_alarm_rate") == 0
+
+
+def test_interval_drawn_from_the_images_wins_over_that_of_the_count():
+    found = measured(
+        "1", 0.5, 0.9, 40.0, val__alarm__image_recall__low=0.8, val__alarm__image_recall__high=0.95
+    )
+    assert registry.interval(found, registry.RECALL) == (0.8, 0.95)
+    # every image drawn was found, which says nothing of how sure that is: 529 of 529
+    certain = {"val__alarm__image_recall__low": 1.0, "val__alarm__image_recall__high": 1.0}
+    low, high = registry.interval(measured("1", 0.5, 1.0, 40.0, **certain), registry.RECALL)
+    assert (low, high) == pytest.approx((0.9928, 1.0), abs=5e-5)
 
 
 def test_gate_says_when_the_two_were_measured_on_different_data():
-    worse = version("2", val__map=0.4, data_fingerprint="a")
-    against = registry.objections(worse, version("1", val__map=0.5, data_fingerprint="b"))
+    worse = version("2", **SOUND | {"val__map": 0.4, "data_fingerprint": "a"})
+    against = registry.objections(worse, version("1", **SOUND, data_fingerprint="b"))
     assert len(against) == 2
     assert "measured on different data" in against[1]
 
@@ -531,6 +631,27 @@ def test_promotion_is_guarded_recorded_and_undone(tracker_uri, small_model, tmp_
         "",
         "",
     )
+
+
+def test_alarm_that_catches_nothing_is_not_promoted_even_where_there_is_no_champion(
+    tracker_uri, small_model, tmp_path
+):
+    import_model(small_model, tmp_path / "a", "deaf", tracker_uri, val__map=0.5, val__alarm__image_recall=0.0)
+    MlflowClient(tracker_uri).delete_registered_model_alias("deaf", "champion")
+    with pytest.raises(registry.PromotionRefused, match="it raises an alarm on no weapon image at all"):
+        registry.promote("deaf", "1", tracking_uri=tracker_uri)
+    now, overruled = registry.promote("deaf", "1", tracking_uri=tracker_uri, why="a demo", force=True)
+    assert (now.aliases, len(overruled)) == (("champion",), 1)
+
+
+def test_promotion_names_what_is_not_told_apart(tracker_uri, small_model, tmp_path):
+    for name, recall in (("a", 0.8), ("b", 0.7)):  # of 10 weapon images
+        numbers = {"val__map": 0.5, "val__alarm__image_recall": recall}
+        import_model(small_model, tmp_path / name, "apart", tracker_uri, **numbers)
+    done = run_command(tracker_uri, "apart", "promote")
+    said = " ".join(done.stdout.split())
+    assert "Champion of apart is now version 2." in said
+    assert "Not told apart: its val/alarm/image_recall is 0.7000 (0.3968 to 0.8922), the champion's" in said
 
 
 def test_changes_recorded_by_earlier_versions_are_read_first(two, tracker_uri):
