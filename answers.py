@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,7 @@ def check_labels(query: PredictQuery, card: ModelCard) -> None:
 
 ALL = 1_000_000
 IMAGE_PROBLEMS = {imaging.NotAnImage: "not-an-image", imaging.ImageTooLarge: "image-too-large"}
+Decode = Callable[[bytes], imaging.Image]  # raises imaging.ImageError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +73,7 @@ class Look:
     """
 
     size_wh: tuple[int, int] = (0, 0)
+    notes: tuple[str, ...] = ()
     detections: Detections = field(default_factory=Detections.empty)
     picture: bytes = b""  # annotated, where asked for
     problem: ApiProblem | None = None
@@ -81,7 +83,7 @@ class Look:
 
 
 def look_at(
-    detector: AnyDetector, file: SentFile, query: PredictQuery, media_type: str, max_pixels: int
+    detector: AnyDetector, file: SentFile, query: PredictQuery, media_type: str, decode: Decode
 ) -> Look:
     """Decode one file, run the detector on it and, if a picture is wanted, draw. Runs in an inference thread.
 
@@ -90,7 +92,7 @@ def look_at(
     card = detector.card
     began = time.perf_counter()
     try:
-        image = imaging.decode_image(file.content, max_pixels=max_pixels)
+        image = decode(file.content)
         decoded = time.perf_counter()
         found = detector.detect(
             image, nms_iou=query.nms_iou, max_detections=_most(query, card), probabilities=query.probabilities
@@ -102,16 +104,21 @@ def look_at(
                 image, to_detections(choose(found, card, query), card), PICTURE_FORMATS[media_type]
             )
     except imaging.ImageError as error:
-        return Look(problem=ApiProblem(IMAGE_PROBLEMS.get(type(error), "bad-image"), as_sentence(error)))
+        return Look(problem=ApiProblem(_problem_name(error), as_sentence(error)))
     ended = time.perf_counter()
     return Look(
         size_wh=(image.shape[1], image.shape[0]),
+        notes=imaging.notes_on(image),
         detections=found,
         picture=picture,
         decode_ms=(decoded - began) * 1000,
         inference_ms=(detected - decoded) * 1000,
         encode_ms=(ended - detected) * 1000,
     )
+
+
+def _problem_name(error: imaging.ImageError) -> str:
+    return next((name for kind, name in IMAGE_PROBLEMS.items() if isinstance(error, kind)), "bad-image")
 
 
 def _most(query: PredictQuery, card: ModelCard) -> int:
@@ -148,7 +155,9 @@ def to_result(
     width, height = look.size_wh
     weapons = look.detections.of([card.class_names.index(name) for name in WEAPONS])
     times = {"decode": look.decode_ms, "queue": ran.queue_ms, "inference": look.inference_ms}
+    notes: dict[str, Any] = {"notes": list(look.notes)} if look.notes else {}
     return ImageResult(
+        **notes,
         file=file.name,
         image_size=ImageSize(width=width, height=height),
         alarm=len(weapons.above(alarm_threshold(card))) > 0,

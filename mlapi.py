@@ -52,6 +52,7 @@ from answers import (
     score_threshold,
     to_result,
 )
+from decoding import DecoderMissing, Decoders
 from detections import WEAPONS, Detections
 from devices import NoSuchDevice, choose_device
 from gate import (
@@ -222,6 +223,7 @@ class Service:
 
     settings: ApiSettings
     queue: InferenceQueue
+    decoders: Decoders
     host: ModelHost
     metrics: ApiMetrics
     keys: KeyRing
@@ -233,6 +235,8 @@ def make_service(settings: ApiSettings, source: ModelSource) -> Service:
     """Build the queue, sized to the cores granted, and what watches the model."""
     set_up = partial(torch.set_num_threads, granted_cores())  # each thread has its own number
     queue = InferenceQueue(settings.api_workers, settings.api_queue_size, set_up)
+    seconds = min(settings.api_decode_seconds, settings.api_deadline_seconds)
+    decoders = Decoders(settings.api_workers, settings.api_max_pixels, seconds)
     metrics = ApiMetrics()
     host = ModelHost(source, queue.run_aside, settings.api_watch_seconds)
     host.on_swap = metrics.show_model
@@ -240,7 +244,7 @@ def make_service(settings: ApiSettings, source: ModelSource) -> Service:
     metrics.watch_trouble.set_function(lambda: host.trouble is not None)
     share = FairShare(settings.api_caller_requests, settings.api_caller_requests_per_minute)
     uploads = asyncio.Semaphore(settings.api_max_uploads)
-    return Service(settings, queue, host, metrics, KeyRing(settings.named_keys), share, uploads)
+    return Service(settings, queue, decoders, host, metrics, KeyRing(settings.named_keys), share, uploads)
 
 
 def make_source(settings: ApiSettings, load_detector: LoadDetector) -> ModelSource:
@@ -332,8 +336,20 @@ async def health() -> Health:
 @open_router.head("/ready", include_in_schema=False)
 @open_router.get("/ready", responses=problems("not-ready"))
 async def ready(service: ServiceDep) -> Readiness:
-    """Answer 200 once a model is loaded and warmed up, else 503 with the reason."""
-    return Readiness(model=service.host.served.name)
+    """Answer 200 once a model is loaded and warmed up, else 503 with the reason.
+
+    503 too while a worker has been at one picture for longer than a whole request may take.
+    """
+    busy = service.queue.busy_seconds
+    if busy > service.settings.api_deadline_seconds:
+        detail = f"A worker has been stuck with one picture for {busy:.0f} s."
+        raise ApiProblem("not-ready", detail, headers={"Retry-After": "5"})
+    served = service.host.served
+    if not service.decoders.ready:
+        raise ApiProblem(
+            "not-ready", "The decoding processes are being started.", headers={"Retry-After": "5"}
+        )
+    return Readiness(model=served.name)
 
 
 @router.get("/metrics", include_in_schema=False)
@@ -427,7 +443,7 @@ async def _look_in_time(
                 detail = f"Expected one file for an answer in {media_type}, got {len(files)}. Ask for {JSON}."
                 raise ApiProblem("not-acceptable", detail)
             work = [
-                partial(look_at, served.detector, file, query, media_type, settings.api_max_pixels)
+                partial(look_at, served.detector, file, query, media_type, service.decoders.decode)
                 for file in files
             ]
             return files, await _run(request, service.queue, work)
@@ -537,12 +553,23 @@ def create_app(
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Load and follow the model beside the requests; at the end, finish what was accepted."""
     service: Service = app.state.service
+    starting = asyncio.create_task(_start_decoders(service.decoders))
     watching = asyncio.create_task(service.host.watch())
     yield
     watching.cancel()
     with suppress(asyncio.CancelledError):
         await watching
-    service.queue.close()
+    await starting
+    if not service.queue.close(service.settings.api_deadline_seconds):
+        log.error("a worker is stuck and is left behind")
+    service.decoders.close()
+
+
+async def _start_decoders(decoders: Decoders) -> None:
+    try:
+        await asyncio.to_thread(decoders.start)
+    except (DecoderMissing, OSError) as error:
+        log.error(f"no photo can be decoded: {error}")
 
 
 def _translate_errors(app: FastAPI, *, keyed: bool) -> None:

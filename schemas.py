@@ -215,12 +215,19 @@ class Problem(_Answer):
 
 
 class ImageResult(_Answer):
-    """The answer for one file: detections, or error in their place."""
+    """The answer for one file: detections, or error in their place.
+
+    notes, where there are any, say why "nothing found" means little: "too-dark", nothing could be seen in
+    the picture; "blank", it has one colour throughout. More may come.
+    """
 
     file: str
     image_size: ImageSize | None = None
     alarm: bool | None = Field(None, description="a pistol or knife reaches the model's operating point")
     detections: list[Detection] | None = None
+    notes: list[str] | None = Field(
+        None, description="what makes the picture hard to judge: too-dark, blank; absent where nothing does"
+    )
     time_ms: TimeMs | None = None
     error: Problem | None = None
 

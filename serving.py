@@ -13,13 +13,16 @@ import asyncio
 import logging
 import math
 import os
+import queue
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 from urllib.parse import quote
@@ -131,12 +134,37 @@ class InferenceQueue:
         self._places = workers + max_waiting
         self._taken = 0
         self._usual_seconds = 0.5  # a running mean; the start is a guess that the first answers correct
-        self._executor = ThreadPoolExecutor(workers, "inference", initializer=set_up)
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._begun: dict[int, float] = {}  # thread -> when it began what it is at
+        # The interpreter does not wait for daemons: a thread that is stuck keeps no process from ending.
+        self._threads = [
+            threading.Thread(target=self._run, args=(set_up,), name=f"inference_{i}", daemon=True)
+            for i in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, set_up: Callable[[], None]) -> None:
+        set_up()
+        me = threading.get_ident()
+        while (work := self._work.get()) is not None:
+            self._begun[me] = time.monotonic()
+            try:
+                work()
+            finally:
+                del self._begun[me]
+            del work  # it holds a picture's bytes
 
     @property
     def waiting(self) -> int:
         """Pieces of work that nobody has begun."""
         return max(0, self._taken - self.workers)
+
+    @property
+    def busy_seconds(self) -> float:
+        """For how long the piece of work that was begun first has been running; 0 where none runs."""
+        begun = list(self._begun.values())
+        return time.monotonic() - min(begun) if begun else 0.0
 
     def check_room(self, wanted: int = 1, *, full: bool = False) -> None:
         """Raise QueueFull unless that many places are free, or if the caller knows that it is full."""
@@ -162,16 +190,10 @@ class InferenceQueue:
 
     def _submit(self, piece: Callable[[], T], *, places: int) -> asyncio.Future[Ran[T]]:
         loop = asyncio.get_running_loop()
-        submitted = time.perf_counter()
-
-        def timed() -> Ran[T]:
-            began = time.perf_counter()
-            value = piece()
-            return Ran(value, (began - submitted) * 1000, (time.perf_counter() - began) * 1000)
-
-        self._taken += places
-        future = self._executor.submit(timed)
+        future: Future[Ran[T]] = Future()
         future.add_done_callback(lambda done: loop.call_soon_threadsafe(self._release, done, places))
+        self._taken += places
+        self._work.put(partial(_carry_out, future, piece, time.perf_counter()))
         return asyncio.wrap_future(future)
 
     def _release(self, done: Future[Ran[T]], places: int) -> None:
@@ -179,9 +201,27 @@ class InferenceQueue:
         if places and not done.cancelled() and done.exception() is None:
             self._usual_seconds += 0.2 * (done.result().run_ms / 1000 - self._usual_seconds)
 
-    def close(self) -> None:
-        """Finish what was accepted and end the threads."""
-        self._executor.shutdown(wait=True)
+    def close(self, seconds: float = 30) -> bool:
+        """Finish what was accepted and end the threads; True if they did within that time."""
+        end = time.monotonic() + seconds
+        for _ in self._threads:
+            self._work.put(None)
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+
+def _carry_out(future: Future[Ran[T]], piece: Callable[[], T], submitted: float) -> None:
+    """Run a piece of work and hand its value or its error to the future; not if that was cancelled."""
+    if not future.set_running_or_notify_cancel():
+        return
+    began = time.perf_counter()
+    try:
+        value = piece()
+    except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
+        future.set_exception(error)
+        return
+    future.set_result(Ran(value, (began - submitted) * 1000, (time.perf_counter() - began) * 1000))
 
 
 # --- the model --------------------------------------------------------------------------------------

@@ -210,6 +210,11 @@ class ApiSettings(TrackerSettings):
     api_queue_size: int = Field(16, ge=0, description="pictures that may wait; beyond that the answer is 503")
     api_max_uploads: int = Field(32, ge=1, description="requests whose bodies may be in memory at once")
     api_deadline_seconds: float = Field(30, gt=0, description="time for one request, upload included")
+    api_decode_seconds: float = Field(
+        10,
+        gt=0,
+        description="time to unpack one picture; after that its decoder is ended, and the answer is 413",
+    )
     api_workers: int = Field(
         1, ge=1, description="pictures decoded side by side; the network takes one at a time, on all cores"
     )

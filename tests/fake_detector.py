@@ -93,8 +93,11 @@ def api_settings(**changes) -> ApiSettings:
 
 
 def png(size_wh=(40, 30), colour=(200, 30, 30)) -> bytes:
+    """Return a picture of one colour, with a strip of another below: else it would be noted as blank."""
     stream = io.BytesIO()
-    PillowImage.new("RGB", size_wh, colour).save(stream, "PNG")
+    picture = PillowImage.new("RGB", size_wh, colour)
+    picture.paste(tuple(255 - value for value in colour), (0, size_wh[1] * 9 // 10, *size_wh))
+    picture.save(stream, "PNG")
     return stream.getvalue()
 
 

@@ -18,7 +18,10 @@ ALLOWED = {
     "devices": set(),
     "processes": set(),
     "gate": {"schemas"},
-    "imaging": {"detections"},
+    "containers": set(),
+    "icc": set(),
+    "imaging": {"containers", "icc"},
+    "decoding": {"imaging"},
     "video": {"imaging"},
     "feedback": {"imaging"},
     "metrics": {"detections", "schemas"},
@@ -56,7 +59,8 @@ ALLOWED = {
         "schemas", "settings", "texts", "tracker", "transforms",
     },
     "mlapi": {
-        "answers", "detections", "detector", "devices", "gate", "imaging", "registry", "schemas", "serving",
+        "answers", "decoding", "detections", "detector", "devices", "gate", "imaging", "registry", "schemas",
+        "serving",
         "settings", "threads",
     },
     "web": {"client", "page", "page_model", "page_photos", "page_video", "settings", "texts"},
@@ -99,8 +103,8 @@ def test_programs_are_never_imported(module):
     assert not imports(module) & PROGRAMS
 
 
-@pytest.mark.parametrize("module", ["web", "client"])
-def test_page_and_client_need_no_deep_learning_library(module):
+@pytest.mark.parametrize("module", ["web", "client", "decoding"])
+def test_page_client_and_decoders_need_no_deep_learning_library(module):
     assert not reachable(module) & HEAVY
 
 

@@ -110,6 +110,8 @@ def test_running_work_keeps_its_place_when_nobody_waits_for_it_any_more():
         gate = threading.Event()
         queue = InferenceQueue(1, 0)
         [running] = queue.submit([gate.wait])
+        while not queue.busy_seconds:
+            await asyncio.sleep(0.01)
         running.cancel()
         await asyncio.sleep(0.05)
         with pytest.raises(QueueFull):
