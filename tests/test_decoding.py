@@ -272,6 +272,17 @@ def test_a_stuck_worker_keeps_no_process_from_ending():
     assert done.stdout.strip() == b"False"
 
 
+@pytest.mark.parametrize(
+    ("content", "notes"),
+    [(PHOTO, None), (encode(photo().point(lambda value: value // 16)), ["too-dark"])],
+    ids=["photo", "dark"],
+)
+def test_the_answer_says_where_nothing_could_be_seen(content, notes):
+    detector = FakeDetector()
+    with live_server(mlapi.create_app(api_settings(), load_detector=lambda _: detector)) as (client, _):
+        assert send(client, content).json()["results"][0].get("notes") == notes
+
+
 @pytest.mark.slow
 def test_three_hundred_requests_with_faults_among_them_leave_nothing(monkeypatch):
     app, _ = serve_faulty(monkeypatch, api_workers=2, api_decode_seconds=1, api_deadline_seconds=120)

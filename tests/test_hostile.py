@@ -1,6 +1,5 @@
 """Files and requests made to do harm: a refusal or an answer, never a 500 or a crash, nothing left behind."""
 
-import io
 import os
 import signal
 import socket
@@ -17,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from picture_files import announce, chunk, encode, icc_profile, photo, png, tiff, tiled_tiff
 from PIL import Image as PillowImage
 from PIL import PngImagePlugin
 
@@ -32,35 +32,20 @@ MAX_PIXELS = 4_000_000  # of the server below: small, so that pictures at the li
 # --- a corpus ---------------------------------------------------------------------------------------
 
 
-def encode(array_or_picture, image_format: str, **options) -> bytes:
-    picture = array_or_picture
-    if isinstance(picture, np.ndarray):
-        picture = PillowImage.fromarray(picture)
-    stream = io.BytesIO()
-    picture.save(stream, image_format, **options)
-    return stream.getvalue()
+def _larger_canvas(webp: bytes) -> bytes:
+    at = webp.index(b"VP8X") + 12
+    return webp[:at] + (1_999).to_bytes(3, "little") * 2 + webp[at + 6 :]
 
 
-def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+def _scans(progressive: bytes) -> bytes:
+    """Repeat a JPEG's last scan until it has as many as are allowed."""
+    last, count = progressive.rindex(b"\xff\xda"), progressive.count(b"\xff\xda")
+    return progressive[:-2] + progressive[last:-2] * (100 - count) + progressive[-2:]
 
 
-def png(width: int, height: int, *chunks: bytes, data: bytes = bytes(100), colour: int = 2) -> bytes:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0))
-    body = b"".join(chunks) + chunk(b"IDAT", zlib.compress(data, 9))
-    return b"\x89PNG\r\n\x1a\n" + header + body + chunk(b"IEND", b"")
-
-
-def tiff(*entries: tuple[int, int, int, int], next_ifd: int = 0) -> bytes:
-    """Return a little-endian TIFF whose one directory has these (tag, type, count, value) entries."""
-    packed = b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    return (
-        b"II*\0"
-        + struct.pack("<I", 8)
-        + struct.pack("<H", len(entries))
-        + packed
-        + struct.pack("<I", next_ifd)
-    )
+def _packed_bmp(width: int, height: int, data: bytes) -> bytes:
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(data), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + 1024 + len(data), 0, 0, 54 + 1024) + head + bytes(1024) + data
 
 
 def corpus() -> dict[str, bytes]:
@@ -127,6 +112,39 @@ def corpus() -> dict[str, bytes]:
         "TIFF of no width": tiff((256, 4, 1, 0), (257, 4, 1, 9), (262, 3, 1, 1)),
         "TIFF of not-a-number": encode(np.full((9, 9), np.nan, np.float32), "TIFF"),
         "TIFF of infinity": encode(np.full((9, 9), np.inf, np.float32), "TIFF"),
+        "TIFF of 16 x 16 pixels in a tile of 700 million": tiled_tiff((16, 16), (26_752, 26_736)),
+        "TIFF of 3 megapixels in 8 tiles of 700 million": tiled_tiff((214_016, 16), (26_752, 26_736)),
+        "TIFF of many tiles that are 1,000 times the picture": tiled_tiff((64_000, 16), (64, 16_000)),
+        "TIFF of a tile without height": tiled_tiff((16, 16), (16, 16)).replace(
+            struct.pack("<HHII", 323, 4, 1, 16), struct.pack("<HHII", 323, 4, 1, 0)
+        ),
+        "TIFF that says two tile sizes": tiled_tiff(
+            (16, 16), (9_000, 9_000), (322, 4, 1, 16), (323, 4, 1, 16)
+        ),
+        "TIFF of one strip longer than the picture": encode(ramp, "TIFF", compression="tiff_deflate").replace(
+            struct.pack("<HHI", 278, 4, 1), struct.pack("<HHI", 278, 4, 1)[:-1] + b"\x7f"
+        ),
+        "TIFF whose thumbnail leads to nothing": encode(ramp, "TIFF", tiffinfo={254: 1, 330: (1, 2, 3)}),
+        "AVIF of 16 megapixels that says 64 x 64": announce(
+            encode(PillowImage.new("RGB", (5_000, 4_000)), "AVIF", speed=10), 64, 64
+        ),
+        "AVIF of 64 x 64 that says 4 gigapixels": announce(good["AVIF"], 65_535, 65_535),
+        "WebP canvas larger than its picture": _larger_canvas(encode(ramp, "WEBP", icc_profile=bytes(200))),
+        "JPEG that says more lines than it has": jpeg[: frame + 5] + b"\x04\x00\x04\x00" + jpeg[frame + 9 :],
+        "JPEG of 100 scans at the limit": _scans(
+            encode(PillowImage.new("L", (2_000, 2_000)), "JPEG", progressive=True)
+        ),
+        "JPEG with 15 MB of film behind it": jpeg + np.random.default_rng(0).bytes(15 * MEGABYTE),
+        "JPEG with 3,000 scans behind its end": jpeg + progressive[scan:-2] * 3000,
+        "JPEG without its end marker": jpeg[:-2],
+        "JPEG of a quarter, with an end marker": jpeg[: len(jpeg) // 2] + b"\xff\xd9",
+        "progressive JPEG in part, with an end marker": progressive[: len(progressive) * 3 // 4] + jpeg[-2:],
+        "PNG of a quarter of its rows": png(60, 60, data=(b"\0" + bytes([9]) * 180) * 15),
+        "BMP of packed jumps": _packed_bmp(60_000, 60, b"\0\2\xff\xff" * 5_000),
+        "photo with a damaged profile": encode(
+            ramp, "JPEG", icc_profile=icc_profile(((0, 0, 0),) * 3, 2.2)[:200] + bytes(range(256)) * 200
+        ),
+        "DNG": encode(photo(60), "TIFF", tiffinfo={254: 1, 50706: (1, 4, 0, 0)}),
         "one pixel": png(1, 1, data=bytes(4)),
         "one very long line": encode(np.zeros((1, 65_000, 3), np.uint8), "JPEG"),
         "one very tall line": encode(np.zeros((65_000, 1, 3), np.uint8), "JPEG"),
@@ -215,6 +233,19 @@ def test_a_hostile_file_is_answered_or_refused(server, name):
         ("one pixel", 200),
         ("one very long line", 200),
         ("JPEG cut at 60%", 415),
+        ("TIFF of 16 x 16 pixels in a tile of 700 million", 413),
+        ("TIFF of 3 megapixels in 8 tiles of 700 million", 413),
+        ("TIFF of many tiles that are 1,000 times the picture", 413),
+        ("TIFF that says two tile sizes", 415),
+        ("AVIF of 16 megapixels that says 64 x 64", 413),
+        ("JPEG with 15 MB of film behind it", 200),
+        ("JPEG with 3,000 scans behind its end", 200),
+        ("JPEG without its end marker", 200),
+        ("JPEG of a quarter, with an end marker", 415),
+        ("progressive JPEG in part, with an end marker", 415),
+        ("PNG of a quarter of its rows", 415),
+        ("photo with a damaged profile", 200),
+        ("DNG", 415),
         ("PNG cut at 60%", 415),
     ],
 )
