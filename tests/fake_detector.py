@@ -4,7 +4,6 @@ import contextlib
 import io
 import socket
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import uvicorn
+from conftest import LONGEST_S, wait_until
 from PIL import Image as PillowImage
 
 from detections import CLASS_NAMES, Detections
@@ -60,11 +60,20 @@ class FakeDetector:
 
     def detect(self, image, *, nms_iou=None, max_detections=None, probabilities=False) -> Detections:
         self.calls.append({"shape": image.shape, "nms_iou": nms_iou, "max_detections": max_detections})
-        assert self.gate.wait(20), "the test never let the detector go"
+        assert self.gate.wait(LONGEST_S), "the test never let the detector go"
         if self.error is not None:
             raise self.error
         kept = self.detections.take(slice(max_detections))
         return Detections(kept.boxes, kept.scores, kept.labels, kept.probabilities if probabilities else None)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep detect waiting until the block ends or the gate is set."""
+        self.gate.clear()
+        try:
+            yield
+        finally:
+            self.gate.set()
 
     @property
     def seen(self) -> list[tuple[int, ...]]:
@@ -101,13 +110,6 @@ def png(size_wh=(40, 30), colour=(200, 30, 30)) -> bytes:
     return stream.getvalue()
 
 
-def wait_until(condition, seconds: float = 15.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
-
-
 class _QuietServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -124,13 +126,19 @@ def live_server(
     server = _QuietServer(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
-    with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=20) as client:
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+    def started() -> bool:
+        assert thread.is_alive(), "the server ended before it served"
+        return server.started
+
+    with httpx.Client(base_url=address, timeout=LONGEST_S) as client:
         try:
-            wait_until(lambda: server.started)
+            wait_until(started)
             if until_ready:
                 wait_until(lambda: client.get("/ready").status_code == 200)
             yield client, server
         finally:
             server.should_exit = True
-            thread.join(20)
+            thread.join(LONGEST_S)
             assert not thread.is_alive(), "the server did not stop"

@@ -9,12 +9,8 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,6 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from conftest import LONGEST_S, answers, free_port, running
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -30,13 +27,11 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.conftest import free_port
 from tests.fake_api import FakeApi, detection
 
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[1]
-WAIT_S = 60
 CHROMIUM_FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
@@ -61,33 +56,10 @@ def page_url(api, tmp_path_factory) -> Iterator[str]:
         sys.executable, "-m", "streamlit", "run", "web.py", "--server.port", str(port),
         "--server.address", "127.0.0.1", "--server.fileWatcherType", "none",
     ]  # fmt: skip
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "API_URL": api.url}, stdout=stream, stderr=stream
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_for(lambda: answers(f"{url}/_stcore/health"))
+    url = f"http://127.0.0.1:{port}"
+    with running(command, log, ready=lambda: answers(f"{url}/_stcore/health"), cwd=ROOT, API_URL=api.url):
         yield url
-    finally:
-        process.terminate()
-        process.wait(20)
     assert "Traceback" not in log.read_text()
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as response:
-            return response.status == 200
-    except OSError:
-        return False
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < end, "the page did not come up"
-        time.sleep(0.2)
 
 
 @pytest.fixture
@@ -143,7 +115,7 @@ class Visitor:
 
     def wait(self, condition: Callable[[], Any]) -> Any:
         """Return what condition returns once that is true; an element replaced meanwhile is no failure."""
-        wait = WebDriverWait(self.browser, WAIT_S, ignored_exceptions=[Exception])
+        wait = WebDriverWait(self.browser, LONGEST_S, ignored_exceptions=[Exception])
         return wait.until(lambda _: condition())
 
     def find(self, selector: str, words: str = "") -> WebElement:
@@ -388,19 +360,13 @@ def command_line(process: Path) -> str:
 def demo_url(tmp_path_factory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("demo")
     ports = {name: str(free_port()) for name in ("MLFLOW_PORT", "API_PORT", "WEB_PORT")}
-    env = {**os.environ, **ports, "MLFLOW_DATA_DIR": str(folder / "tracker")}
-    with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "demo.py"], cwd=ROOT, env=env, stdout=log, stderr=log)
-    try:
-        end = time.monotonic() + 240
-        while b"Ctrl-C stops all three" not in (folder / "log.txt").read_bytes():
-            assert process.poll() is None, (folder / "log.txt").read_text()[-3000:]
-            assert time.monotonic() < end, (folder / "log.txt").read_text()[-3000:]
-            time.sleep(0.5)
+    log, data = folder / "log.txt", str(folder / "tracker")
+
+    def ready() -> bool:
+        return b"Ctrl-C stops all three" in log.read_bytes()
+
+    with running([sys.executable, "demo.py"], log, ready=ready, cwd=ROOT, MLFLOW_DATA_DIR=data, **ports):
         yield f"http://127.0.0.1:{ports['WEB_PORT']}"
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
 
 
 def check_answer(visitor: Visitor, photo: Path, weapon: str) -> None:

@@ -10,12 +10,10 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -23,6 +21,7 @@ from urllib.parse import unquote, urlparse
 import pytest
 import requests
 import yaml
+from conftest import LONGEST_S, free_port, wait_until
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parents[1]
@@ -95,30 +94,22 @@ def test_kustomization_names_every_file_beside_it():
 # --- really up ------------------------------------------------------------------------------------------
 
 
-def run(*command: str, env: dict[str, str] | None = None, timeout: int = 1800) -> str:
+def run(*command: str, env: dict[str, str] | None = None, timeout: float = 6 * LONGEST_S) -> str:
     """Run a command; show what it printed if it fails."""
     ended = subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, timeout=timeout)
     assert ended.returncode == 0, f"{' '.join(command)}\n{ended.stdout[-6000:]}\n{ended.stderr[-6000:]}"
     return ended.stdout
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+def wait_for(what: Callable[[], Any]) -> Any:
+    """Return what() once it is true; a service that does not answer yet is no failure."""
 
-
-def wait_for(what: Any, seconds: float = 90) -> Any:
-    """Return what() once it is true."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    def asked() -> Any:
         with contextlib.suppress(requests.RequestException):
-            if value := what():
-                return value
-        time.sleep(0.5)
-    raise AssertionError(f"still not so after {seconds} s")
+            return what()
+        return None
+
+    return wait_until(asked, every_s=0.5)
 
 
 @contextlib.contextmanager
@@ -152,7 +143,7 @@ class Stack:
     """Both compose files under names and ports of their own."""
 
     def __init__(self, build: dict[str, str]) -> None:
-        self.tracker_port, self.api_port, self.web_port = free_ports(3)
+        self.tracker_port, self.api_port, self.web_port = (free_port() for _ in range(3))
         self.env = {
             **os.environ,
             **build,
@@ -178,13 +169,13 @@ class Stack:
 
     def model(self) -> dict[str, Any]:
         """What GET /model answers."""
-        answer: dict[str, Any] = requests.get(f"{self.api_url}/model", timeout=10).json()
+        answer: dict[str, Any] = requests.get(f"{self.api_url}/model", timeout=LONGEST_S).json()
         return answer
 
     def registered(self) -> list[str]:
         """Versions that the tracker knows."""
         address = f"{self.tracker_uri}/api/2.0/mlflow/model-versions/search"
-        found = requests.get(address, timeout=10).json().get("model_versions", [])
+        found = requests.get(address, timeout=LONGEST_S).json().get("model_versions", [])
         return [version["version"] for version in found]
 
     def take_down(self) -> None:
@@ -219,7 +210,7 @@ def photo(tmp_path) -> Path:
 
 def predict(stack: Stack, photo: Path) -> dict[str, Any]:
     files = {"file": (photo.name, io.BytesIO(photo.read_bytes()), "image/jpeg")}
-    answer = requests.post(f"{stack.api_url}/predict", files=files, timeout=60)
+    answer = requests.post(f"{stack.api_url}/predict", files=files, timeout=LONGEST_S)
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found
@@ -261,7 +252,7 @@ def test_a_photo_on_the_page_in_a_browser_is_answered(stack, photo):
     service = webdriver.ChromeService(shutil.which("chromedriver"))
     with webdriver.Chrome(options=options, service=service) as browser:
         # The page may replace an element between finding it and asking about it: then look again.
-        wait = WebDriverWait(browser, 90, ignored_exceptions=(StaleElementReferenceException,))
+        wait = WebDriverWait(browser, LONGEST_S, ignored_exceptions=(StaleElementReferenceException,))
         browser.get(stack.web_url)
         wait.until(lambda page: page.find_element(By.CSS_SELECTOR, "input[type=file]")).send_keys(str(photo))
         wait.until(expected_conditions.text_to_be_present_in_element((By.TAG_NAME, "body"), photo.name))
@@ -284,7 +275,7 @@ def test_containers_run_without_root_on_a_read_only_disk(stack):
 def test_a_restart_of_tracker_and_api_loses_nothing(stack, photo):
     stack.tracker("restart", "-t", "5", "tracker")
     stack.compose("restart", "-t", "5", "api")
-    wait_for(lambda: requests.get(f"{stack.api_url}/ready", timeout=5).status_code == 200)
+    wait_for(lambda: requests.get(f"{stack.api_url}/ready", timeout=LONGEST_S).status_code == 200)
     wait_for(lambda: stack.model()["model"]["version"] == "1")
 
 
@@ -301,7 +292,7 @@ def test_new_containers_find_runs_and_models_again(stack, photo):
 def test_three_apis_share_the_requests_behind_one_address(stack, photo):
     ensure_image("haproxy:3.0-alpine", package="haproxy")
     stack.compose("up", "-d", "--wait", "--scale", "api=3", files=(DEMO, SCALE))
-    wait_for(lambda: requests.get(f"{stack.api_url}/ready", timeout=5).status_code == 200)
+    wait_for(lambda: requests.get(f"{stack.api_url}/ready", timeout=LONGEST_S).status_code == 200)
     for _ in range(12):
         predict(stack, photo)
     logs = [run("sh", "-c", f"docker logs {name} 2>&1") for name in api_containers(stack)]
@@ -320,7 +311,7 @@ def ensure_image(name: str, *, package: str) -> None:
     """Have an image under that name: pulled, or where no registry is reached built from Debian's package."""
     if subprocess.run(["docker", "image", "inspect", name], capture_output=True).returncode == 0:
         return
-    if subprocess.run(["docker", "pull", "-q", name], capture_output=True, timeout=300).returncode == 0:
+    if subprocess.run(["docker", "pull", "-q", name], capture_output=True, timeout=LONGEST_S).returncode == 0:
         return
     recipe = (
         "FROM python:3.11-slim\n"

@@ -651,7 +651,7 @@ def test_the_fingerprint_changes_with_anything_that_training_sees(tmp_path, chan
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "dataset.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
 def pattern(seed: int, size=(120, 90)) -> PillowImage.Image:

@@ -11,13 +11,13 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 import pytest
 import requests
+from conftest import LONGEST_S, free_port, wait_until
 from honcho.printer import Message
 
 import demo
@@ -34,19 +34,9 @@ def taken_port():
         yield listener.getsockname()[1]
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 def test_a_taken_port_is_named_with_its_variable(taken_port):
     with pytest.raises(demo.DemoError, match=rf"port {taken_port}, meant for the page, .*WEB_PORT="):
-        demo.check_ports(DemoSettings(mlflow_port=free_ports(1)[0], api_port=8, web_port=taken_port))
+        demo.check_ports(DemoSettings(mlflow_port=free_port(), api_port=8, web_port=taken_port))
 
 
 def test_the_same_port_twice_is_refused():
@@ -56,7 +46,7 @@ def test_the_same_port_twice_is_refused():
 
 def test_a_port_is_free_again_when_its_server_has_gone(taken_port):
     assert not demo.is_free(taken_port)
-    assert demo.is_free(free_ports(1)[0])
+    assert demo.is_free(free_port())
 
 
 def test_a_bad_port_is_one_sentence_and_nothing_starts():
@@ -83,7 +73,7 @@ def start(tmp_path):
 
     def run(procfile: str) -> subprocess.Popen[str]:
         (tmp_path / "Procfile").write_text(textwrap.dedent(procfile))
-        mlflow_port, api_port, web_port = free_ports(3)
+        mlflow_port, api_port, web_port = (free_port() for _ in range(3))
         script = (
             "import demo, pathlib, signal; from settings import DemoSettings; demo.KILL_SECONDS = 1;"
             "signal.signal(signal.SIGHUP, signal.SIG_DFL);"  # nohup around the tests is not meant for it
@@ -121,18 +111,19 @@ def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 def wait_for_family(process: subprocess.Popen[str], last_words: set[str]) -> list[psutil.Process]:
     """Return the descendants once each of last_words ends the command of one of them."""
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        family = descendants(process)
+
+    def family() -> list[psutil.Process]:
+        found = descendants(process)
         with contextlib.suppress(psutil.NoSuchProcess):
-            if last_words <= {each.cmdline()[-1] for each in family if each.cmdline()}:
-                return family
-        time.sleep(0.05)
-    raise AssertionError(f"no process ends in one of {last_words}")
+            if last_words <= {each.cmdline()[-1] for each in found if each.cmdline()}:
+                return found
+        return []
+
+    return wait_until(family, process=process)
 
 
 def wait_gone(processes: list[psutil.Process]) -> list[psutil.Process]:
-    _, alive = psutil.wait_procs(processes, timeout=10)
+    _, alive = psutil.wait_procs(processes, timeout=LONGEST_S)
     return [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -148,7 +139,7 @@ def test_one_signal_stops_all_and_leaves_nothing_running(start, number):
     read_until(process, r"(?s)(.*-up){3}")
     family = wait_for_family(process, {"600", "601", "602"})
     process.send_signal(number)
-    rest, _ = process.communicate(timeout=20)
+    rest, _ = process.communicate(timeout=LONGEST_S)
     assert process.returncode == 0
     assert "Stopped: tracker, API and page." in rest
     assert wait_gone(family) == []
@@ -172,7 +163,7 @@ def test_a_service_that_ignores_the_signal_is_killed(start):
     read_until(process, "tracker-up")
     family = descendants(process)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate(timeout=LONGEST_S)
     assert wait_gone(family) == []
 
 
@@ -184,7 +175,7 @@ def test_a_service_that_dies_is_named_with_its_last_words(start):
         web: exec sleep 602
         """
     )
-    printed, _ = process.communicate(timeout=30)
+    printed, _ = process.communicate(timeout=LONGEST_S)
     assert process.returncode == 1
     assert "error: the API ended by itself (exit status 3)" in printed
     assert printed.rstrip().endswith("no model in sight")
@@ -208,7 +199,7 @@ def model_folder(tmp_path) -> Path:
 
 @pytest.mark.slow
 def test_the_demo_brings_up_all_three_and_ctrl_c_takes_them_down(tmp_path, model_folder):
-    mlflow_port, api_port, web_port = free_ports(3)
+    mlflow_port, api_port, web_port = (free_port() for _ in range(3))
     env = {
         **os.environ,
         "MLFLOW_PORT": str(mlflow_port),
@@ -222,15 +213,14 @@ def test_the_demo_brings_up_all_three_and_ctrl_c_takes_them_down(tmp_path, model
         try:
             printed = read_until(process, "Ctrl-C stops all three")
             assert f"http://127.0.0.1:{web_port}" in printed
-            served = requests.get(f"http://127.0.0.1:{api_port}/model", timeout=10).json()
+            served = requests.get(f"http://127.0.0.1:{api_port}/model", timeout=LONGEST_S).json()
             assert served["model"] == {"name": "weapon-detector", "version": "1", "alias": "champion"}
-            page = requests.get(f"http://127.0.0.1:{web_port}", timeout=10)
+            page = requests.get(f"http://127.0.0.1:{web_port}", timeout=LONGEST_S)
             assert page.status_code == 200
             family = descendants(process)
         finally:
             process.send_signal(signal.SIGINT)
-            rest, _ = process.communicate(timeout=60)
+            rest, _ = process.communicate(timeout=LONGEST_S)
     assert process.returncode == 0, rest
     assert wait_gone(family) == []
-    time.sleep(0.1)
-    assert all(demo.is_free(port) for port in (mlflow_port, api_port, web_port))
+    wait_until(lambda: all(demo.is_free(port) for port in (mlflow_port, api_port, web_port)))

@@ -1,12 +1,9 @@
 """Files and requests made to do harm: a refusal or an answer, never a 500 or a crash, nothing left behind."""
 
-import os
 import signal
 import socket
 import struct
-import subprocess
 import sys
-import time
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from conftest import LONGEST_S, answers, free_port, running
 from picture_files import announce, chunk, encode, icc_profile, photo, png, tiff, tiled_tiff
 from PIL import Image as PillowImage
 from PIL import PngImagePlugin
@@ -171,34 +169,19 @@ def server(tmp_path_factory):
     torch.manual_seed(0)
     network = network_config("fasterrcnn_mobilenet_v2_fpn", min_size=64, max_size=96, rpn_post_nms_top_n=20)
     Detector(ModelCard(network=network, class_names=CLASS_NAMES)).save_folder(folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    variables = {"MODEL_DIR": str(folder), "API_PORT": str(port), "API_MAX_PIXELS": str(MAX_PIXELS)}
-    log = (folder / "log").open("wb")
-    process = subprocess.Popen(
-        [sys.executable, "mlapi.py"], cwd=ROOT, env={**os.environ, **variables}, stderr=log, stdout=log
+    log, url = folder / "log", f"http://127.0.0.1:{free_port()}"
+    variables = {
+        "MODEL_DIR": str(folder),
+        "API_PORT": url.rpartition(":")[2],
+        "API_MAX_PIXELS": str(MAX_PIXELS),
+        "API_DEADLINE_SECONDS": str(LONGEST_S),  # a busy machine refuses nothing
+    }
+    server = running(
+        [sys.executable, "mlapi.py"], log, ready=lambda: answers(f"{url}/ready"), cwd=ROOT, **variables
     )
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-        try:
-            _wait_until_ready(client, process)
-            yield client, process, folder / "log"
-        finally:
-            process.terminate()
-            assert process.wait(30) in (0, -signal.SIGTERM), "it stops as asked"
-            log.close()
-
-
-def _wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        assert process.poll() is None, "the server ended"
-        try:
-            if client.get("/ready").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    raise AssertionError("the server was not ready in time")
+    with server as process, httpx.Client(base_url=url, timeout=LONGEST_S) as client:
+        yield client, process, log
+    assert process.returncode in (0, -signal.SIGTERM), "it stops as asked"
 
 
 def send(client: httpx.Client, content: bytes, name: str = "a.jpg", **options) -> httpx.Response:
@@ -364,7 +347,7 @@ def test_a_hostile_content_type_is_refused_as_a_problem(server, kind):
 def test_a_hostile_request_is_refused_and_the_next_one_served(server, request_bytes):
     client, process, _ = server
     address = (client.base_url.host, client.base_url.port)
-    with socket.create_connection(address, timeout=20) as connection:
+    with socket.create_connection(address, timeout=LONGEST_S) as connection:
         try:
             connection.sendall(request_bytes)
             with suppress(OSError):  # ENOTCONN, no ConnectionError, where the server has reset it already

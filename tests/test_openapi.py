@@ -4,6 +4,7 @@ import base64
 
 import pytest
 import schemathesis
+from conftest import LONGEST_S
 from fake_detector import FakeDetector, api_settings, live_server, png
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -42,7 +43,7 @@ def test_every_answer_is_as_documented(api, method, path, mode):
     @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(case=api[path][method].as_strategy(generation_mode=mode))
     def play(case):
-        case.call_and_validate()
+        case.call_and_validate(timeout=LONGEST_S)
 
     try:
         play()

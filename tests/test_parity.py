@@ -5,7 +5,8 @@ import io
 import numpy as np
 import pytest
 import torch
-from fake_detector import api_settings, wait_until
+from conftest import wait_until
+from fake_detector import api_settings
 from PIL import Image as PillowImage
 from starlette.testclient import TestClient
 
@@ -30,7 +31,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(folder):
     with TestClient(mlapi.create_app(api_settings(model_dir=folder))) as client:
-        wait_until(lambda: client.get("/ready").status_code == 200, 60)
+        wait_until(lambda: client.get("/ready").status_code == 200)
         yield client
 
 

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import mlflow
 import pandas as pd
 import pytest
 import requests
-from conftest import TrackerServer, free_port
+from conftest import LONGEST_S, TrackerServer, answers, free_port, running
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput
 from PIL import Image
@@ -892,37 +891,19 @@ def test_logged_model_holds_no_pickle(two, tracker_server):
 @pytest.mark.slow
 def test_mlflow_models_serve_answers(two, tracker_uri, tmp_path):
     port = free_port()
+    url = f"http://127.0.0.1:{port}"
     command = [
         sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", "models:/two@champion",
         "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
-    with (tmp_path / "log.txt").open("wb") as log:
-        # MLflow starts uvicorn by name, so it must be found: what activating a venv does.
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        server = subprocess.Popen(
-            command, cwd=tmp_path, stdout=log, stderr=log, env={**os.environ, "PATH": path}
-        )
-    try:
-        wait_until_served(port, server, tmp_path / "log.txt")
+    # MLflow starts uvicorn by name, so it must be found: what activating a venv does.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with running(
+        command, tmp_path / "log.txt", ready=lambda: answers(f"{url}/ping"), cwd=tmp_path, PATH=path
+    ):
         body = {"dataframe_split": {"columns": ["image"], "data": [[base64.b64encode(jpeg()).decode()]]}}
-        answer = requests.post(f"http://127.0.0.1:{port}/invocations", json=body, timeout=60)
+        answer = requests.post(f"{url}/invocations", json=body, timeout=LONGEST_S)
         assert answer.status_code == 200, answer.text
         (record,) = json.loads(answer.text)["predictions"]
         assert record["image_size"] == {"width": 80, "height": 60}
         assert record["error"] is None
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def wait_until_served(port: int, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    end = time.monotonic() + 120
-    while True:
-        try:
-            if requests.get(f"http://127.0.0.1:{port}/ping", timeout=2).ok:
-                return
-        except requests.RequestException:
-            pass
-        if server.poll() is not None or time.monotonic() > end:
-            pytest.fail(log.read_text()[-3000:])
-        time.sleep(0.5)

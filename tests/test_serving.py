@@ -8,11 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import LONGEST_S
 from fake_detector import FakeDetector, make_card
 
 from detections import BACKGROUND
 from registry import RegisteredVersion, RegistryError
-from serving import FolderSource, InferenceQueue, ModelHost, NoModel, QueueFull, RegistrySource, granted_cores
+from serving import (
+    RETRY_LONGEST_SECONDS,
+    FolderSource,
+    InferenceQueue,
+    ModelHost,
+    NoModel,
+    QueueFull,
+    RegistrySource,
+    granted_cores,
+)
 
 # --- cores ------------------------------------------------------------------------------------------
 
@@ -70,6 +80,27 @@ def test_granted_cores_here_are_at_least_one():
 # --- queue ------------------------------------------------------------------------------------------
 
 
+def play(steps):
+    """Run a coroutine, and not for ever."""
+    return asyncio.run(asyncio.wait_for(steps, LONGEST_S))
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+class Held:
+    """Work that has begun, and ends when it is let go."""
+
+    def __init__(self) -> None:
+        self.begun, self.gate = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.begun.set()
+        self.gate.wait(LONGEST_S)
+
+
 def test_work_is_answered_in_order_with_its_times():
     async def run():
         queue = InferenceQueue(1, 10)
@@ -84,48 +115,49 @@ def test_work_is_answered_in_order_with_its_times():
 
 def test_places_are_given_back_after_success_failure_and_cancellation():
     async def run():
-        gate = threading.Event()
+        held = Held()
         queue = InferenceQueue(1, 1)
-        [running] = queue.submit([gate.wait])
-        [waiting] = queue.submit([gate.wait])
+        [running] = queue.submit([held])
+        [waiting] = queue.submit([held])
         with pytest.raises(QueueFull) as refused:
-            queue.submit([gate.wait])
+            queue.submit([held])
         assert 1 <= refused.value.retry_after_seconds <= 60
+        await until(held.begun.is_set)
         waiting.cancel()
-        await asyncio.sleep(0.05)
+        await until(lambda: queue.waiting == 0)
         [failing] = queue.submit([lambda: 1 // 0])  # the cancelled one's place
-        gate.set()
+        held.gate.set()
         await running
         with pytest.raises(ZeroDivisionError):
             await failing
-        await asyncio.sleep(0.05)
-        queue.check_room(2)
+        await until(lambda: has_room(queue, 2))
         queue.close()
 
-    asyncio.run(run())
+    play(run())
 
 
 def test_running_work_keeps_its_place_when_nobody_waits_for_it_any_more():
     async def run():
-        gate = threading.Event()
+        held = Held()
         queue = InferenceQueue(1, 0)
-        [running] = queue.submit([gate.wait])
-        while not queue.busy_seconds:
-            await asyncio.sleep(0.01)
+        [running] = queue.submit([held])
+        await until(held.begun.is_set)
         running.cancel()
-        await asyncio.sleep(0.05)
-        with pytest.raises(QueueFull):
-            queue.check_room()
-        gate.set()
-        while True:
-            try:
-                queue.check_room()
-                break
-            except QueueFull:
-                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)  # in which its place could be given back too early
+        assert not has_room(queue)
+        held.gate.set()
+        await until(lambda: has_room(queue))
         queue.close()
 
-    asyncio.run(asyncio.wait_for(run(), 10))
+    play(run())
+
+
+def has_room(queue, wanted=1):
+    try:
+        queue.check_room(wanted)
+    except QueueFull:
+        return False
+    return True
 
 
 def test_each_thread_is_set_up_once():
@@ -192,7 +224,7 @@ def hosted(source, steps):
         await steps(host)
         queue.close()
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    play(run())
 
 
 def test_the_champion_is_loaded_warmed_and_named(registry):
@@ -267,12 +299,10 @@ def test_before_the_first_model_the_registry_is_asked_at_least_as_often_as_later
     async def steps(host):  # every 0.01 s, where the back-off alone would soon wait for seconds
         registry.down = True
         watching = asyncio.create_task(host.watch())
-        while host._failures < 8:
-            await asyncio.sleep(0.01)
+        await until(lambda: host._failures >= 8)
         registry.down = False
-        async with asyncio.timeout(5):
-            while host.trouble is not None:
-                await asyncio.sleep(0.01)
+        async with asyncio.timeout(RETRY_LONGEST_SECONDS / 2):
+            await until(lambda: host.trouble is None)
         watching.cancel()
 
     hosted(registry.source(), steps)
@@ -295,13 +325,11 @@ def test_a_tracker_that_is_down_at_start_is_asked_again_until_it_answers(registr
     async def steps(host):
         registry.down = True
         watching = asyncio.create_task(host.watch())
-        while "No MLflow tracker answers" not in (host.trouble or ""):
-            await asyncio.sleep(0.01)
+        await until(lambda: "No MLflow tracker answers" in (host.trouble or ""))
         with pytest.raises(NoModel, match="No MLflow tracker answers"):
             host.served  # noqa: B018
         registry.down = False
-        while host.trouble is not None:
-            await asyncio.sleep(0.01)
+        await until(lambda: host.trouble is None)
         assert host.served.name.version == "1"
         watching.cancel()
 

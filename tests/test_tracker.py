@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TrackerServer, free_port
+from conftest import TrackerServer, free_port, wait_until
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
@@ -47,14 +47,14 @@ def test_restart_in_the_middle_loses_nothing(tracker_server: TrackerServer, trac
 
 
 def test_tracker_that_stays_away_gets_everything_by_sync(tracker_server, tracker_uri, tmp_path, caplog):
-    with training_run(tracker_uri, "away", "r", {}, folder=tmp_path, patience_seconds=12) as run:
+    with training_run(tracker_uri, "away", "r", {}, folder=tmp_path, patience_seconds=0.1) as run:
         run.log_metrics({"val/map": 0.25}, 0)
         tracker_server.stop()
         run.log_metrics({"val/map": 0.5}, 1)
         run.log_text("a\nb\n", "splits/train.txt")
         run.log_dataset("train", "a" * 64, {"images": 3}, folders=["/data"])
         run.set_tags({"note": "hello"})
-    assert "does not answer" in caplog.text or "No MLflow tracker answers" in caplog.text
+    wait_until(lambda: "does not answer" in caplog.text or "No MLflow tracker answers" in caplog.text)
     assert f"python registry.py sync {tmp_path}" in caplog.text
     with pytest.raises(tracker.TrackerUnreachable):
         tracker.sync(tmp_path)
@@ -219,8 +219,7 @@ def test_machine_is_measured_at_the_steps_of_the_training(tracker_uri, tmp_path,
     with training_run(tracker_uri, "system", "r", {}, folder=tmp_path) as run:
         for step in (20, 40):
             run.log_metrics({"train/loss": 1.0}, step)
-            while step not in measured_at():
-                time.sleep(0.02)
+            wait_until(lambda step=step: step in measured_at())
     measured = MlflowClient(tracker_uri).get_run(run.run_id).data.metrics
     assert measured["system/system_memory_usage_megabytes"] > 0
     steps = {step for step, _ in history(tracker_uri, run, "system/cpu_utilization_percentage")}

@@ -6,7 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_detector import api_settings, live_server, png, wait_until
+from conftest import wait_until
+from fake_detector import api_settings, live_server, png
 
 import detector
 import mlapi
@@ -41,15 +42,15 @@ def test_the_api_follows_a_real_tracker(tracker_server, small_model, tmp_path):
     )
     try:
         with live_server(mlapi.create_app(settings), until_ready=False) as (client, _):
-            wait_until(lambda: "No MLflow tracker answers" in client.get("/ready").text, 60)
+            wait_until(lambda: "No MLflow tracker answers" in client.get("/ready").text)
             assert client.get("/ready").status_code == 503
             assert client.get("/health").status_code == 200
             assert predict(client).json()["type"].endswith("not-ready")
 
             tracker_server.start()
-            wait_until(lambda: "alias 'champion'" in client.get("/ready").text, 120)
+            wait_until(lambda: "alias 'champion'" in client.get("/ready").text)
             first = import_version(small_model, tmp_path / "1", tracker_server.uri, "1" * 64)
-            wait_until(lambda: client.get("/ready").status_code == 200, 120)
+            wait_until(lambda: client.get("/ready").status_code == 200)
             model = client.get("/model").json()
             assert model["model"] == {"name": NAME, "version": first, "alias": "champion"}
             assert model["card"]["data_fingerprint"] == "1" * 64
@@ -65,7 +66,7 @@ def test_the_api_follows_a_real_tracker(tracker_server, small_model, tmp_path):
             assert client.get("/model").json()["card"]["data_fingerprint"] == "2" * 64
 
             tracker_server.stop()
-            wait_until(lambda: client.get("/model").json().get("watch_error"), 60)
+            wait_until(lambda: client.get("/model").json().get("watch_error"))
             assert served(client) == second
             assert predict(client).status_code == 200
             assert client.get("/ready").status_code == 200

@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from conftest import LONGEST_S
 from PIL import Image
 from skimage import data
 from streamlit.testing.v1 import AppTest
@@ -56,7 +57,7 @@ def start(api, monkeypatch):
     def start(language: str = "en", **environment: str) -> AppTest:
         for name, value in {"API_URL": api.url, **environment}.items():
             monkeypatch.setenv(name, value)
-        app = AppTest.from_file(WEB, default_timeout=30)
+        app = AppTest.from_file(WEB, default_timeout=LONGEST_S)
         app.session_state["language"] = language
         return app.run()
 
