@@ -51,7 +51,7 @@ def wait_until(
         if answer := condition():
             return answer
         if status is not None or time.monotonic() > end:
-            why = f"did not happen in {LONGEST_S:.0f} s" if status is None else f"process ended with {status}"
+            why = f"did not happen in {LONGEST_S:g} s" if status is None else f"process ended with {status}"
             said = f":\n{log.read_text(errors='replace')[-3000:]}" if log else ""
             pytest.fail(why + said)
         time.sleep(every_s)
