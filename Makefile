@@ -27,8 +27,9 @@ help: ## list these commands
 demo: $(RUN_DONE) ## tracker, API and page on this machine; prints the page's address
 	@$(BIN)/python demo.py
 
+# A process per core, at most four (each takes up to 2 GB); a file's tests stay together, with their servers.
 test: $(DEV_DONE) ## the tests that need neither browser, containers nor minutes
-	$(BIN)/python -m pytest -m "$(FAST)" $(ARGS)
+	$(BIN)/python -m pytest -m "$(FAST)" -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 # --- more tests -------------------------------------------------------------------------------------
 
