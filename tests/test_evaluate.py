@@ -213,8 +213,9 @@ def model(tmp_path_factory):
     """A model folder: the light network with random weights, at a size that takes no time."""
     torch.manual_seed(0)
     network = detector.network_config(
-        "fasterrcnn_mobilenet_v2_fpn", min_size=64, max_size=96, fpn_channels=16, box_head_width=16
-    )
+        "fasterrcnn_mobilenet_v2_fpn", min_size=64, max_size=96, fpn_channels=16, box_head_width=16,
+        box_detections_per_img=10,
+    )  # fmt: skip
     folder = tmp_path_factory.mktemp("model")
     detector.Detector(ModelCard(network=network, class_names=CLASS_NAMES)).save_folder(folder)
     return folder

@@ -440,7 +440,8 @@ class Dull(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_tracker_that_stays_away_costs_no_model(small_model):
+def test_a_tracker_that_stays_away_costs_no_model(small_model, monkeypatch):
+    monkeypatch.setattr(tracker, "RETRY_SECONDS", 0.1)
     uri = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(RegistryError, match=r"No MLflow tracker answers.* The model is safe in .* import "):
         registry.log_and_register(small_model, name="m", tracking_uri=uri, run_id="r", patience_seconds=0.1)

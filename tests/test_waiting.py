@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import conftest
 import pytest
@@ -14,7 +15,7 @@ def start(program: str) -> subprocess.Popen[str]:
 
 
 def test_what_came_true_is_returned():
-    said = iter([None, [], "ready"])
+    said: Iterator[object] = iter([None, [], "ready"])
     assert wait_until(lambda: next(said)) == "ready"
 
 
