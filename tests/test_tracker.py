@@ -4,16 +4,19 @@ import json
 import math
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TrackerServer, free_port, wait_until
+from conftest import LONGEST_S, TrackerServer, free_port, wait_until
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 import tracker
-from tracker import RegistryError, TrainingRun, training_run
+from tracker import RegistryError, TrainingRun
+
+training_run = partial(tracker.training_run, patience_seconds=LONGEST_S)
 
 
 @pytest.fixture(autouse=True)
