@@ -16,6 +16,7 @@ from detections import CLASS_NAMES, Detections
 from detector import Detector, load_folder, network_config
 from engine import evaluate
 from schemas import ModelCard
+from serving import granted_cores
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,15 @@ def folder(tmp_path_factory):
     config = network_config("fasterrcnn_mobilenet_v2_fpn", min_size=128, max_size=160, box_score_thresh=0.01)
     Detector(ModelCard(network=config, class_names=CLASS_NAMES)).save_folder(path)
     return path
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads_as_the_api():
+    """Sums that are split among another number of threads differ in the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(granted_cores())
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
