@@ -13,8 +13,9 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar, get_origin
 
 from dotenv import load_dotenv
 from pydantic import (
@@ -63,12 +64,27 @@ def parse_arguments(
     given = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file name need not be UTF-8: show its odd bytes escaped
         sys.stdout.reconfigure(errors="backslashreplace")
+    source: CliSettingsSource[Any] = CliSettingsSource(
+        config_class, cli_exit_on_error=False, parse_args_method=partial(_parse, config_class)
+    )
     try:
-        return CliApp.run(config_class, cli_args=_repeat_flags(given, list_flags), cli_exit_on_error=False)
+        return CliApp.run(config_class, cli_args=_repeat_flags(given, list_flags), cli_settings_source=source)
     except ValidationError as error:
         _refuse("\n".join(f"error: {_in_a_sentence({**problem})}" for problem in error.errors()), error)
     except SettingsError as error:
         _refuse(f"error: {_command_line_problem(str(error), config_class, given)}", error)
+
+
+def _parse(
+    config_class: type[BaseSettings], parser: argparse.ArgumentParser, arguments: list[str]
+) -> argparse.Namespace:
+    """Parse, and keep each word of a list whole: a comma in a file's name would make two of it."""
+    parsed = parser.parse_args(arguments)
+    for name, words in vars(parsed).items():
+        field = config_class.model_fields.get(name)
+        if isinstance(words, list) and (field is None or get_origin(field.annotation) is list):
+            setattr(parsed, name, [word if '"' in word else f'"{word}"' for word in words])
+    return parsed
 
 
 class UsageError(SystemExit):
@@ -86,7 +102,7 @@ def _refuse(sentences: str, cause: Exception | None = None) -> NoReturn:
 
 def _command_line_problem(problem: str, config_class: type[BaseSettings], given: Sequence[str]) -> str:
     """Say in one line what argparse found wrong, and the nearest name there is for one that there is not."""
-    parser = CliSettingsSource(config_class).root_parser
+    parser: argparse.ArgumentParser = CliSettingsSource(config_class).root_parser
     problem = problem.removeprefix("error parsing CLI: ")
     everywhere = set(_flags(parser))
     flags = [word.partition("=")[0] for word in given if re.match(r"--?[a-zA-Z]", word)]

@@ -93,3 +93,12 @@ def test_the_demo_takes_flags_before_variables(monkeypatch):
     monkeypatch.setenv("WEB_PORT", "8600")
     chosen = settings.demo_settings(Path("no such file"), ["--web-port", "8700"])
     assert (chosen.web_port, settings.demo_settings(Path("no such file")).web_port) == (8700, 8600)
+
+
+def test_a_comma_in_a_name_does_not_make_two_of_it():
+    names = ["shop, left.jpg", "[é, and so on].jpg", "C:\\\\a, b.jpg", "plain.jpg", "12"]
+    assert settings.predict_config(["predict", *names, "--labels", "pistol", "knife"]).photos == names
+    config = settings.train_config(["--data", "a, b", "c", "--image-mean", "0.1,0.2,0.3"])
+    assert config.data == [Path("a, b"), Path("c")]
+    assert config.image_mean == (0.1, 0.2, 0.3)
+    assert settings.dataset_command(["check", "a, b", "c"]).data == [Path("a, b"), Path("c")]
