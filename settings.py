@@ -572,7 +572,7 @@ class TrainConfig(BaseSettings):
         description="the same weights, bit for bit, from the same command on the same machine; "
         "takes an eighth longer on a processor, more on a graphics card",
     )
-    channels_last: bool = Field(False, description="memory layout that suits CPU convolutions")
+    channels_last: bool = Field(False, description="memory layout in which convolutions are fastest")
     seed: int = Field(0, ge=0, description="seeds split-free randomness: shuffling, sampling, new layers")
 
     # output
