@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 import pytest
-from fake_detector import FakeDetector, api_settings, live_server, make_card, png, wait_until
+from conftest import LONGEST_S, wait_until
+from fake_detector import FakeDetector, api_settings, live_server, make_card, png
 from PIL import Image as PillowImage
 from starlette.testclient import TestClient
 
@@ -165,7 +166,7 @@ def test_one_caller_cannot_take_every_place():
     app = make_app(detector, api_caller_requests=2, api_keys="greedy:one,modest:two")
 
     def ask(client, key):
-        return client.post("/predict", files={"file": png()}, headers={"X-API-Key": key}, timeout=120)
+        return client.post("/predict", files={"file": png()}, headers={"X-API-Key": key}, timeout=LONGEST_S)
 
     with live_server(app) as (client, _), ThreadPoolExecutor(4) as threads:
         detector.gate.clear()
@@ -249,7 +250,7 @@ def test_methods_nobody_knows_make_no_new_series(client):
 
 
 def raw(address: httpx.URL, request: str) -> socket.socket:
-    connection = socket.create_connection((address.host, address.port), timeout=120)
+    connection = socket.create_connection((address.host, address.port), timeout=LONGEST_S)
     connection.sendall(request.replace("\n", "\r\n").encode())
     return connection
 
@@ -318,7 +319,7 @@ def test_a_client_that_never_reads_is_cut_off_while_it_does_not_read():
         with raw(client.base_url, head) as connection:
             connection.sendall(content)
             client.close()
-            wait_until(lambda: not server.server_state.connections, 120)  # and it has read nothing yet
+            wait_until(lambda: not server.server_state.connections)  # and it has read nothing yet
 
 
 def form_with(pixels) -> bytes:
