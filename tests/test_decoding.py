@@ -175,7 +175,7 @@ def test_decoders_end_with_their_holder():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, check=False)
     pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) == 2
-    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), 120)
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids))
 
 
 def test_nothing_is_left_after_many_crashes(faulty):
@@ -222,7 +222,7 @@ def test_several_workers_decode_side_by_side(monkeypatch):
     with live_server(app) as (client, _), ThreadPoolExecutor(3) as threads:
         assert len({decoder.pid for decoder in app.state.service.decoders.all}) == 3
         hanging = [threads.submit(send, client, b"hang") for _ in range(2)]
-        wait_until(lambda: len(app.state.service.queue._begun) == 2, 120)
+        wait_until(lambda: len(app.state.service.queue._begun) == 2)
         assert send(client, PHOTO).status_code == 200, "the third is free"
         assert not any(future.done() for future in hanging)
         assert [future.result().status_code for future in hanging] == [413, 413]
