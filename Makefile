@@ -1,12 +1,15 @@
 # The commands people and CI both use. Each sets up .venv by itself; `make` alone lists them.
 #
 # Variables: PYTHON (interpreter to build .venv with), PIP_ARGS (extra arguments of pip install, for
-# instance --extra-index-url with PyTorch's CPU wheels), ARGS (arguments of the program or of pytest).
+# instance --extra-index-url with PyTorch's CPU wheels), ARGS (arguments of the program or of pytest),
+# LOCK (the exact versions to install; empty: the newest that the lists allow).
 SHELL := /bin/sh
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP_ARGS ?=
 ARGS ?=
+LOCK ?= requirements.lock
+PINNED = $(if $(LOCK),-c $(LOCK))
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
 PIP_FAILED = { echo "pip could not install the requirements: see its message above. It needs the network and" \
 	"up to 8 GB of disk; the same command goes on where it stopped." >&2; exit 1; }
@@ -92,23 +95,27 @@ evaluate: $(RUN_DONE) ## evaluate.py with ARGS="--data FOLDER ..."; without: the
 
 # --- setting up -------------------------------------------------------------------------------------
 
-.PHONY: venv clean
+.PHONY: venv lock clean
 venv: $(DEV_DONE) ## .venv with everything, tests and checks included
 
 $(BIN)/python:
 	@sh deploy/make-venv.sh "$(VENV)" $(PYTHON)
 
 # A stamp file says that these very requirements are installed; pip runs again only when they change.
-$(RUN_DONE): requirements.txt requirements-web.txt requirements-train.txt requirements-api.txt requirements-detecto.txt | $(BIN)/python
+$(RUN_DONE): requirements.txt requirements-web.txt requirements-train.txt requirements-api.txt requirements-detecto.txt $(LOCK) | $(BIN)/python
 	@echo "Installing what the project runs on (PyTorch is large; only the first time)"
-	@$(PIP_INSTALL) -r requirements.txt || $(PIP_FAILED)
+	@$(PIP_INSTALL) -r requirements.txt $(PINNED) || $(PIP_FAILED)
 	@$(PIP_INSTALL) -q --no-deps -r requirements-detecto.txt || $(PIP_FAILED)
 	@touch $@
 
 $(DEV_DONE): requirements-dev.txt $(RUN_DONE)
 	@echo "Installing what the tests and checks need"
-	@$(PIP_INSTALL) -q -r requirements-dev.txt || $(PIP_FAILED)
+	@$(PIP_INSTALL) -q -r requirements-dev.txt $(PINNED) || $(PIP_FAILED)
 	@touch $@
+
+lock: | $(BIN)/python ## bring the locks in line with the requirement lists; ARGS=--upgrade: the newest versions
+	@$(PIP_INSTALL) -q "pip-tools>=7.5,<8" || $(PIP_FAILED)
+	$(BIN)/python deploy/lock.py $(ARGS)
 
 clean: ## remove .venv and caches; runs, models and the tracker's data stay
 	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -10,6 +10,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+from deploy import lock as locks
 
 ROOT = Path(__file__).parents[1]
 PROJECT = {path.stem for path in ROOT.glob("*.py")}
@@ -85,3 +88,66 @@ def test_detecto_is_installed_by_itself_and_what_it_imports_stands_beside():
     }
     assert wanted - {"opencv-python"} <= named("requirements-api.txt")
     assert "opencv-python-headless" in named("requirements-api.txt")
+
+
+# --- locks ------------------------------------------------------------------------------------------------
+
+
+def pins(lock: str) -> dict[str, str]:
+    """Distribution -> version of a lock; every line that is no comment must be such a pair."""
+    lines = [line.partition("#")[0].strip() for line in (ROOT / lock).read_text().splitlines()]
+    found = [re.fullmatch(r"([a-z0-9.-]+)==([a-z0-9.]+)", line) for line in lines if line]
+    assert None not in found, f"{lock} names more than versions: make lock"
+    return {normal(match[1]): match[2] for match in found if match}
+
+
+def test_every_lock_was_made_from_its_list_as_it_is_now():
+    assert locks.stale() == [], "a requirement list changed after its lock was made: make lock"
+
+
+@pytest.fixture
+def lists(tmp_path) -> Path:
+    for name in (*locks.LOCKS, *(path.name for path in ROOT.glob("requirements*.txt"))):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    return tmp_path
+
+
+def test_a_requirement_more_makes_the_locks_that_include_its_list_stale(lists):
+    with (lists / "requirements-train.txt").open("a") as file:
+        file.write("lightning>=2\n")
+    assert locks.stale(lists) == ["requirements.lock", "requirements-train.lock"]
+
+
+def test_another_bound_makes_a_lock_stale_and_another_comment_does_not(lists):
+    path = lists / "requirements-tracker.txt"
+    path.write_text("# Other words.\n" + path.read_text())
+    assert locks.stale(lists) == []
+    path.write_text(path.read_text().replace("boto3>=1.40", "boto3>=1.41"))
+    assert locks.stale(lists) == ["requirements-tracker.lock"]
+
+
+def test_a_lock_that_is_gone_is_stale(lists):
+    (lists / "requirements-web.lock").unlink()
+    assert locks.stale(lists) == ["requirements-web.lock"]
+
+
+@pytest.mark.parametrize("lock", locks.LOCKS)
+def test_a_lock_pins_a_version_that_its_list_allows_of_all_that_the_list_names(lock):
+    pinned = pins(lock)
+    for wanted in map(Requirement, locks.requirements(ROOT / locks.LOCKS[lock])):
+        assert pinned[normal(wanted.name)] in wanted.specifier, wanted
+
+
+@pytest.mark.parametrize("lock", [lock for lock in locks.LOCKS if lock != locks.WHOLE])
+def test_an_image_gets_the_versions_that_are_tested(lock):
+    tested = pins(locks.WHOLE)
+    assert {
+        name: version for name, version in pins(lock).items() if tested.get(name, version) != version
+    } == {}
+
+
+@pytest.mark.parametrize("path", [*ROOT.glob("Dockerfile.*")], ids=lambda path: path.name)
+def test_an_image_installs_each_list_with_its_lock(path):
+    installed = re.findall(r"-r /tmp/(requirements-(?!detecto)\S+)\.txt(?: -c /tmp/(\S+))?", path.read_text())
+    assert installed
+    assert all(lock == f"{name}.lock" for name, lock in installed)
