@@ -21,8 +21,7 @@ FAST = not slow and not browser and not compose
 
 .PHONY: help
 help: ## list these commands
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | while read -r name text; do \
-		printf '  make %-14s %s\n' "$$name" "$$text"; done
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST) | sort
 
 # --- the two commands of the README -----------------------------------------------------------------
 
