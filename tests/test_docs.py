@@ -234,7 +234,8 @@ def compose_variables() -> set[str]:
     named = {name for file in COMPOSE_FILES for name in re.findall(r"\$\{([A-Z0-9_]+)", file.read_text())}
     for file in COMPOSE_FILES:
         for service in yaml.load(file.read_text(), _AnyTag)["services"].values():
-            named |= {key for key, value in (service.get("environment") or {}).items() if value is None}
+            passed_on = {**service.get("environment", {}), **service.get("build", {}).get("args", {})}
+            named |= {key for key, value in passed_on.items() if value is None}
     return named
 
 
