@@ -17,7 +17,7 @@ RUN_DONE = $(VENV)/.requirements-installed
 DEV_DONE = $(VENV)/.requirements-dev-installed
 # A .venv whose interpreter is gone (moved, or Python was upgraded) is made anew, so its stamps go first.
 $(shell test -x $(BIN)/python || rm -f $(RUN_DONE) $(DEV_DONE))
-FAST = not slow and not browser and not compose
+FAST = not slow and not browser and not compose and not bare
 
 .PHONY: help
 help: ## list these commands
@@ -35,7 +35,7 @@ test: $(DEV_DONE) ## the tests that need neither browser, containers nor minutes
 
 # --- more tests -------------------------------------------------------------------------------------
 
-.PHONY: test-browser test-slow test-compose check
+.PHONY: test-browser test-slow test-bare test-compose check
 test-browser: $(DEV_DONE) ## the page in a real headless Chromium (Debian: chromium chromium-driver)
 	$(BIN)/python -m pytest -m "browser and not compose" $(ARGS)
 
@@ -45,6 +45,9 @@ screenshot: $(DEV_DONE) ## take the README's picture of the page; make demo must
 
 test-slow: $(DEV_DONE) ## tests that train the real network: minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-bare: $(DEV_DONE) ## each image's requirement list by itself does its image's job; minutes, up to 6 GB
+	$(BIN)/python -m pytest -m bare $(ARGS)
 
 test-compose: $(DEV_DONE) ## builds and starts the containers; needs a Docker engine
 	$(BIN)/python -m pytest -m compose $(ARGS)
