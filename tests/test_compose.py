@@ -68,7 +68,7 @@ def test_images_run_as_a_user_with_a_health_check_and_a_given_base(name):
     lines = (ROOT / f"Dockerfile.{name}").read_text().splitlines()
     assert [line for line in lines if line.startswith("USER")][-1] == "USER 10001"
     assert any(line.startswith("HEALTHCHECK") for line in lines)
-    assert "ARG PYTHON_IMAGE=python:3.11-slim" in lines
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", base_image(f"Dockerfile.{name}"))
     assert not any("curl" in line for line in lines)  # slim images have none
 
 
@@ -89,6 +89,22 @@ def test_kustomization_names_every_file_beside_it():
     assert sorted(named) == sorted(
         path.name for path in folder.glob("*.yaml") if path.stem != "kustomization"
     )
+
+
+def base_image(dockerfile: str = "Dockerfile.api") -> str:
+    """The image that a Dockerfile builds on unless told otherwise."""
+    found = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", (ROOT / dockerfile).read_text(), flags=re.M)
+    assert len(found) == 1
+    return str(found[0])
+
+
+def test_every_image_is_named_by_its_full_version():
+    """A tag that moves would bring another program without any change here."""
+    foreign = {
+        each["image"] for file in (TRACKER, SCALE) for name, each in services(file).items() if name in FOREIGN
+    }
+    assert all(re.search(r":(\d+\.\d+(\.\d+)?-|RELEASE\.)", each) for each in foreign), foreign
+    assert len({base_image(path.name) for path in ROOT.glob("Dockerfile.*")}) == 1
 
 
 # --- really up ------------------------------------------------------------------------------------------
@@ -140,14 +156,20 @@ class _QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 class Stack:
-    """Both compose files under names and ports of their own."""
+    """Both compose files under names and ports of their own.
 
-    def __init__(self, build: dict[str, str]) -> None:
+    Args:
+        name: of the compose project and its network.
+        settings: what .env would hold.
+    """
+
+    def __init__(self, name: str, settings: dict[str, str]) -> None:
+        self.name, self.settings = name, settings
         self.tracker_port, self.api_port, self.web_port = (free_port() for _ in range(3))
         self.env = {
             **os.environ,
-            **build,
-            "NETWORK_NAME": "weapon-detector-test",
+            **settings,
+            "NETWORK_NAME": name,
             "MLFLOW_PORT": str(self.tracker_port),
             "API_PORT": str(self.api_port),
             "WEB_PORT": str(self.web_port),
@@ -159,7 +181,7 @@ class Stack:
 
     def compose(self, *arguments: str, files: tuple[str, ...] = (DEMO,)) -> str:
         """Run docker compose on files, in a project of the tests' own."""
-        project = "weapon-detector-test-tracker" if files[0] == TRACKER else "weapon-detector-test"
+        project = f"{self.name}-tracker" if files[0] == TRACKER else self.name
         chosen = [word for file in files for word in ("-f", file)]
         return run("docker", "compose", "-p", project, *chosen, *arguments, env=self.env)
 
@@ -172,11 +194,16 @@ class Stack:
         answer: dict[str, Any] = requests.get(f"{self.api_url}/model", timeout=LONGEST_S).json()
         return answer
 
-    def registered(self) -> list[str]:
-        """Versions that the tracker knows."""
+    def registered(self, model: str = "weapon-detector") -> list[str]:
+        """Versions of a model that the tracker knows."""
         address = f"{self.tracker_uri}/api/2.0/mlflow/model-versions/search"
-        found = requests.get(address, timeout=LONGEST_S).json().get("model_versions", [])
-        return [version["version"] for version in found]
+        found = requests.get(address, params={"filter": f"name='{model}'"}, timeout=LONGEST_S).json()
+        return [version["version"] for version in found.get("model_versions", [])]
+
+    def registry(self, *arguments: str) -> str:
+        """Run registry.py of this checkout against the tracker."""
+        env = {**self.env, "MLFLOW_TRACKING_URI": self.tracker_uri}
+        return run(sys.executable, "registry.py", *arguments, env=env)
 
     def take_down(self) -> None:
         """Remove everything, volumes included."""
@@ -187,17 +214,23 @@ class Stack:
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
+def build() -> Iterator[dict[str, str]]:
+    """What image builds need on this machine, as .env would say it."""
     if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True).returncode:
         pytest.skip("no Docker engine answers")
-    with local_wheels() as build:
-        stack = Stack(build)
-        try:
-            stack.tracker("up", "--build", "-d", "--wait")
-            stack.compose("up", "--build", "-d", "--wait")
-            yield stack
-        finally:
-            stack.take_down()
+    with local_wheels() as wheels:
+        yield {**wheels, "PYTHON_IMAGE": obtainable_base()}
+
+
+@pytest.fixture(scope="module")
+def stack(build) -> Iterator[Stack]:
+    stack = Stack("weapon-detector-test", build)
+    try:
+        stack.tracker("up", "--build", "-d", "--wait")
+        stack.compose("up", "--build", "-d", "--wait")
+        yield stack
+    finally:
+        stack.take_down()
 
 
 @pytest.fixture
@@ -229,8 +262,7 @@ def test_without_a_registered_model_the_starter_is_served_and_says_so(stack, pho
 
 @pytest.mark.compose
 def test_a_model_registered_from_the_host_is_served_within_seconds(stack, photo, tmp_path):
-    env = {**stack.env, "MLFLOW_TRACKING_URI": stack.tracker_uri}
-    run(sys.executable, "registry.py", "import", "weights/starter", env=env)
+    stack.registry("import", "weights/starter")
     wait_for(
         lambda: stack.model()["model"] == {"name": "weapon-detector", "version": "1", "alias": "champion"}
     )
@@ -289,8 +321,8 @@ def test_new_containers_find_runs_and_models_again(stack, photo):
 
 
 @pytest.mark.compose
-def test_three_apis_share_the_requests_behind_one_address(stack, photo):
-    ensure_image("haproxy:3.0-alpine", package="haproxy")
+def test_three_apis_share_the_requests_behind_one_address(build, stack, photo):
+    ensure_image(services(SCALE)["proxy"]["image"], HAPROXY.format(base=build["PYTHON_IMAGE"]))
     stack.compose("up", "-d", "--wait", "--scale", "api=3", files=(DEMO, SCALE))
     wait_for(lambda: requests.get(f"{stack.api_url}/ready", timeout=LONGEST_S).status_code == 200)
     for _ in range(12):
@@ -307,16 +339,111 @@ def api_containers(stack: Stack) -> list[str]:
     return listed.split()
 
 
-def ensure_image(name: str, *, package: str) -> None:
-    """Have an image under that name: pulled, or where no registry is reached built from Debian's package."""
-    if subprocess.run(["docker", "image", "inspect", name], capture_output=True).returncode == 0:
-        return
-    if subprocess.run(["docker", "pull", "-q", name], capture_output=True, timeout=LONGEST_S).returncode == 0:
-        return
-    recipe = (
-        "FROM python:3.11-slim\n"
-        f"RUN apt-get update && apt-get install -y --no-install-recommends {package}\n"
-        'CMD ["haproxy", "-W", "-db", "-f", "/usr/local/etc/haproxy/haproxy.cfg"]\n'
+@pytest.mark.compose
+def test_the_train_service_trains_on_a_folder_of_the_host_and_registers(stack, tmp_path):
+    run(sys.executable, "dataset.py", "synth", str(tmp_path / "drawn"), "--train", "24", "--test", "6")
+    stack.env["DATA_DIR"] = str(tmp_path / "drawn")
+    two_steps = ("--preset", "smoke", "--epochs", "1", "--limit", "8", "--batch-size", "4")
+    model = "trained-in-a-container"
+    stack.tracker(
+        "run", "--rm", "--build", "-T", "train", "--data", "/data", "--model-name", model, *two_steps
     )
+    assert stack.registered(model) == ["1"]
+    stack.registry("--model-name", model, "export", str(tmp_path / "model"))
+    assert (tmp_path / "model" / "weights.safetensors").stat().st_size > 1_000_000
+
+
+@pytest.fixture
+def stack_with_stores(build) -> Iterator[Stack]:
+    """A tracker with PostgreSQL and an S3-compatible store, set as .env.example shows."""
+    base = build["PYTHON_IMAGE"]
+    ensure_image(services(TRACKER)["postgres"]["image"], POSTGRES.format(base=base))
+    ensure_image(services(TRACKER)["store"]["image"], S3_STORE.format(base=base))
+    shown = (ROOT / ".env.example").read_text().partition("# PostgreSQL and an S3-compatible store")[2]
+    settings = dict(re.findall(r"^# ([A-Z][A-Z0-9_]*)=(.*)$", shown, flags=re.M))
+    other = Stack("weapon-detector-test-stores", {**build, **settings})
+    try:
+        other.tracker("up", "--build", "-d")
+        wait_for(lambda: requests.get(f"{other.tracker_uri}/health", timeout=LONGEST_S).ok)
+        yield other
+    finally:
+        other.take_down()
+
+
+@pytest.mark.compose
+def test_with_postgresql_and_an_s3_store_a_new_tracker_finds_the_model_again(stack_with_stores, tmp_path):
+    stores = stack_with_stores
+    stores.registry("import", "weights/starter")
+    count = ("psql", "-U", "mlflow", "-tAc", "select count(*) from model_versions")
+    assert stores.tracker("exec", "-T", "postgres", *count).strip() == "1"
+    list_files = (
+        "import boto3\n"
+        "for each in boto3.client('s3').list_objects_v2(Bucket='mlflow')['Contents']: print(each['Key'])\n"
+    )
+    endpoint = f"AWS_ENDPOINT_URL_S3={stores.settings['MLFLOW_S3_ENDPOINT_URL']}"
+    files = stores.tracker("exec", "-T", "-e", endpoint, "tracker", "python", "-c", list_files)
+    assert "weights.safetensors" in files
+    stores.tracker("up", "-d", "--force-recreate", "--no-deps", "tracker")
+    wait_for(lambda: stores.registered() == ["1"])
+    stores.registry("export", str(tmp_path / "model"))
+    kept = (tmp_path / "model" / "weights.safetensors").read_bytes()
+    assert kept == (ROOT / "weights" / "starter" / "weights.safetensors").read_bytes()
+
+
+# --- images where no registry is reached ------------------------------------------------------------------
+
+HAPROXY = """
+FROM {base}
+RUN apt-get update && apt-get install -y --no-install-recommends haproxy
+CMD ["haproxy", "-W", "-db", "-f", "/usr/local/etc/haproxy/haproxy.cfg"]
+"""
+# Debian's PostgreSQL, started as the official image starts it.
+POSTGRES = r"""
+FROM {base}
+RUN apt-get update && apt-get install -y --no-install-recommends postgresql
+COPY <<'EOF' /start.sh
+set -eu
+export PATH=$(echo /usr/lib/postgresql/*/bin):$PATH PGDATA=/var/lib/postgresql/data
+as_postgres() {{ setpriv --reuid=postgres --regid=postgres --clear-groups "$@"; }}
+install -d -o postgres -g postgres -m 700 $PGDATA
+if [ ! -s $PGDATA/PG_VERSION ]; then
+    test -n "$POSTGRES_PASSWORD"
+    echo "$POSTGRES_PASSWORD" >/tmp/password
+    chown postgres /tmp/password
+    as_postgres initdb -U "$POSTGRES_USER" --pwfile=/tmp/password --auth-local=trust \
+        --auth-host=scram-sha-256 --encoding=UTF8 --locale=C.UTF-8
+    echo "host all all all scram-sha-256" >>$PGDATA/pg_hba.conf
+    echo "CREATE DATABASE $POSTGRES_DB" | as_postgres postgres --single postgres
+fi
+exec setpriv --reuid=postgres --regid=postgres --clear-groups postgres -c listen_addresses='*'
+EOF
+CMD ["sh", "/start.sh"]
+"""
+# moto's S3 on MinIO's port; what compose gives MinIO as its command means nothing to it.
+S3_STORE = """
+FROM {base}
+RUN python -m venv /venv && /venv/bin/python -m pip install --no-cache-dir "moto[s3,server]>=5,<6"
+ENTRYPOINT ["sh", "-c", "exec /venv/bin/moto_server -H 0.0.0.0 -p 9000"]
+"""
+
+
+def obtainable(name: str) -> bool:
+    """Whether an image is here or can be pulled."""
+    if subprocess.run(["docker", "image", "inspect", name], capture_output=True).returncode == 0:
+        return True
+    return (
+        subprocess.run(["docker", "pull", "-q", name], capture_output=True, timeout=LONGEST_S).returncode == 0
+    )
+
+
+def obtainable_base() -> str:
+    """Return the Dockerfiles' base image, or where no registry is reached python:3.11-slim as it is here."""
+    return base_image() if obtainable(base_image()) else "python:3.11-slim"
+
+
+def ensure_image(name: str, recipe: str) -> None:
+    """Have an image under that name: pulled, or where no registry is reached built by a recipe."""
+    if obtainable(name):
+        return
     built = subprocess.run(["docker", "build", "-t", name, "-"], input=recipe, text=True, capture_output=True)
     assert built.returncode == 0, built.stderr
