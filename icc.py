@@ -55,7 +55,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 def _keeps_light_and_dark(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     """Whether white stays light and black dark: a damaged profile may still be read, and blacken a photo."""
     inks = PillowImage.new(mode, (2, 1), 0)
-    inks.paste({"L": 255, "RGB": (255, 255, 255), "CMYK": (255, 255, 255, 255)}[mode], (1, 0, 2, 1))
+    inks.putpixel((1, 0), (255,) * len(inks.getbands()))
     first, second = np.asarray(transform.apply(inks))[0]
     dark, light = (second, first) if mode == "CMYK" else (first, second)
     return int(light.min()) > 200 and int(dark.max()) < 80

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -200,7 +201,7 @@ def send(client, content: bytes):
 def serve_faulty(monkeypatch, **changes):
     """Return the application with faulty decoders, and its fake detector."""
     detector = FakeDetector()
-    monkeypatch.setattr(mlapi, "Decoders", lambda *given: Decoders(*given, program=FAULTY))
+    monkeypatch.setattr(mlapi, "Decoders", partial(Decoders, program=FAULTY))
     return mlapi.create_app(api_settings(**changes), load_detector=lambda _: detector), detector
 
 

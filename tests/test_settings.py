@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 import settings
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = {
+PROGRAMS: dict[str, Callable[[list[str]], object]] = {
     "train": settings.train_config,
     "evaluate": settings.evaluate_config,
     "dataset": settings.dataset_command,
