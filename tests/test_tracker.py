@@ -3,7 +3,6 @@
 import json
 import math
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -255,8 +254,7 @@ def test_monitor_that_fails_in_the_middle_costs_what_would_have_come(
     monkeypatch.setattr(tracker, "SYSTEM_SECONDS", 0.05)
     with training_run(tracker_uri, "broken", "r", {}, folder=tmp_path) as run:
         monkeypatch.setattr(psutil, "virtual_memory", broken)
-        while "OSError: no such counter" not in caplog.text:
-            time.sleep(0.02)
+        wait_until(lambda: "OSError: no such counter" in caplog.text)
         run.log_metrics({"train/loss": 1.0}, 20)
     assert MlflowClient(tracker_uri).get_run(run.run_id).info.status == "FINISHED"
     assert history(tracker_uri, run, "train/loss") == [(20, 1.0)]
