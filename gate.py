@@ -170,6 +170,11 @@ class BoundedConnection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP in the form that every refusal has, and close the connection."""
+        if self.cycle is not None:  # it was the body: this answers in place of the request's own answer
+            if self.cycle.response_started:
+                self.transport.abort()
+                return
+            self.cycle.disconnected = True
         request_id = uuid.uuid4().hex
         detail = f"{msg} Send HTTP/1.1 with at most {MAX_HEAD_BYTES:,} bytes of headers."
         document = ApiProblem("bad-request", detail).document(request_id)

@@ -291,6 +291,18 @@ def test_what_is_no_honest_http_gets_a_problem_and_the_connection_ends(request_t
     assert document["request_id"].encode() in head
 
 
+@pytest.mark.parametrize("path", ["/health", "/predict"])
+def test_a_head_followed_by_a_damaged_body_gets_one_answer(path, caplog):
+    damaged = f"POST {path} HTTP/1.1\nHost: x\nTransfer-Encoding: chunked\n\nno chunk\n\n"
+    with live_server(make_app(), http=BoundedConnection) as (client, _):
+        with raw(client.base_url, damaged) as connection:
+            answer = read_to_the_end(connection)
+        assert client.get("/health").status_code == 200
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 4") == 1
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 class HastyConnection(BoundedConnection):
     head_seconds = 0.5
 

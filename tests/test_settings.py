@@ -102,4 +102,6 @@ def test_a_comma_in_a_name_does_not_make_two_of_it():
     config = settings.train_config(["--data", "a, b", "c", "--image-mean", "0.1,0.2,0.3"])
     assert config.data == [Path("a, b"), Path("c")]
     assert config.image_mean == (0.1, 0.2, 0.3)
-    assert settings.dataset_command(["check", "a, b", "c"]).data == [Path("a, b"), Path("c")]
+    command = settings.dataset_command(["check", "a, b", "c"])
+    assert isinstance(command, settings.CheckCommand)
+    assert command.data == [Path("a, b"), Path("c")]
