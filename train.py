@@ -228,7 +228,7 @@ def build_training(
     if config.channels_last:
         network.backbone.to(memory_format=torch.channels_last)
     # With pictures of one size it pays to try cuDNN's convolutions out once.
-    torch.backends.cudnn.benchmark = config.augmentation in transforms.JITTERS
+    torch.backends.cudnn.benchmark = config.augmentation in transforms.JITTERS and not config.deterministic
     order = transforms.EpochOrder(
         transforms.repeat_factors(samples, config.repeat_threshold, negatives=config.repeat_negatives),
         config.batch_size,

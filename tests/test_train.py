@@ -244,6 +244,7 @@ def test_a_deterministic_training_gives_the_same_weights_twice(
     monkeypatch.setattr(engine, "train_one_epoch", watched)
     for name in ("once", "twice"):
         flags = ["--deterministic", "--epochs", "1", "--limit", "8", "--no-register-model"]
+        flags += ["--augmentation", "large_scale_jitter"]  # whose pictures are all of one size
         run([*arguments, *flags, "--output", str(tmp_path / name)])
     once, twice = (
         detectors.load_state_dict(tmp_path / name / "best" / "weights.safetensors")
@@ -252,6 +253,7 @@ def test_a_deterministic_training_gives_the_same_weights_twice(
     assert modes == [True, True]
     assert all(torch.equal(value, twice[name]) for name, value in once.items())
     assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.benchmark, "it would choose by the clock"
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
