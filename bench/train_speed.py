@@ -196,15 +196,15 @@ def measure_preset(preset: str, steps: int, flags: list[str]) -> None:
             f"batch {config.batch_size}, {batches.num_workers} workers, {device_name(device)}"
         )
         cost = processor_seconds(batches.dataset, order)
-        print(f"  loader, on one core: {1 / cost:8.1f} images/s, {1000 * cost:.1f} ms of a processor each")
+        print(f"  loader, on one core: {1 / cost:8.2f} images/s, {1000 * cost:.1f} ms of a processor each")
         loader = loader_rate(batches, config.batch_size, steps)
-        print(f"  loader alone:        {loader:8.1f} images/s")
+        print(f"  loader alone:        {loader:8.2f} images/s")
         ready = next(iter(batches))
         step, spent = step_rate(training, itertools.repeat(ready), config.batch_size, steps)
-        print(f"  step alone:          {step:8.1f} images/s, {1000 * spent:.1f} ms of a processor each")
+        print(f"  step alone:          {step:8.2f} images/s, {1000 * spent:.1f} ms of a processor each")
         both, _ = step_rate(training, batches, config.batch_size, steps)
         print(
-            f"  together:            {both:8.1f} images/s; the {'loader' if loader < step else 'step'} bounds"
+            f"  together:            {both:8.2f} images/s; the {'loader' if loader < step else 'step'} bounds"
         )
 
 
