@@ -12,15 +12,14 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import requests
+from conftest import LONGEST_S, answers, free_port, running
 
-from tests.conftest import free_port
 from tests.fake_api import FakeApi, detection
 
 ROOT = Path(__file__).parents[1]
@@ -144,61 +143,40 @@ class Bare:
     def run(self, *arguments: str, folder: Path | None = None, **environment: str) -> str:
         """Run this environment's Python; return what it printed, or fail with it."""
         ended = subprocess.run(
-            [self.python, *arguments], cwd=folder or self.work, env=clean(environment), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1800,
+            [self.python, *arguments], cwd=folder or self.work, env={**os.environ, **environment}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=6 * LONGEST_S,
         )  # fmt: skip
         said = f"in an environment of {self.installed}\n{' '.join(arguments)}\n{ended.stdout[-6000:]}"
         assert ended.returncode == 0, said
         return ended.stdout
 
-    @contextlib.contextmanager
-    def server(self, *arguments: str, ready: str, **environment: str) -> Iterator[None]:
-        """Keep a server of this environment's Python up; ready is the address that answers 200 once it is."""
+    def server(
+        self, *arguments: str, ready: str, **environment: str
+    ) -> contextlib.AbstractContextManager[object]:
+        """Keep a server of this environment's Python up; ready is the address that answers once it is."""
         self.work.mkdir(exist_ok=True)
-        log = self.work / "log.txt"
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [self.python, *arguments], cwd=self.work, env=clean(environment), stdout=file, stderr=file
-            )
-        try:
-            end = time.monotonic() + 300
-            while not answers(ready):
-                alive = process.poll() is None and time.monotonic() < end
-                assert alive, f"in an environment of {self.installed}\n{log.read_text()[-6000:]}"
-                time.sleep(0.2)
-            yield
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def clean(environment: dict[str, str]) -> dict[str, str]:
-    """Return this process's environment with nothing in it that would let a bare one see other packages."""
-    foreign = ("PYTHON", "VIRTUAL")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    return {**inherited, "MLFLOW_DISABLE_TELEMETRY": "true", "NO_PROXY": "127.0.0.1,localhost", **environment}
-
-
-def answers(url: str) -> bool:
-    try:
-        return requests.get(url, timeout=5).ok
-    except requests.RequestException:
-        return False
+        return running(
+            (self.python, *arguments), self.work / "log.txt",
+            ready=lambda: answers(ready), cwd=self.work, **environment,
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bare]:
     """One environment at a time: with PyTorch it takes 6 GB."""
     folder = tmp_path_factory.mktemp("bare")
-    yield Bare(folder)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("PYTHONPATH", raising=False)  # nothing else is to be seen in a bare one
+        environment.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        yield Bare(folder)
     shutil.rmtree(folder)
 
 
 def imports_everything(bare: Bare, wanted: Recipe, *programs: str, unused: str | None = None) -> None:
     """Import all that the programs and their modules import anywhere, the unused module apart."""
     ended = subprocess.run(
-        [bare.python, str(ROOT / "tests" / "bare_imports.py"), *programs], cwd=bare.work, env=clean({}),
-        text=True, capture_output=True, timeout=1800,
+        [bare.python, str(ROOT / "tests" / "bare_imports.py"), *programs], cwd=bare.work,
+        text=True, capture_output=True, timeout=6 * LONGEST_S,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-3000:]
     failed = [line for line in ended.stdout.splitlines() if unused is None or unused not in line]
@@ -226,7 +204,7 @@ def test_the_pages_list_is_enough_for_a_photo_on_the_page(bare):
     imports_everything(bare, wanted, wanted.command[-1])
     show = (
         "import sys, pathlib, streamlit.testing.v1 as testing\n"
-        f"app = testing.AppTest.from_file({wanted.command[-1]!r}, default_timeout=120).run()\n"
+        f"app = testing.AppTest.from_file({wanted.command[-1]!r}, default_timeout=600).run()\n"
         "photo = ('photo.jpg', pathlib.Path(sys.argv[1]).read_bytes(), 'image/jpeg')\n"
         "app.file_uploader(key='uploads').set_value([photo])\n"
         "app.run()\n"
@@ -250,13 +228,13 @@ def test_the_trackers_list_is_enough_for_a_server_with_either_store(bare, tmp_pa
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     uri = f"http://127.0.0.1:{port}"
+    experiments = f"{uri}/api/2.0/mlflow/experiments"
     with bare.server(*command, ready=f"{uri}/health", **stores):
-        made = requests.post(f"{uri}/api/2.0/mlflow/experiments/create", json={"name": "bare"}, timeout=60)
+        made = requests.post(f"{experiments}/create", json={"name": "bare"}, timeout=LONGEST_S)
         assert made.status_code == 200, made.text
-        found = requests.get(
-            f"{uri}/api/2.0/mlflow/experiments/get-by-name", params={"experiment_name": "bare"}, timeout=60
-        )
-        assert found.json()["experiment"]["experiment_id"] == made.json()["experiment_id"]
+        name = {"experiment_name": "bare"}
+        found = requests.get(f"{experiments}/get-by-name", params=name, timeout=LONGEST_S).json()
+        assert found["experiment"]["experiment_id"] == made.json()["experiment_id"]
     use_others = (
         "import sqlalchemy, boto3\n"
         "sqlalchemy.create_engine('postgresql+psycopg://mlflow:x@127.0.0.1/mlflow')\n"
@@ -277,11 +255,11 @@ def test_the_apis_list_is_enough_for_a_photo_through_the_real_server(bare):
     url = f"http://127.0.0.1:{port}"
     with bare.server(*wanted.command[1:], ready=f"{url}/ready", **settings):
         files = {"file": (PHOTO.name, PHOTO.read_bytes(), "image/jpeg")}
-        answer = requests.post(f"{url}/predict", files=files, timeout=120)
+        answer = requests.post(f"{url}/predict", files=files, timeout=LONGEST_S)
         assert answer.status_code == 200, answer.text
         assert "pistol" in {each["label"] for each in answer.json()["results"][0]["detections"]}
-        assert requests.get(f"{url}/metrics", timeout=60).ok
-        assert requests.get(f"{url}/docs", timeout=60).ok
+        assert requests.get(f"{url}/metrics", timeout=LONGEST_S).ok
+        assert requests.get(f"{url}/docs", timeout=LONGEST_S).ok
     holds_only_what_is_locked(bare, wanted)
 
 
