@@ -19,6 +19,7 @@ DatasetError
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -26,6 +27,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -294,23 +296,34 @@ def load_image(sample: Sample) -> imaging.Image:
         raise imaging.ImageError(f"{sample.image_path}: {error}") from error
 
 
-def check_images(samples: Iterable[Sample]) -> None:
-    """Decode every picture, so that a damaged one does not end a training in the middle.
+def check_images(samples: Sequence[Sample], on_image: Callable[[], object] = lambda: None) -> None:
+    """Decode every picture, on all cores, so that a damaged one does not end a training in the middle.
+
+    Args:
+        samples: any.
+        on_image: called after each picture.
 
     Raises:
         DamagedImages: some cannot be decoded; the message names the first of them.
     """
-    damaged = []
-    for sample in samples:
-        try:
-            load_image(sample)
-        except imaging.ImageError as error:
-            damaged.append(str(error))
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter
+        damaged = []
+        for problem in pool.map(_damage, samples):
+            damaged += [problem] if problem else []
+            on_image()
     if damaged:
         raise DamagedImages(
             f"{len(damaged)} pictures cannot be decoded: {_some(damaged)}. Repair or remove them; dataset.py "
             "check lists all that is wrong with the data"
         )
+
+
+def _damage(sample: Sample) -> str:
+    try:
+        load_image(sample)
+    except imaging.ImageError as error:
+        return str(error)
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -567,14 +580,23 @@ def _empty_message(roots: Sequence[Path], split: Split, report: DatasetReport) -
 
 
 def fingerprint(samples: Sequence[Sample]) -> str:
-    """Return the SHA-256 of the samples' file names, bytes, boxes and labels, whatever their order."""
+    """Return the SHA-256 of the samples' file names, bytes, boxes and labels, whatever their order.
+
+    A file's bytes are read once in a process, as long as it does not change on the disk.
+    """
     digests = []
     for sample in samples:
         digest = hashlib.sha256(sample.image_path.name.encode(errors="surrogatepass") + b"\0")
-        digest.update(hashlib.sha256(sample.image_path.read_bytes()).digest())
+        state = sample.image_path.stat()
+        digest.update(_content_digest(sample.image_path, state.st_mtime_ns, state.st_size))
         digest.update(sample.boxes.astype("<f4").tobytes() + sample.labels.astype("<i8").tobytes())
         digests.append(digest.digest())
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
+@functools.cache
+def _content_digest(path: Path, _changed_ns: int, _size: int) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
 
 
 # --- commands ---------------------------------------------------------------------------------------

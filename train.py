@@ -213,7 +213,8 @@ def read_data(config: TrainConfig, process: TorchrunSettings) -> tuple[list[Samp
         train_samples = train_samples[:: max(1, len(train_samples) // config.limit)][: config.limit]
     if process.rank == 0:
         samples = [*train_samples, *val_samples]
-        dataset.check_images(tqdm(samples, desc="check images", unit="image", leave=False, mininterval=2.0))
+        with tqdm(total=len(samples), desc="check images", unit="image", leave=False, mininterval=2.0) as bar:
+            dataset.check_images(samples, bar.update)
     return train_samples, val_samples
 
 
