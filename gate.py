@@ -344,7 +344,7 @@ class AllowedHosts:
         """Answer one request (ASGI)."""
         if scope["type"] == "http" and "*" not in self._hosts:
             given = Headers(scope=scope).get("host", "")
-            if _host_name(given) not in self._hosts:
+            if given and _host_name(given) not in self._hosts:  # a browser always names one
                 detail = f"Expected a Host among those of API_ALLOWED_HOSTS, got {given[:100]!r}."
                 await problem_response(ApiProblem("unknown-host", detail), scope)(scope, receive, send)
                 return

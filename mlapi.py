@@ -259,6 +259,7 @@ def make_source(settings: ApiSettings, load_detector: LoadDetector) -> ModelSour
         download_version=registry.download_version,
         load_detector=load_detector,
         list_versions=partial(registry.list_versions, tracking_uri=settings.mlflow_tracking_uri),
+        public_uri=settings.mlflow_public_uri,
         kept_in=settings.api_cache_dir,
     )
     if settings.api_fallback_dir is None or settings.model_version is not None:

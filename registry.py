@@ -78,6 +78,7 @@ from tracker import (
     open_experiment,
     quiet_mlflow,
     read_metrics,
+    shown,
     sync,
     training_run,
     wait_for_tracker,
@@ -1204,7 +1205,7 @@ def comparison_url(runs: Sequence[Run], tracking_uri: str) -> str:
     """Return the address of MLflow's own comparison of these runs."""
     ids = quote(json.dumps([run.info.run_id for run in runs]))
     experiments = quote(json.dumps(sorted({run.info.experiment_id for run in runs})))
-    return f"{tracking_uri.rstrip('/')}/#/compare-runs?runs={ids}&experiments={experiments}"
+    return f"{shown(tracking_uri).rstrip('/')}/#/compare-runs?runs={ids}&experiments={experiments}"
 
 
 def main() -> None:
@@ -1291,7 +1292,7 @@ def _compare(command: CompareCommand, settings: RegistryCommand, console: Consol
     found = last_runs(command.experiment, command.runs + 1, tracking_uri=uri)  # one more: are there older?
     runs = found[: command.runs]
     if not runs:
-        console.print(f"There are no runs at {uri} yet; train.py makes one.")
+        console.print(f"There are no runs at {shown(uri)} yet; train.py makes one.")
         return
     versions = list_versions(settings.model_name, tracking_uri=uri)
     compared = compare_runs(runs, versions, command.parameters)

@@ -33,6 +33,7 @@ from detections import WEAPONS, Detections
 from imaging import Image
 from registry import RegisteredVersion, VersionNotFound
 from schemas import ListedVersion, ModelCard, ModelName
+from tracker import shown
 
 log = logging.getLogger("mlapi.serving")
 T = TypeVar("T")
@@ -314,6 +315,7 @@ class RegistrySource:
         download_version: registry.download_version, likewise.
         load_detector: folder -> detector.
         list_versions: registry.list_versions, likewise.
+        public_uri: the tracker's address as a person's browser reaches it; by default the API's own for it.
         kept_in: folder that keeps the last version loaded, for a start while the tracker is away.
     """
 
@@ -327,12 +329,14 @@ class RegistrySource:
         download_version: DownloadVersion,
         load_detector: LoadDetector,
         list_versions: ListVersions = lambda _: [],
+        public_uri: str | None = None,
         kept_in: Path | None = None,
     ) -> None:
         self._name, self._version = name, version
         self._alias = None if version else alias
         self._find_version, self._download_version = find_version, download_version
         self._load_detector, self._list_versions = load_detector, list_versions
+        self._public_uri = public_uri
         self._kept = kept_in / name if kept_in is not None else None
 
     def listed(self) -> list[ListedVersion]:
@@ -360,7 +364,8 @@ class RegistrySource:
             self._keep(downloaded, found.version)
         name = ModelName(name=self._name, version=found.version, alias=self._alias)
         source = f"models:/{self._name}" + (f"@{self._alias}" if self._alias else f"/{found.version}")
-        page = f"{found.tracking_uri.rstrip('/')}/#/models/{quote(found.name)}/versions/{found.version}"
+        tracker = (self._public_uri or shown(found.tracking_uri)).rstrip("/")
+        page = f"{tracker}/#/models/{quote(found.name)}/versions/{found.version}"
         return ServedModel(detector, name, source, page)
 
     def _keep(self, folder: Path, version: str) -> None:

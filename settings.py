@@ -214,6 +214,9 @@ class ApiSettings(TrackerSettings):
     api_fallback_dir: Path | None = Field(
         None, description="model folder served while the registry has none or is away"
     )
+    mlflow_public_uri: str | None = Field(
+        None, description="the tracker's address as a person's browser reaches it, for links"
+    )
     api_cache_dir: Path | None = Field(
         None, description="folder that keeps the last model served, for a start while the tracker is away"
     )
@@ -291,7 +294,10 @@ class ApiSettings(TrackerSettings):
         """Names by which the API may be called, in lower case; "*" for all."""
         if self.api_allowed_hosts is not None:
             return tuple(host.lower() for host in self.api_allowed_hosts)
-        return ("localhost", "127.0.0.1", "[::1]") if _is_loopback(self.api_host) else ("*",)
+        if not _is_loopback(self.api_bind_address or self.api_host):
+            return ("*",)
+        neighbours = ("api", "proxy") if self.api_bind_address else ()  # what the other containers call it
+        return ("localhost", "127.0.0.1", "[::1]", *neighbours)
 
     @model_validator(mode="after")
     def _queue_holds_a_request(self) -> Self:

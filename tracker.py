@@ -15,6 +15,7 @@ import math
 import os
 import platform
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -55,8 +56,22 @@ LIBRARIES = ("torch", "torchvision", "detecto", "mlflow", "numpy", "pillow", "sa
 log = logging.getLogger("weapon-detector.tracker")
 
 
+_LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
+
+
+def shown(text: str) -> str:
+    """Return text without the names and passwords in its addresses: http://name:password@host -> http://host."""
+    return _LOGIN.sub("", text)
+
+
 class RegistryError(RuntimeError):
-    """The tracker or the registry cannot do what was asked; the message says why and what to do."""
+    """The tracker or the registry cannot do what was asked; the message says why and what to do.
+
+    A message may reach strangers, by the API or a log, so it never holds a password.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shown(message))
 
 
 class TrackerUnreachable(RegistryError):
@@ -304,7 +319,7 @@ class Outbox:
             log.warning("MLflow did not take %s and will not get it: %s", description, error)
         if self._away:
             self._away = False
-            log.warning("The tracker at %s answers again; it gets what waited.", self._tracking_uri)
+            log.warning("The tracker at %s answers again; it gets what waited.", shown(self._tracking_uri))
         return True
 
     def _is_away(self, error: Exception) -> bool:
@@ -313,6 +328,7 @@ class Outbox:
             reason = str(error)
             if not isinstance(error, TrackerUnreachable):
                 reason = f"The MLflow tracker at {self._tracking_uri} does not answer as it should ({error})."
+            reason = shown(reason)
             log.warning("%s Training goes on; what is to be logged is kept and sent later.", reason)
         return False
 
@@ -347,7 +363,7 @@ class TrainingRun:
         self._data: dict[str, tuple[str, Mapping[str, object], Sequence[str]]] = {}
         if active:
             if is_server(tracking_uri):
-                self.url = f"{tracking_uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+                self.url = f"{shown(tracking_uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
             self._client = MlflowClient(tracking_uri=tracking_uri)
             self._outbox = Outbox(tracking_uri)
             self._lock = threading.Lock()  # metrics come from the training loop and from SystemMetrics

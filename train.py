@@ -104,8 +104,12 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
     if config.resume:
         engine.load_checkpoint(training, checkpoint_of(config), identity=identity)
     training.network = processes.averaged(training.network, device)
+    logged = {
+        **config.model_dump(mode="json"),
+        "mlflow_tracking_uri": tracker.shown(config.mlflow_tracking_uri),
+    }
     with tracker.training_run(
-        config.mlflow_tracking_uri, config.experiment, config.run_name, config.model_dump(mode="json"),
+        config.mlflow_tracking_uri, config.experiment, config.run_name, logged,
         resume_run_id=training.progress.run_id or None, folder=config.output, active=process.rank == 0,
     ) as run:  # fmt: skip
         training.progress.run_id = run.run_id

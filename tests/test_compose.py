@@ -56,11 +56,23 @@ def test_our_containers_have_no_more_rights_than_they_need(file, name):
     assert service["mem_limit"]
 
 
+@pytest.mark.parametrize(("file", "name"), [each for each in OURS if each[1] != "bucket"])
+def test_our_containers_end_when_told_and_fill_no_disk_with_their_log(file, name):
+    service = services(file)[name]
+    assert service["init"] is True
+    assert service["logging"]["options"]["max-size"]
+    assert name != "api" or service["stop_grace_period"] == "40s"
+
+
 @pytest.mark.parametrize("file", [TRACKER, DEMO, SCALE])
 def test_published_ports_are_this_machines_only_unless_asked(file):
+    """And each on its own: who shows the page to others shows neither the tracker nor the API."""
     ports = [port for service in services(file).values() for port in service.get("ports", [])]
     assert ports
-    assert all(port.startswith("${BIND_ADDRESS:-127.0.0.1}:") for port in ports)
+    for port in ports:
+        name = re.fullmatch(r"\$\{(\w+)_BIND_ADDRESS:-127\.0\.0\.1\}:\$\{(\w+)_PORT:-\d+\}:\d+", port)
+        assert name, port
+        assert name[1] == name[2]
 
 
 @pytest.mark.parametrize("name", ["api", "tracker", "web"])

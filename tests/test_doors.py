@@ -51,6 +51,9 @@ def client():
         ({}, "evil.example", 400),  # a page's own name that its owner lets point at 127.0.0.1
         ({}, "localhost.evil.example", 400),
         ({"api_host": "0.0.0.0", "api_keys": "a"}, "evil.example", 200),  # there the key decides
+        ({"api_host": "0.0.0.0", "api_bind_address": "127.0.0.1"}, "evil.example", 400),
+        ({"api_host": "0.0.0.0", "api_bind_address": "127.0.0.1"}, "api:8000", 200),  # the page's container
+        ({}, "", 200),  # a proxy's look at /ready in HTTP/1.0
         ({"api_allowed_hosts": "api.example"}, "api.example:80", 200),
         ({"api_allowed_hosts": "api.example"}, "127.0.0.1", 400),
     ],
@@ -156,6 +159,15 @@ def test_a_stranger_learns_no_address_from_ready_and_a_keyholder_learns_why():
         answer = client.get("/ready")
         assert answer.status_code == 503
         assert answer.json()["detail"] == "No model is loaded. GET /model with a key says why."
+
+
+def test_no_route_tells_the_trackers_password(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mluser:s3cretpass@127.0.0.1:9")
+    settings = ApiSettings(api_watch_seconds=0.05, api_allowed_hosts=("*",))
+    with TestClient(mlapi.create_app(settings, load_detector=lambda _: FakeDetector())) as client:
+        wait_until(lambda: "No MLflow tracker answers at http://127.0.0.1:9" in client.get("/ready").text)
+        for path in ("/ready", "/model", "/models", "/metrics"):
+            assert "s3cretpass" not in client.get(path).text
 
 
 # --- one caller's share -----------------------------------------------------------------------------

@@ -40,7 +40,7 @@ ALLOWED = {
     "registry": {"detections", "schemas", "settings", "tracker"},
     "pyfunc_model": {"detections", "detector", "imaging", "schemas"},
     "engine": {"dataset", "detections", "detector", "imaging", "metrics", "processes", "transforms"},
-    "serving": {"detections", "detector", "imaging", "registry", "schemas", "settings"},
+    "serving": {"detections", "detector", "imaging", "registry", "schemas", "settings", "tracker"},
     "answers": {"detections", "gate", "imaging", "schemas", "serving", "texts"},
     "client": {"imaging", "schemas", "settings", "texts"},
     "page": {"client", "imaging", "schemas", "settings", "texts"},

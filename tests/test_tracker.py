@@ -336,3 +336,16 @@ def test_database_used_directly_needs_no_server(tmp_path, monkeypatch):
         run.log_metrics({"val/map": 0.5}, 0)
     assert run.url == ""
     assert history(uri, run, "val/map") == [(0, 0.5)]
+
+
+SECRET = "http://mluser:s3cretpass@127.0.0.1:9"  # nothing listens at the discard port
+
+
+def test_no_message_holds_the_trackers_password():
+    with pytest.raises(tracker.TrackerUnreachable) as caught:
+        tracker.check_tracker(SECRET)
+    assert "at http://127.0.0.1:9." in str(caught.value)
+    assert "mluser" not in str(caught.value)
+    assert "s3cretpass" not in str(caught.value)
+    odd = tracker.RegistryError("API request to postgresql+psycopg://a:b@db/x failed; https://y/z@1 stays")
+    assert str(odd) == "API request to postgresql+psycopg://db/x failed; https://y/z@1 stays"
