@@ -149,7 +149,7 @@ def test_settings_named_exist(name):
     named = {word for snippet in snippets(name) for word in re.findall(r"\b[A-Z]{2,}_[A-Z_]+\b", snippet)}
     known = (
         set(example())
-        | {"PIP_ARGS", "PYTHON"}
+        | {"PIP_ARGS", "PYTHON", "FORWARDED_ALLOW_IPS"}  # of make, and uvicorn's own
         | {f"TRAIN_{n.upper()}" for n in settings.TrainConfig.model_fields}
     )
     assert sorted(named - known) == []
