@@ -124,13 +124,13 @@ class TiffPage(NamedTuple):
 def read_tiff(content: bytes) -> list[TiffPage]:
     """Return a TIFF's pages in order, at most MOST_PAGES; an empty list where the file is no TIFF."""
     order = {b"II": "<", b"MM": ">"}.get(content[:2])
+    pages: list[TiffPage] = []
+    if order is None:
+        return pages
     try:
-        if order is None:
-            return []
         version = struct.unpack_from(order + "H", content, 2)[0]
         offset_code, start = ("Q", 8) if version == 43 else ("I", 4)
         offset = struct.unpack_from(order + offset_code, content, start)[0]
-        pages: list[TiffPage] = []
         while offset and len(pages) < MOST_PAGES:
             page, offset = _tiff_page(content, offset, order, offset_code)
             pages.append(page)

@@ -148,7 +148,7 @@ MOST_FALSE_ALARMS = 500  # per 1,000: beyond, more weapon-free images raise an a
 
 ROOT = Path(__file__).parent
 # What the logged model needs to run by itself: every project file that pyfunc_model.py reaches.
-SERVING_CODE = ("detections.py", "detector.py", "imaging.py", "schemas.py")
+SERVING_CODE = ("containers.py", "detections.py", "detector.py", "icc.py", "imaging.py", "schemas.py")
 SERVING_PACKAGES = ("mlflow", "torch", "torchvision", "detecto", "safetensors", "pillow", "numpy", "pydantic")
 
 

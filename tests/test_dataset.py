@@ -773,7 +773,7 @@ def test_check_lists_as_many_findings_as_asked(tmp_path, show):
         (["stats", "absent"], "no folder absent"),
         (["check"], "DATA"),
         (["check", "x", "--near", "99"], "less than or equal to 64"),
-        (["invent"], "invalid choice"),
+        (["invent"], "unknown command invent"),
     ],
 )
 def test_a_wrong_command_line_is_answered_in_a_sentence(arguments, said):

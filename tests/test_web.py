@@ -630,7 +630,7 @@ def test_corrections_train_the_next_model(tmp_path):
     image = np.random.default_rng(0).integers(0, 255, (120, 200, 3), np.uint8)
     feedback.keep(tmp_path, image, [feedback.Correction("smartphone", (-3, 20.4, 250, 90))])
     feedback.keep(tmp_path, image // 2, [])
-    samples = dataset.read_samples([tmp_path], "train")
+    samples = [sample for split in ("train", "val") for sample in dataset.read_samples([tmp_path], split)]
     found = sorted((sample.labels.tolist(), sample.boxes.tolist()) for sample in samples)
     assert found == [([], []), ([5], [[0, 20, 200, 90]])]  # 5 is the smartphone
 
