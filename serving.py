@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -122,7 +122,7 @@ class Ran(Generic[T]):
 
 
 class InferenceQueue:
-    """A bounded queue in front of a few threads. Used from one event loop only.
+    """A bounded queue in front of a few threads; a place is a request. Used from one event loop only.
 
     Args:
         workers: threads, so pieces of work at the same time.
@@ -167,23 +167,23 @@ class InferenceQueue:
         begun = list(self._begun.values())
         return time.monotonic() - min(begun) if begun else 0.0
 
-    def check_room(self, wanted: int = 1, *, full: bool = False) -> None:
-        """Raise QueueFull unless that many places are free, or if the caller knows that it is full."""
-        missing = self._taken + wanted - self._places
+    def check_room(self, *, full: bool = False) -> None:
+        """Raise QueueFull unless a place is free, or if the caller knows that it is full."""
+        missing = self._taken + 1 - self._places
         if missing > 0 or full:
             seconds = math.ceil(missing * self._usual_seconds / self.workers)
             raise QueueFull(min(max(seconds, 1), 60))
 
-    def submit(self, work: Sequence[Callable[[], T]]) -> list[asyncio.Future[Ran[T]]]:
-        """Queue all pieces of work, or none.
+    def submit(self, piece: Callable[[], T]) -> asyncio.Future[Ran[T]]:
+        """Queue a piece of work.
 
-        Cancelling a future drops its work if it has not begun; begun work keeps its place to the end.
+        Cancelling its future drops work that has not begun; begun work keeps its place to the end.
 
         Raises:
-            QueueFull: fewer places than pieces of work are free.
+            QueueFull: no place is free.
         """
-        self.check_room(len(work))
-        return [self._submit(piece, places=1) for piece in work]
+        self.check_room()
+        return self._submit(piece, places=1)
 
     def run_aside(self, piece: Callable[[], T]) -> asyncio.Future[Ran[T]]:
         """Run work that takes no caller's place, after all that was accepted so far."""

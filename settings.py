@@ -226,7 +226,7 @@ class ApiSettings(TrackerSettings):
     api_max_pixels: int = Field(
         40_000_000, ge=1, le=178_000_000, description="width x height of one picture at most"
     )
-    api_queue_size: int = Field(16, ge=0, description="pictures that may wait; beyond that the answer is 503")
+    api_queue_size: int = Field(16, ge=0, description="requests that may wait; beyond that the answer is 503")
     api_max_uploads: int = Field(32, ge=1, description="requests whose bodies may be in memory at once")
     api_deadline_seconds: float = Field(30, gt=0, description="time for one request, upload included")
     api_decode_seconds: float = Field(
@@ -298,15 +298,6 @@ class ApiSettings(TrackerSettings):
             return ("*",)
         neighbours = ("api", "proxy") if self.api_bind_address else ()  # what the other containers call it
         return ("localhost", "127.0.0.1", "[::1]", *neighbours)
-
-    @model_validator(mode="after")
-    def _queue_holds_a_request(self) -> Self:
-        if self.api_max_files > self.api_queue_size + 1:
-            raise ValueError(
-                f"API_MAX_FILES={self.api_max_files} can never fit API_QUEUE_SIZE={self.api_queue_size}: "
-                "allow at most one file more than may wait"
-            )
-        return self
 
     @property
     def max_body_bytes(self) -> int:

@@ -247,7 +247,7 @@ def test_the_queue_closes_though_a_worker_is_stuck():
     async def run() -> tuple[bool, float]:
         gate = threading.Event()
         queue = InferenceQueue(2, 0)
-        queue.submit([gate.wait])
+        queue.submit(gate.wait)
         began = time.monotonic()
         ended = queue.close(0.2), time.monotonic() - began
         gate.set()
@@ -263,7 +263,7 @@ def test_a_stuck_worker_keeps_no_process_from_ending():
         "import asyncio, threading, serving\n"
         "async def run():\n"
         "    queue = serving.InferenceQueue(1, 0)\n"
-        "    queue.submit([threading.Event().wait])\n"
+        "    queue.submit(threading.Event().wait)\n"
         "    print(queue.close(0.1))\n"
         "asyncio.run(run())"
     )

@@ -152,16 +152,16 @@ def test_a_new_model_is_warmed_up_although_every_place_is_taken():
     async def scenario() -> None:
         queue = InferenceQueue(1, 0)
         held = threading.Event()
-        [request] = queue.submit([held.wait])
+        request = queue.submit(held.wait)
         with pytest.raises(QueueFull):
-            queue.submit([held.wait])
+            queue.submit(held.wait)
         warm = queue.run_aside(lambda: "warm")
         assert queue.waiting == 0
         held.set()
         assert (await warm).value == "warm"
         assert (await request).value
         await asyncio.sleep(0)
-        queue.submit([held.wait])
+        queue.submit(held.wait)
         queue.close()
 
     asyncio.run(scenario())

@@ -6,6 +6,7 @@ import logging.config
 import os
 import socket
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -503,7 +504,7 @@ def post(client, **query):
 
 
 def test_a_full_queue_is_503_with_retry_after_and_health_still_answers(detector):
-    app = mlapi.create_app(api_settings(api_queue_size=2, api_max_files=2), load_detector=lambda _: detector)
+    app = mlapi.create_app(api_settings(api_queue_size=2), load_detector=lambda _: detector)
     with live_server(app) as (client, _), ThreadPoolExecutor(3) as threads, detector.held():
         accepted = [threads.submit(post, client) for _ in range(3)]  # one runs, two wait
         queue = app.state.service.queue
@@ -519,16 +520,38 @@ def test_a_full_queue_is_503_with_retry_after_and_health_still_answers(detector)
         assert post(client).status_code == 200
 
 
-def test_a_request_that_needs_more_places_than_are_free_takes_none(detector):
-    app = mlapi.create_app(api_settings(api_queue_size=2, api_max_files=3), load_detector=lambda _: detector)
-    with live_server(app) as (client, _), ThreadPoolExecutor(1) as threads, detector.held():
-        first = threads.submit(post, client)
+def test_a_request_of_many_files_takes_one_place_and_its_files_come_one_after_the_other(detector):
+    app = mlapi.create_app(api_settings(api_queue_size=1, api_workers=2), load_detector=lambda _: detector)
+    with live_server(app) as (client, _), ThreadPoolExecutor(2) as threads, detector.held():
+        eight = threads.submit(client.post, "/predict", files=[("file", ("a.png", png((8, 8))))] * 8)
         wait_until(lambda: len(detector.seen) == 1)
-        three = client.post("/predict", files=[("file", ("a.png", png()))] * 3)
-        assert_problem(three, "queue-full")
+        one = threads.submit(post, client)  # beside it, in the other worker
+        wait_until(lambda: len(detector.seen) == 2)
+        assert sorted(detector.seen)[0] == (8, 8, 3)
         assert app.state.service.queue.waiting == 0
         detector.gate.set()
-        assert first.result().status_code == 200
+        assert one.result().status_code == 200
+        times = [result["time_ms"]["queue"] for result in eight.result().json()["results"]]
+    assert len(times) == 8
+    assert times == sorted(times)
+
+
+def test_a_request_of_many_files_is_not_starved_by_others_of_one():
+    """All places but one are taken whenever it asks, for as long as the others go on asking."""
+    detector = FakeDetector()
+    app = mlapi.create_app(api_settings(api_queue_size=1), load_detector=lambda _: detector)
+    done = threading.Event()
+
+    def go_on_asking(client):
+        while not done.is_set():
+            assert post(client).status_code in (200, 503)
+
+    with live_server(app) as (client, _), ThreadPoolExecutor(1) as threads:
+        asking = threads.submit(go_on_asking, client)
+        answer = client.post("/predict", files=[("file", ("a.png", png()))] * 8)
+        done.set()
+        asking.result()
+    assert answer.status_code == 200
 
 
 def test_an_answer_after_the_deadline_is_504_and_what_waited_is_dropped(detector):

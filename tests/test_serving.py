@@ -104,7 +104,7 @@ class Held:
 def test_work_is_answered_in_order_with_its_times():
     async def run():
         queue = InferenceQueue(1, 10)
-        answers = await asyncio.gather(*queue.submit([partial(pow, i, 2) for i in range(5)]))
+        answers = await asyncio.gather(*(queue.submit(partial(pow, i, 2)) for i in range(5)))
         queue.close()
         return answers
 
@@ -117,20 +117,20 @@ def test_places_are_given_back_after_success_failure_and_cancellation():
     async def run():
         held = Held()
         queue = InferenceQueue(1, 1)
-        [running] = queue.submit([held])
-        [waiting] = queue.submit([held])
+        running = queue.submit(held)
+        waiting = queue.submit(held)
         with pytest.raises(QueueFull) as refused:
-            queue.submit([held])
+            queue.submit(held)
         assert 1 <= refused.value.retry_after_seconds <= 60
         await until(held.begun.is_set)
         waiting.cancel()
         await until(lambda: queue.waiting == 0)
-        [failing] = queue.submit([lambda: 1 // 0])  # the cancelled one's place
+        failing = queue.submit(lambda: 1 // 0)  # the cancelled one's place
         held.gate.set()
         await running
         with pytest.raises(ZeroDivisionError):
             await failing
-        await until(lambda: has_room(queue, 2))
+        await until(lambda: queue._taken == 0)
         queue.close()
 
     play(run())
@@ -140,7 +140,7 @@ def test_running_work_keeps_its_place_when_nobody_waits_for_it_any_more():
     async def run():
         held = Held()
         queue = InferenceQueue(1, 0)
-        [running] = queue.submit([held])
+        running = queue.submit(held)
         await until(held.begun.is_set)
         running.cancel()
         await asyncio.sleep(0.05)  # in which its place could be given back too early
@@ -152,9 +152,9 @@ def test_running_work_keeps_its_place_when_nobody_waits_for_it_any_more():
     play(run())
 
 
-def has_room(queue, wanted=1):
+def has_room(queue):
     try:
-        queue.check_room(wanted)
+        queue.check_room()
     except QueueFull:
         return False
     return True
@@ -164,7 +164,7 @@ def test_each_thread_is_set_up_once():
     async def run():
         names = []
         queue = InferenceQueue(2, 10, lambda: names.append(threading.current_thread().name))
-        await asyncio.gather(*queue.submit([lambda: None] * 8))
+        await asyncio.gather(*(queue.submit(lambda: None) for _ in range(8)))
         queue.close()
         return names
 
