@@ -257,18 +257,17 @@ def detect_all(
     device = detector.device
     together = batch_size or (TOGETHER if device.type == "cuda" else 1)
     batches = batches_of_one_size(detector, samples, together)
-    photographs = iter(
-        DataLoader(
-            Photographs(samples), sampler=[i for batch in batches for i in batch], batch_size=None,
-            num_workers=workers, worker_init_fn=transforms.one_thread, pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # its own, as in training
-        )
+    loader = DataLoader(
+        Photographs(samples), sampler=[i for batch in batches for i in batch], batch_size=None,
+        num_workers=workers, worker_init_fn=transforms.one_thread, persistent_workers=bool(workers),
+        pin_memory=device.type == "cuda", generator=torch.Generator(),  # its own, as in training
     )  # fmt: skip
     found: dict[int, Detections] = {}
     bar = tqdm(
         total=len(samples), desc=description, unit="image", disable=not progress, leave=False, mininterval=1.0
     )
-    with bar, _benchmark_off():
+    with bar, _benchmark_off(), transforms.ending_workers(loader):
+        photographs = iter(loader)
         for batch in batches:
             images = [next(photographs).to(device, non_blocking=True) for _ in batch]
             every = detector.detect_together([transforms.develop(image, None) for image in images])

@@ -115,10 +115,12 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
         training.progress.run_id = run.run_id
         log_data(run, splits, data)
         keeper = Keeper(config, training, run, interruption, identity=identity)
-        batches = loader(config, process, training, train_samples, order)
-        keeper.restart_clock()
-        keeper.agree()  # the clock sets the rate of the very first step too
-        if not fit(keeper, order, batches, val_samples, [sample.name for sample in train_samples]):
+        names = [sample.name for sample in train_samples]
+        with transforms.ending_workers(loader(config, process, training, train_samples, order)) as batches:
+            keeper.restart_clock()
+            keeper.agree()  # the clock sets the rate of the very first step too
+            whole = fit(keeper, order, batches, val_samples, names)
+        if not whole:
             run.interrupted()
             if run.active:
                 say(f"stopped after {training.progress.step} steps; go on with the same flags and --resume")

@@ -13,13 +13,14 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -505,6 +506,21 @@ class TrainingImages(Dataset[tuple[Tensor, Target]]):
         )
         pixels = tv_tensors.Image(torch.from_numpy(image.copy()).permute(2, 0, 1))
         return pixels, {"boxes": boxes, "labels": torch.from_numpy(sample.labels.copy())}
+
+
+@contextmanager
+def ending_workers(loader: DataLoader[Any]) -> Iterator[DataLoader[Any]]:
+    """Give a loader with persistent workers, and end them with the block, whatever happens in it.
+
+    They are deaf to the signal by which the interpreter ends what is left of its children (see one_thread),
+    and it would wait for them for ever.
+    """
+    try:
+        yield loader
+    finally:
+        iterator, loader._iterator = loader._iterator, None
+        if iterator is not None:
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def one_thread(_worker: int) -> None:

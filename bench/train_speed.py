@@ -112,7 +112,6 @@ def detecto_rate(config: TrainConfig, samples: list[dataset.Sample]) -> float:
 def our_rate(config: TrainConfig, samples: list[dataset.Sample]) -> tuple[float, float, profile]:
     """Return images per second of our loop, the share of it spent waiting for data, and a profile."""
     training, order = train.build_training(config, TorchrunSettings(), samples, torch.device("cpu"))
-    batches = train.loader(config, TorchrunSettings(), training, samples, order)
     names = [sample.name for sample in samples]
     ends: list[float] = []
 
@@ -121,9 +120,11 @@ def our_rate(config: TrainConfig, samples: list[dataset.Sample]) -> tuple[float,
         return False
 
     waited = [0.0]
-    engine.train_one_epoch(training, timed(batches, waited), names=names, after_step=after_step)
-    seconds = ends[-1] - ends[0]  # the first step warms up, and the worker starts
-    ready = list(batches)[:1]
+    loader = train.loader(config, TorchrunSettings(), training, samples, order)
+    with transforms.ending_workers(loader) as batches:
+        engine.train_one_epoch(training, timed(batches, waited), names=names, after_step=after_step)
+        seconds = ends[-1] - ends[0]  # the first step warms up, and the worker starts
+        ready = list(batches)[:1]
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         engine.train_one_epoch(training, ready, names=names, after_step=after_step)
     return (len(order) - 1) * config.batch_size / seconds, waited[0] / seconds, recorded
@@ -190,22 +191,29 @@ def measure_preset(preset: str, steps: int, flags: list[str]) -> None:
         device = train.set_up_machine(config, process)
         samples = dataset.read_samples(config.data, "train")
         training, order = train.build_training(config, process, samples, device)
-        batches = train.loader(config, process, training, samples, order)
-        print(
-            f"{preset}, {config.architecture}, {training.detector.card.network.max_size} px, "
-            f"batch {config.batch_size}, {batches.num_workers} workers, {device_name(device)}"
-        )
-        cost = processor_seconds(batches.dataset, order)
-        print(f"  loader, on one core: {1 / cost:8.2f} images/s, {1000 * cost:.1f} ms of a processor each")
-        loader = loader_rate(batches, config.batch_size, steps)
-        print(f"  loader alone:        {loader:8.2f} images/s")
-        ready = next(iter(batches))
-        step, spent = step_rate(training, itertools.repeat(ready), config.batch_size, steps)
-        print(f"  step alone:          {step:8.2f} images/s, {1000 * spent:.1f} ms of a processor each")
-        both, _ = step_rate(training, batches, config.batch_size, steps)
-        print(
-            f"  together:            {both:8.2f} images/s; the {'loader' if loader < step else 'step'} bounds"
-        )
+        with transforms.ending_workers(train.loader(config, process, training, samples, order)) as batches:
+            print_rates(config, training, order, batches, steps)
+
+
+def print_rates(
+    config: TrainConfig, training: engine.Training, order: transforms.EpochOrder, batches: DataLoader[Any],
+    steps: int,
+) -> None:  # fmt: skip
+    """Print how many images a second loader and step make, alone and together."""
+    preset = config.preset or "no preset"
+    print(
+        f"{preset}, {config.architecture}, {training.detector.card.network.max_size} px, "
+        f"batch {config.batch_size}, {batches.num_workers} workers, {device_name(training.detector.device)}"
+    )
+    cost = processor_seconds(batches.dataset, order)
+    print(f"  loader, on one core: {1 / cost:8.2f} images/s, {1000 * cost:.1f} ms of a processor each")
+    loader = loader_rate(batches, config.batch_size, steps)
+    print(f"  loader alone:        {loader:8.2f} images/s")
+    ready = next(iter(batches))
+    step, spent = step_rate(training, itertools.repeat(ready), config.batch_size, steps)
+    print(f"  step alone:          {step:8.2f} images/s, {1000 * spent:.1f} ms of a processor each")
+    both, _ = step_rate(training, batches, config.batch_size, steps)
+    print(f"  together:            {both:8.2f} images/s; the {'loader' if loader < step else 'step'} bounds")
 
 
 def device_name(device: torch.device) -> str:

@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from conftest import wait_until
+from conftest import LONGEST_S, wait_until
 from mlflow import MlflowClient
 from PIL import Image as PillowImage
 
@@ -550,6 +550,23 @@ def test_the_normalisation_a_backbone_expects_reaches_the_network():
 def start(arguments, uri, *, launcher=(sys.executable,), **how) -> subprocess.Popen[Any]:
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([*launcher, "train.py", *arguments], cwd=ROOT, env=environment, **how)
+
+
+@pytest.mark.parametrize(("flags", "status"), [((), 0), (("--lr", "1e30", "--clip-norm", "0"), 1)])
+def test_the_program_ends_though_its_workers_are_deaf_to_signals(arguments, tracker_uri, flags, status):
+    """With a good end and with an error, which holds on to everything that was under way."""
+    words = [
+        *arguments,
+        "--epochs",
+        "2",
+        "--eval-epochs",
+        "2",
+        "--no-register-model",
+        "--workers",
+        "1",
+        *flags,
+    ]
+    assert start(words, tracker_uri).wait(LONGEST_S) == status
 
 
 @pytest.mark.slow
