@@ -74,6 +74,7 @@ from tracker import (
     git_commit,
     is_server,
     library_versions,
+    log_inputs,
     log_params,
     open_experiment,
     quiet_mlflow,
@@ -706,7 +707,7 @@ def _log_training(client: MlflowClient, run_id: str, card: ModelCard, curves: Se
             source=json.dumps({"folders": card.data.get("roots", [])}),
             profile=json.dumps({"fingerprint": card.data_fingerprint, **about}),
         )  # fmt: skip
-        client.log_inputs(run_id, [DatasetInput(given, [InputTag("mlflow.data.context", "training")])])
+        log_inputs(client, run_id, [DatasetInput(given, [InputTag("mlflow.data.context", "training")])])
     for start in range(0, len(curves), 1000):  # what one request may hold
         client.log_batch(run_id, metrics=curves[start : start + 1000])
 

@@ -243,6 +243,11 @@ class ApiSettings(TrackerSettings):
     )
     api_log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least to log")
 
+    @field_validator("model_dir", "api_fallback_dir", "api_cache_dir", "mlflow_public_uri", mode="before")
+    @classmethod
+    def _set_but_empty(cls, value: Any) -> Any:  # as compose passes what .env leaves out
+        return value or None
+
     @field_validator("api_keys", "api_cors_origins", "api_allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:

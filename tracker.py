@@ -461,7 +461,7 @@ class TrainingRun:
                 profile=json.dumps({"fingerprint": fingerprint, **profile}, default=str),
             )  # fmt: skip
             given = DatasetInput(data, tags=[InputTag("mlflow.data.context", name)])
-            self._outbox.put(f"data set {name}", partial(self._client.log_inputs, self.run_id, [given]))
+            self._outbox.put(f"data set {name}", partial(log_inputs, self._client, self.run_id, [given]))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
@@ -725,6 +725,20 @@ def _log_config(client: MlflowClient, run_id: str, config: Mapping[str, Any]) ->
     """Log config as parameters, and whole as config.json."""
     log_params(client, run_id, config)
     client.log_dict(run_id, dict(config), "config.json")
+
+
+def log_inputs(client: MlflowClient, run_id: str, given: list[DatasetInput]) -> None:
+    """Log the data sets of a run.
+
+    Two runs that log the same data at once can both find it new to MLflow, which then refuses the second;
+    by then it is known.
+    """
+    try:
+        client.log_inputs(run_id, given)
+    except MlflowException as error:
+        if "unique" not in str(error).lower():
+            raise
+        client.log_inputs(run_id, given)
 
 
 def log_params(client: MlflowClient, run_id: str, config: Mapping[str, Any]) -> None:

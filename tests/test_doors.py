@@ -108,6 +108,15 @@ def test_an_api_behind_a_key_or_on_this_machine_starts(environment, monkeypatch)
     assert read_settings([]).api_host == environment["API_HOST"]
 
 
+def test_a_folder_that_is_set_but_empty_is_none(monkeypatch):
+    """As compose passes what .env leaves out."""
+    for name in ("MODEL_DIR", "API_FALLBACK_DIR", "API_CACHE_DIR", "MLFLOW_PUBLIC_URI"):
+        monkeypatch.setenv(name, "")
+    given = read_settings([])
+    assert (given.model_dir, given.api_fallback_dir, given.api_cache_dir) == (None, None, None)
+    assert given.mlflow_public_uri is None
+
+
 def test_keys_have_names_and_old_ones_without_still_open():
     given = api_settings(api_keys="shop1:s3cret, plain, with:colon:inside, http://odd")
     assert given.named_keys == {

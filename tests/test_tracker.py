@@ -11,6 +11,7 @@ import pytest
 from conftest import LONGEST_S, TrackerServer, free_port, wait_until
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
 
 import tracker
 from tracker import RegistryError, TrainingRun
@@ -349,3 +350,23 @@ def test_no_message_holds_the_trackers_password():
     assert "s3cretpass" not in str(caught.value)
     odd = tracker.RegistryError("API request to postgresql+psycopg://a:b@db/x failed; https://y/z@1 stays")
     assert str(odd) == "API request to postgresql+psycopg://db/x failed; https://y/z@1 stays"
+
+
+class RefusingOnce:
+    """A client whose tracker hears of the data set from another run at the same time."""
+
+    def __init__(self, message: str) -> None:
+        self.message, self.asked = message, 0
+
+    def log_inputs(self, run_id, given):
+        self.asked += 1
+        if self.asked == 1:
+            raise MlflowException(self.message)
+
+
+def test_data_that_two_runs_log_at_once_is_logged_by_both():
+    client = RefusingOnce("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id")
+    tracker.log_inputs(client, "run", [])
+    assert client.asked == 2
+    with pytest.raises(MlflowException, match="disk is full"):
+        tracker.log_inputs(RefusingOnce("the disk is full"), "run", [])
