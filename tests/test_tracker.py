@@ -365,8 +365,9 @@ class RefusingOnce:
 
 
 def test_data_that_two_runs_log_at_once_is_logged_by_both():
-    client = RefusingOnce("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id")
+    client: Any = RefusingOnce("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id")
     tracker.log_inputs(client, "run", [])
     assert client.asked == 2
+    full: Any = RefusingOnce("the disk is full")
     with pytest.raises(MlflowException, match="disk is full"):
-        tracker.log_inputs(RefusingOnce("the disk is full"), "run", [])
+        tracker.log_inputs(full, "run", [])
