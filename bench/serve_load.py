@@ -97,6 +97,7 @@ def api(model: Path) -> Iterator[tuple[str, psutil.Process]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     variables = {"MODEL_DIR": str(model.resolve()), "API_PORT": str(port), "API_LOG_LEVEL": "error"}
+    variables["API_CALLER_REQUESTS"] = "1000"  # all the clients have one address
     process = subprocess.Popen([sys.executable, "mlapi.py"], cwd=ROOT, env={**os.environ, **variables})
     try:
         yield f"http://127.0.0.1:{port}", psutil.Process(process.pid)
