@@ -133,7 +133,7 @@ class BoundedConnection(H11Protocol):
     """A connection that must say what it wants in time, and of which there are only so many.
 
     With one more than the process may open, the server would spin and fill the log. What uvicorn keeps
-    private is used here (cycle, conn, timeout handling): requirements pin its minor version.
+    private is used here (cycle, conn, send_400_response): the lock says with which version that was tested.
     """
 
     most = _most_connections()

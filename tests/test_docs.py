@@ -80,7 +80,8 @@ def commands(name: str) -> list[list[str]]:
 
 
 def all_commands() -> list[tuple[str, list[str]]]:
-    return [(name, words) for name in DOCUMENTS for words in commands(name)]
+    """Every command shown, those by which the starter was made among them."""
+    return [(name, words) for name in (*DOCUMENTS, CARD, "weights/README.md") for words in commands(name)]
 
 
 def test_the_documents_hold_commands_to_check():
