@@ -10,6 +10,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import io
 import logging
 import math
 import os
@@ -17,22 +18,24 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from email.message import Message as MimeMessage
 from typing import Any
 
 import h11
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
+from multipart import MultipartSegment, ParserError, ParserLimitReached, PushMultipartParser
 from pydantic import ValidationError
-from starlette.datastructures import Headers, MutableHeaders, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from werkzeug.http import parse_options_header
 
 from schemas import EncodedImages, Problem
 
@@ -440,11 +443,10 @@ class SentFile:
     content: bytes
 
 
-MAX_TEXT_BYTES = 10_000  # of a part that is no file; there should be none
-
-
-class _InMemoryParser(MultiPartParser):
-    spool_max_size = 0  # 0: never on disk, whatever the size; BodyLimit bounds the memory
+MAX_BOUNDARY = 70  # characters: RFC 2046, 5.1.1
+MAX_BYTES_BEFORE = 65_536  # before the first part; RFC 2046 allows something there, and nobody sends it
+MAX_PART_HEADERS, MAX_PART_HEADER_BYTES = 8, 4_096
+MAX_TEXTS, MAX_TEXT_BYTES = 8, 10_000  # parts that are no files; there should be none
 
 
 async def read_files(request: Request, *, max_files: int, part: str = "file") -> list[SentFile]:
@@ -474,31 +476,127 @@ async def read_files(request: Request, *, max_files: int, part: str = "file") ->
             + _example(part)
         )
         raise ApiProblem("not-multipart", detail)
-    parser = _InMemoryParser(
-        request.headers, _stream(request), max_files=max_files, max_fields=8, max_part_size=MAX_TEXT_BYTES
-    )
     try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        if parser._current_files > max_files:
-            raise _too_many(max_files) from error
-        if "maximum size" in error.message:
-            detail = (
-                f"Expected a part without a file name to have at most {MAX_TEXT_BYTES:,} bytes, got more. "
-            )
-            raise ApiProblem("bad-multipart", detail + _example(part)) from error
-        detail = f"The multipart body cannot be read: {error.message.rstrip('.')}. {_example(part)}"
+        return await _read_form(request, _Form(part, max_files))
+    except ParserLimitReached as error:
+        detail = (
+            f"Expected at most {MAX_PART_HEADERS} headers in each part, of at most {MAX_PART_HEADER_BYTES:,} "
+            "bytes each, got more. "
+        )
+        raise ApiProblem("bad-multipart", detail + _example(part)) from error
+    except ParserError as error:
+        detail = f"The multipart body cannot be read: {error}. {_example(part)}"
         raise ApiProblem("bad-multipart", detail) from error
-    try:
-        found = [value for value in form.getlist(part) if isinstance(value, UploadFile)]
-        if not found:
-            raise _missing_file(part, list(form.keys()))
-        _check_parts(part, list(form.keys()))
+
+
+class _Form:
+    """What has come of a multipart body. All of it is in memory: BodyLimit bounds how much that is.
+
+    Args:
+        part: name of the parts that hold files.
+        max_files: files allowed.
+    """
+
+    def __init__(self, part: str, max_files: int) -> None:
+        self._part, self._max_files = part, max_files
+        self._names: list[str] = []
+        self._found: list[tuple[str, io.BytesIO]] = []
+        self._files, self._texts = 0, 0
+        self._content, self._in_text = io.BytesIO(), False
+
+    @property
+    def begun(self) -> bool:
+        """Whether there was a part."""
+        return bool(self._names)
+
+    def take(self, event: MultipartSegment | bytes | None) -> None:
+        """Take what the parser says next: a part begins, goes on (bytes), or ends (None).
+
+        Raises:
+            ApiProblem, ParserError: the form should not have that.
+        """
+        if isinstance(event, bytes):
+            self._content.write(event)
+            if self._in_text and self._content.tell() > MAX_TEXT_BYTES:
+                detail = f"Expected a part without a file name to have at most {MAX_TEXT_BYTES:,} bytes, got "
+                raise ApiProblem("bad-multipart", f"{detail}more. {_example(self._part)}")
+        elif event is not None:
+            self._begin(event)
+
+    def _begin(self, segment: MultipartSegment) -> None:
+        if not segment.name:
+            raise ParserError("A part has no name")
+        name, file_name = _as_utf8(segment.name), _file_name(segment)
+        self._names.append(name)
+        self._content, self._in_text = io.BytesIO(), file_name is None
+        self._texts += file_name is None
+        self._files += file_name is not None
+        if self._files > self._max_files:
+            raise _too_many(self._max_files)
+        if self._texts > MAX_TEXTS:
+            raise ParserError(f"Expected at most {MAX_TEXTS} parts that are no files, got more")
+        if name == self._part and file_name is not None:
+            self._found.append((file_name, self._content))
+
+    def files(self) -> list[SentFile]:
+        """Return the files of the whole form.
+
+        Raises:
+            ApiProblem: it holds none, or anything else beside them.
+        """
+        if not self._found:
+            raise _missing_file(self._part, self._names)
+        _check_parts(self._part, self._names)
         return [
-            SentFile(value.filename or f"{part}-{i}", await value.read()) for i, value in enumerate(found)
+            SentFile(name or f"{self._part}-{i}", content.getvalue())
+            for i, (name, content) in enumerate(self._found)
         ]
-    finally:
-        await form.close()
+
+
+async def _read_form(request: Request, form: _Form) -> list[SentFile]:
+    parser = PushMultipartParser(
+        _boundary(request.headers["content-type"]),
+        max_header_count=MAX_PART_HEADERS,
+        max_header_size=MAX_PART_HEADER_BYTES,
+        header_charset="latin-1",  # takes every byte, so that no file name's alphabet is a reason to refuse
+    )
+    seen = 0
+    async for chunk in request.stream():
+        seen += len(chunk)
+        for event in parser.parse(chunk) if chunk else ():  # to the parser, no bytes are the end
+            form.take(event)
+        if seen > MAX_BYTES_BEFORE and not form.begun:
+            raise ParserError(f"Expected the boundary in the first {MAX_BYTES_BEFORE:,} bytes")
+    if seen:
+        parser.close()  # raises if the end has not come
+    return form.files()
+
+
+def _boundary(content_type: str) -> str:
+    header = MimeMessage()  # which minds no missing quotes: boundary===a/b
+    header["Content-Type"] = content_type
+    boundary = header.get_boundary("")
+    if not boundary:
+        raise ParserError("Content-Type names no boundary")
+    if len(boundary) > MAX_BOUNDARY:
+        raise ParserError(f"Expected a boundary of at most {MAX_BOUNDARY} characters, got {len(boundary)}")
+    return boundary
+
+
+def _file_name(segment: MultipartSegment) -> str | None:
+    """Return a part's file name, None if it has none and so is no file."""
+    disposition = segment["Content-Disposition"]
+    if "filename*" in disposition.lower():  # RFC 5987: filename*=UTF-8''%D1%84.jpg
+        return parse_options_header(disposition)[1].get("filename", "")
+    return None if segment.filename is None else _as_utf8(segment.filename)
+
+
+def _as_utf8(text: str) -> str:
+    """Return what a header read as Latin-1 says in UTF-8; as it is where that is not UTF-8."""
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return text
 
 
 def _decoded_files(body: bytes, max_files: int) -> list[SentFile]:
@@ -531,11 +629,6 @@ def _from_base64(text: str, index: int) -> bytes:
 def _too_many(max_files: int) -> ApiProblem:
     detail = f"Expected at most {max_files} files in one request, got more. Send several requests."
     return ApiProblem("too-many-files", detail)
-
-
-async def _stream(request: Request) -> AsyncGenerator[bytes, None]:
-    async for chunk in request.stream():
-        yield chunk
 
 
 def _missing_file(part: str, names: Sequence[str]) -> ApiProblem:

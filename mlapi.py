@@ -159,7 +159,7 @@ PREDICT_ANSWER: dict[str, Any] = {
     },
 }
 PROBLEM_DETAILS = {  # examples of what a problem says, beside its fixed title
-    "bad-multipart": "The multipart body cannot be read: Missing boundary in multipart.",
+    "bad-multipart": "The multipart body cannot be read: Content-Type names no boundary.",
     "bad-image": "The picture cannot be used.",
     "unauthorized": "Send the key as 'X-API-Key: KEY' or 'Authorization: Bearer KEY'.",
     "not-acceptable": "Expected one file for an answer in image/jpeg, got 2. Ask for application/json.",

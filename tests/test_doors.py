@@ -1,8 +1,10 @@
 """What strangers can do at the API's door, and what they cannot: names, keys, shares, connections, bodies."""
 
+import asyncio
 import base64
 import hashlib
 import io
+import itertools
 import json
 import logging
 import logging.config
@@ -12,16 +14,19 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 from conftest import LONGEST_S, wait_until
 from fake_detector import FakeDetector, api_settings, live_server, make_card, png
+from hypothesis import given
 from PIL import Image as PillowImage
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 import gate
 import mlapi
-from gate import ApiProblem, BoundedConnection, FairShare
+from gate import ApiProblem, BoundedConnection, FairShare, SentFile, read_files
 from settings import ApiSettings
 from settings import api_settings as read_settings
 
@@ -257,6 +262,128 @@ def test_a_json_body_keeps_to_the_same_limits():
         ]
     names = [answer.json()["type"].rpartition(":")[2] for answer in answers]
     assert names == ["body-too-large", "too-many-files", "invalid-parameters"]
+
+
+def part(disposition: str = 'name="file"; filename="a.png"', content: bytes = b"x", more: str = "") -> bytes:
+    return f"--x\r\nContent-Disposition: form-data; {disposition}\r\n{more}\r\n".encode() + content + b"\r\n"
+
+
+END = b"--x--\r\n"
+
+
+def read(body: bytes, boundary: str = "x", cuts=()) -> list[SentFile]:
+    """Read a multipart body that comes in chunks cut at those places."""
+    places = [0, *sorted(cuts), len(body)]
+    chunks = [body[start:end] for start, end in itertools.pairwise(places)]
+
+    async def receive():
+        return {"type": "http.request", "body": chunks.pop(0), "more_body": bool(chunks)}
+
+    headers = [(b"content-type", f"multipart/form-data; boundary={boundary}".encode("latin-1"))]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    return asyncio.run(read_files(request, max_files=8))
+
+
+@given(cuts=st.lists(st.integers(0, 400), max_size=20))
+def test_files_are_the_same_however_the_body_is_cut_into_chunks(cuts):
+    near = b"\r\n--\r\n--y\r\r\n-" * 3  # nearly the boundary
+    body = (
+        b"preamble\r\n"
+        + part(content=near)
+        + part('name="file"; filename="b"', b"")
+        + END
+        + b"epilogue\r\n--x"
+    )
+    assert read(body, cuts=cuts) == [SentFile("a.png", near), SentFile("b", b"")]
+
+
+@pytest.mark.parametrize(
+    ("disposition", "name"),
+    [
+        ('name="file"; filename="фото нож.jpg"', "фото нож.jpg"),  # as browsers and curl send it
+        ("name=\"file\"; filename*=UTF-8''%D1%84%D0%BE%D1%82%D0%BE.jpg", "фото.jpg"),  # as others do
+        ("name=file; filename=\"?.jpg\"; filename*=utf-8''%D1%84.jpg", "ф.jpg"),  # as .NET does
+        ("name=file; filename*=nonsense''%41.jpg", "%41.jpg"),
+        ('name="file"; filename="say %22hi%22.jpg"', 'say "hi".jpg'),
+        ('name="file"; filename="C:\\\\photos\\\\a.jpg"', "a.jpg"),
+        ("name=file; filename=a.jpg", "a.jpg"),
+        ('name="file"; filename=""', "file-0"),
+    ],
+)
+def test_file_names_are_read_as_clients_write_them(disposition, name):
+    assert read(part(disposition) + END) == [SentFile(name, b"x")]
+
+
+def test_a_file_name_in_an_old_systems_alphabet_is_no_reason_to_refuse():
+    body = part('name="file"; filename="NAME.jpg"').replace(b"NAME", "нож".encode("cp1251")) + END
+    [file] = read(body)
+    assert file.content == b"x"
+    assert file.name.endswith(".jpg")
+
+
+@pytest.mark.parametrize("length", [1, 70])
+def test_a_boundary_may_have_70_characters(length):
+    assert read((part() + END).replace(b"--x", b"--" + b"b" * length), boundary="b" * length)
+
+
+@pytest.mark.parametrize(
+    ("written", "boundary"),
+    [("x", "x"), ('"x"', "x"), ("x; charset=nonsense", "x"), ("==a/b", "==a/b"), ('"a b"', "a b")],
+)
+def test_a_boundary_is_found_however_the_content_type_is_written(written, boundary):
+    body = (part() + END).replace(b"--x", b"--" + boundary.encode())
+    assert read(body, boundary=written) == [SentFile("a.png", b"x")]
+
+
+def test_a_part_that_announces_its_true_length_is_taken():
+    assert read(part(more="Content-Length: 1\r\n") + END) == [SentFile("a.png", b"x")]
+
+
+@pytest.mark.parametrize(
+    ("body", "name", "sentence"),
+    [
+        (part('filename="a.png"') + END, "bad-multipart", "A part has no name."),
+        (part('name=""; filename="a.png"') + END, "bad-multipart", "A part has no name."),
+        (part().replace(b"form-data", b"attachment") + END, "bad-multipart", "Wrong type"),
+        (b"--x\r\n\r\nno disposition\r\n" + END, "bad-multipart", "Missing Content-Disposition"),
+        (part(more="Content-Length: 5\r\n") + END, "bad-multipart", "does not match Content-Length"),
+        (part(content=b"12345", more="Content-Length: 1\r\n") + END, "bad-multipart", "Length exceeded"),
+        (part(more="Content-Length: -1\r\n") + END, "bad-multipart", "Invalid segment Content-Length"),
+        (part(more="X: y\r\n" * 8) + END, "bad-multipart", "at most 8 headers in each part"),
+        (part(more=f"X: {'y' * 5_000}\r\n") + END, "bad-multipart", "at most 4,096 bytes each, got more."),
+        (part().removesuffix(b"\r\n"), "bad-multipart", "Unexpected end"),
+        (part() * 2, "bad-multipart", "Unexpected end"),  # whether a third was to come, nobody knows
+        (b"--x", "bad-multipart", "Unexpected end"),
+        ((part() + END).replace(b"\r\n", b"\n"), "bad-multipart", "Invalid line break"),
+        (b"before" + part() + END, "bad-multipart", "in front of first boundary"),
+        (bytes(65_537), "bad-multipart", "Expected the boundary in the first 65,536 bytes."),
+        (part() * 5_000 + END, "too-many-files", "at most 8 files"),
+        (part('name="image"; filename="a"') * 9 + END, "too-many-files", "at most 8 files"),
+        (part('name="a"', b"") * 5_000 + END, "bad-multipart", "at most 8 parts that are no files"),
+        (part('name="a"') * 8 + part() + END, "invalid-parameters", "only parts named 'file', got also 'a'."),
+        (part('name="file"', b"y" * 10_001) + END, "bad-multipart", "at most 10,000 bytes"),
+        (part('name="file"', b"y" * 10_000) + END, "missing-file", "to be a file with a file name, got text"),
+        (END, "missing-file", "got no part at all"),
+        (b"", "missing-file", "got no part at all"),
+    ],
+)  # fmt: skip
+def test_a_form_that_cannot_be_taken_is_refused_with_the_reason(body, name, sentence):
+    for cuts in ((), range(min(len(body), 200))):
+        with pytest.raises(ApiProblem) as refused:
+            read(body, cuts=cuts)
+        assert refused.value.name == name
+        assert sentence in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("boundary", "sentence"),
+    [("", "names no boundary"), ("b" * 71, "at most 70 characters, got 71")],
+)
+def test_a_boundary_that_cannot_be_one_is_refused_with_the_reason(boundary, sentence):
+    with pytest.raises(ApiProblem) as refused:
+        read(part() + END, boundary=boundary)
+    assert refused.value.name == "bad-multipart"
+    assert sentence in refused.value.detail
 
 
 # --- requests ---------------------------------------------------------------------------------------
