@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header
 
 import imaging
 from detections import CLASS_NAMES, WEAPONS, Detections
@@ -206,27 +207,19 @@ PICTURE_FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG"}
 
 
 def choose_media_type(accept: str) -> str:
-    """Return the media type to answer in, by the Accept header's preferences (RFC 9110, 12.5.1).
+    """Return the media type to answer in, by the Accept header's preferences; JSON where it has none.
 
     Raises:
         ApiProblem: it takes none of JSON, JPEG and PNG.
     """
-    wanted = []
-    for item in accept.split(","):
-        name, *parameters = (part.strip().lower() for part in item.split(";"))
-        quality = next((part[2:] for part in parameters if part.startswith("q=")), "1")
-        weight = float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality) else 0.0
-        if name and weight > 0:
-            wanted.append((-weight, name))
-    for _, name in sorted(wanted, key=lambda item: item[0]):
-        for offered in (JSON, *PICTURE_FORMATS):
-            if name in (offered, "*/*", offered.split("/")[0] + "/*"):
-                return offered
-    if wanted:
-        names = ", ".join(name[:50] for _, name in wanted[:5])
-        detail = f"Expected Accept to name {JSON}, {' or '.join(PICTURE_FORMATS)}, got {names}."
+    given = parse_accept_header(accept, MIMEAccept)
+    # A range may say more than a name (application/json;charset=utf-8); what is offered has the name only.
+    ranges = MIMEAccept([(name.partition(";")[0].rstrip(), quality) for name, quality in given])
+    best = ranges.best_match((JSON, *PICTURE_FORMATS)) if ranges else JSON
+    if best is None:
+        detail = f"Expected Accept to take {JSON}, {' or '.join(PICTURE_FORMATS)}, got {accept[:100]}."
         raise ApiProblem("not-acceptable", detail)
-    return JSON
+    return best
 
 
 def draw(image: imaging.Image, found: Sequence[Detection], image_format: str) -> bytes:

@@ -401,7 +401,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()], ser
     error is the answer. `alarm` is about all that the model found, whatever the parameters leave out. Any
     alarm is a possible weapon: a person must confirm.
     """
-    media_type = choose_media_type(request.headers.get("accept", ""))
+    media_type = choose_media_type(", ".join(request.headers.getlist("accept")))
     served = service.host.served  # one model for the whole request, whatever is loaded meanwhile
     card = served.detector.card
     check_labels(query, card)

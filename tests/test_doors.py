@@ -26,6 +26,7 @@ from starlette.testclient import TestClient
 
 import gate
 import mlapi
+from answers import choose_media_type
 from gate import ApiProblem, BoundedConnection, FairShare, SentFile, read_files
 from settings import ApiSettings
 from settings import api_settings as read_settings
@@ -384,6 +385,49 @@ def test_a_boundary_that_cannot_be_one_is_refused_with_the_reason(boundary, sent
         read(part() + END, boundary=boundary)
     assert refused.value.name == "bad-multipart"
     assert sentence in refused.value.detail
+
+
+# --- the form of the answer -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        (["application/json;q=0, */*"], "image/jpeg"),
+        (["image/*, image/jpeg;q=0"], "image/png"),
+        (
+            ["image/jpeg;q=0.2, image/*;q=0.5, application/json;q=0.3"],
+            "image/png",
+        ),  # the most specific
+        (["image/png;q=1.5, application/json;q=0.1"], "application/json"),  # no quality is over 1
+        (["application/json;charset=utf-8"], "application/json"),
+        (["IMAGE/PNG"], "image/png"),
+        (["text/html, application/xhtml+xml, application/xml;q=0.9, */*;q=0.8"], "application/json"),
+        (["text/html", "image/png"], "image/png"),  # one list in two lines
+        ([""], "application/json"),
+        (["image/png;q=nonsense"], "application/json"),
+    ],
+)
+def test_the_most_specific_range_of_accept_decides(client, accept, kind):
+    headers = [("Accept", value) for value in accept]
+    del client.headers["accept"]
+    answer = client.post("/predict", files={"file": png()}, headers=headers)
+    assert answer.headers["content-type"] == kind
+
+
+@pytest.mark.parametrize("accept", ["application/json;q=0", "*/*;q=0", "text/html", "nonsense", "image/webp"])
+def test_an_accept_that_refuses_all_there_is_gets_406(client, accept):
+    answer = client.post("/predict", files={"file": png()}, headers={"Accept": accept})
+    assert answer.status_code == 406
+    assert answer.json()["detail"].endswith(f"image/jpeg or image/png, got {accept}.")
+
+
+@given(accept=st.text(st.characters(max_codepoint=255, exclude_categories=["Cc"])))
+def test_no_accept_header_is_more_than_refused(accept):
+    try:
+        assert choose_media_type(accept) in ("application/json", "image/jpeg", "image/png")
+    except ApiProblem as refused:
+        assert refused.name == "not-acceptable"  # noqa: PT017 - either is right
 
 
 # --- requests ---------------------------------------------------------------------------------------
