@@ -386,7 +386,7 @@ def keep_figures(result: Report, folder: Path) -> None:
 
 def log_report(result: Report, folder: Path, run_id: str, tracking_uri: str) -> None:
     """Add figures and report to the MLflow run that made the model."""
-    with tracker.quiet_mlflow(), tracker.connection(tracking_uri) as client:
+    with tracker.connection(tracking_uri) as client:
         for key, value in metrics.flat_metrics(result).items():
             client.log_metric(run_id, key, value)
         what = f"{result.title}, {result.images} images, {result.data['Fingerprint'][:8]}"

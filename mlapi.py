@@ -253,6 +253,7 @@ def make_source(settings: ApiSettings, load_detector: LoadDetector) -> ModelSour
     """Return where models come from: MODEL_DIR if set, else the registry, else API_FALLBACK_DIR."""
     if settings.model_dir is not None:
         return FolderSource(settings.model_dir, settings.model_name, load_detector)
+    registry.use_tracker(settings.mlflow_tracking_uri)  # while there is one thread
     registered = RegistrySource(
         settings.model_name,
         settings.model_version,

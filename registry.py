@@ -68,7 +68,6 @@ from tracker import (
     TrackerUnreachable,
     TrainingRun,
     ask_version,
-    asked_once,
     check_tracker,
     connection,
     git_commit,
@@ -77,11 +76,11 @@ from tracker import (
     log_inputs,
     log_params,
     open_experiment,
-    quiet_mlflow,
     read_metrics,
     shown,
     sync,
     training_run,
+    use_tracker,
     wait_for_tracker,
     who,
 )
@@ -100,6 +99,7 @@ __all__ = [
     "library_versions",
     "log_and_register",
     "training_run",
+    "use_tracker",
 ]
 
 MODEL_FILES = (WEIGHTS_FILE, CARD_FILE)
@@ -229,7 +229,7 @@ def find_version(
     """
     ask_version(tracking_uri)
     alias = alias or CHAMPION
-    with quiet_mlflow(), connection(tracking_uri) as client:
+    with connection(tracking_uri) as client:
         try:
             if version is not None:
                 return _registered(client.get_model_version(name, str(version)), tracking_uri)
@@ -247,7 +247,7 @@ def find_version(
 def list_versions(name: str, *, tracking_uri: str) -> list[RegisteredVersion]:
     """Return every version of a registered model, newest first; none if there is no such model."""
     ask_version(tracking_uri)
-    with quiet_mlflow(), connection(tracking_uri) as client:
+    with connection(tracking_uri) as client:
         try:
             aliases = client.get_registered_model(name).aliases
         except MlflowException as error:
@@ -315,7 +315,7 @@ def download_version(found: RegisteredVersion, destination: Path) -> Path:
     ask_version(found.tracking_uri)
     try:
         destination.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=destination, prefix=".download-") as temporary, quiet_mlflow():
+        with tempfile.TemporaryDirectory(dir=destination, prefix=".download-") as temporary:
             paths = {file: _download(found, file, Path(temporary)) for file in MODEL_FILES}
             for path in paths.values():
                 _check_sha256(found, path)
@@ -410,7 +410,7 @@ def log_and_register(
         for tries_left in reversed(range(REGISTER_TRIES)):
             wait_for_tracker(tracking_uri, patience_seconds)
             try:
-                with quiet_mlflow(), connection(tracking_uri) as client:
+                with connection(tracking_uri) as client:
                     return _log_and_register(client, folder, card, name, tracking_uri, run_id, tags or {})
             except RegistryError as error:
                 if not (tries_left and _is_outage(error)):
@@ -458,10 +458,9 @@ def _with_files(client: MlflowClient, name: str, checksums: Mapping[str, str]) -
 def _make_version(
     client: MlflowClient, name: str, run_id: str, model_id: str, tags: Mapping[str, str]
 ) -> ModelVersion:
-    with asked_once():
-        return client.create_model_version(
-            name, source=f"models:/{model_id}", run_id=run_id, tags=dict(tags), model_id=model_id
-        )
+    return client.create_model_version(
+        name, source=f"models:/{model_id}", run_id=run_id, tags=dict(tags), model_id=model_id
+    )
 
 
 def _give_alias(client: MlflowClient, name: str, version: str) -> None:
@@ -484,7 +483,7 @@ def check_name(name: str, *, tracking_uri: str) -> None:
         RegistryError: the name belongs to something that this project did not make.
     """
     ask_version(tracking_uri)
-    with quiet_mlflow(), connection(tracking_uri) as client:
+    with connection(tracking_uri) as client:
         _make_name(client, name)
 
 
@@ -522,8 +521,7 @@ def _log_model(
         client.finalize_logged_model(model_id, "READY")
     outputs = run.outputs.model_outputs if run.outputs else []
     if model_id not in {output.model_id for output in outputs}:
-        with asked_once():  # MLflow fails at being told the same output again
-            client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
     now = int(time.time() * 1000)
     measured = [
         Metric(f"model/{key}", value, now, 0, model_id=model_id) for key, value in card.metrics.items()
@@ -540,10 +538,9 @@ def _open_logged_model(client: MlflowClient, run: Run, checksums: Mapping[str, s
     there = next((each for each in found if checksums.items() <= (each.tags or {}).items()), None)
     if there is not None:
         return there
-    with asked_once():
-        return client.create_logged_model(
-            run.info.experiment_id, ARTIFACT, run.info.run_id, dict(checksums), dict(run.data.params)
-        )
+    return client.create_logged_model(
+        run.info.experiment_id, ARTIFACT, run.info.run_id, dict(checksums), dict(run.data.params)
+    )
 
 
 def _write_pyfunc(folder: Path, destination: Path, run_id: str, model_id: str) -> None:
@@ -659,7 +656,7 @@ def import_folder(
     check_tracker(tracking_uri)
     checksums = {_sha256_tag(file): sha256_of(folder / file) for file in MODEL_FILES}
     tags = {"source": source or str(folder), "imported_by": who(), "imported_at": _now()}
-    with quiet_mlflow(), connection(tracking_uri) as client:
+    with connection(tracking_uri) as client:
         _make_name(client, name)
         there = [str(each.version) for each in _with_files(client, name, checksums)]
         if there:
@@ -768,7 +765,7 @@ def promote(
             f"Version {challenger.version} does not become champion: {'; '.join(against)}. Use --force with "
             "--why REASON to promote it all the same."
         )
-    with quiet_mlflow(), connection(tracking_uri) as client:
+    with connection(tracking_uri) as client:
         _make_champion(client, name, challenger.version, action="promote", why=why, against=against)
     return find_version(name, tracking_uri=tracking_uri), against
 
@@ -878,7 +875,7 @@ def rollback(name: str, *, tracking_uri: str, why: str = "") -> RegisteredVersio
     """
     current = find_version(name, tracking_uri=tracking_uri)
     there = {found.version for found in list_versions(name, tracking_uri=tracking_uri)}
-    with quiet_mlflow(), connection(tracking_uri) as client:
+    with connection(tracking_uri) as client:
         line = [version for version in champion_line(read_history(client, name)) if version in there]
         earlier = line[: line.index(current.version)] if current.version in line else line
         if not earlier:
@@ -1034,7 +1031,7 @@ def last_runs(experiment: str | None, limit: int, *, tracking_uri: str) -> list[
         RegistryError: there is no such experiment.
     """
     check_tracker(tracking_uri)
-    with quiet_mlflow(), connection(tracking_uri) as client:
+    with connection(tracking_uri) as client:
         there = client.search_experiments()
         chosen = [each.experiment_id for each in there if experiment in (None, each.name)]
         if not chosen:

@@ -39,7 +39,7 @@ from mlflow.environment_variables import (
     MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
 )
 from mlflow.exceptions import MlflowException
-from mlflow.telemetry import get_telemetry_client, set_telemetry_client
+from mlflow.telemetry import set_telemetry_client
 
 ROOT = Path(__file__).parent
 CONNECT_SECONDS, ANSWER_SECONDS = 4, 10  # how long a tracker that is up may take, on a busy machine
@@ -88,7 +88,7 @@ def check_tracker(tracking_uri: str) -> None:
         TrackerUnreachable: it does not, or not to us; the message says what to do.
     """
     ask_version(tracking_uri)
-    with quiet_mlflow(), connection(tracking_uri) as client:
+    with connection(tracking_uri) as client:
         client.search_experiments(max_results=1)
 
 
@@ -131,29 +131,42 @@ def ask_version(tracking_uri: str) -> None:
         )
 
 
-def _keep_private() -> None:
-    """Keep MLflow from telling its makers how it is used. Nothing has been sent before the first call."""
-    if get_telemetry_client() is not None:
-        MLFLOW_DISABLE_TELEMETRY.set(True)  # type: ignore[no-untyped-call]
-        set_telemetry_client()  # type: ignore[no-untyped-call]
+def _settle_mlflow() -> None:
+    """Set MLflow's switches, once, before there are threads.
 
-
-def _go_through_the_tracker() -> None:
-    """Send and fetch files through the tracker, unless the environment says otherwise.
-
-    MLflow would otherwise go past it, to the S3 store's own address, which often only the tracker reaches.
+    MLflow reads them from the environment at each call, and os.environ fails threads that read it while
+    another one changes it.
     """
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # type: ignore[no-untyped-call]
+    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # type: ignore[no-untyped-call]
+    # It would repeat for minutes, also what is then there twice. What may be repeated is repeated by us.
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(0)  # type: ignore[no-untyped-call]
+    # Files go through the tracker, unless the environment says otherwise: MLflow would go past it, to the S3
+    # store's own address, which often only the tracker reaches.
     for switch in (MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD, MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD):
         if not switch.is_set():  # type: ignore[no-untyped-call]
             switch.set(False)  # type: ignore[no-untyped-call]
+    # Its makers are not told how it is used; nothing has been sent before the first call.
+    MLFLOW_DISABLE_TELEMETRY.set(True)  # type: ignore[no-untyped-call]
+    set_telemetry_client()  # type: ignore[no-untyped-call]
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+
+
+_settle_mlflow()
+
+
+def use_tracker(tracking_uri: str) -> None:
+    """Tell MLflow where the tracker is: parts of it look there, whatever its client was told.
+
+    It writes that to os.environ when it changes, so a program says it before it starts threads.
+    """
+    mlflow.set_tracking_uri(tracking_uri)
 
 
 @contextlib.contextmanager
 def connection(tracking_uri: str) -> Iterator[MlflowClient]:
     """Give MLflow's client, and turn its errors into sentences."""
-    _keep_private()
-    _go_through_the_tracker()
-    mlflow.set_tracking_uri(tracking_uri)  # parts of MLflow look there, whatever the client was told
+    use_tracker(tracking_uri)
     try:
         yield MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     except MlflowException as error:
@@ -174,42 +187,6 @@ def _in_a_sentence(error: MlflowException, tracking_uri: str) -> RegistryError:
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
         )
     return RegistryError(f"The tracker at {tracking_uri} refused: {error.message}")
-
-
-@contextlib.contextmanager
-def quiet_mlflow() -> Iterator[None]:
-    """Keep MLflow from drawing bars, printing addresses, and trying for minutes on its own."""
-    chatter = logging.getLogger("mlflow")
-    level = chatter.level
-    chatter.setLevel(logging.ERROR)
-    try:
-        with _switched(
-            {
-                MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR: False,
-                MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT: True,
-                MLFLOW_HTTP_REQUEST_MAX_RETRIES: 2,
-            }
-        ):
-            yield
-    finally:
-        chatter.setLevel(level)
-
-
-def asked_once() -> contextlib.AbstractContextManager[None]:
-    """Keep MLflow from repeating a request whose answer was lost: the tracker would make the thing twice."""
-    return _switched({MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0})
-
-
-@contextlib.contextmanager
-def _switched(switches: Mapping[Any, object]) -> Iterator[None]:
-    before = {switch: switch.get_raw() for switch in switches}
-    for switch, value in switches.items():
-        switch.set(value)
-    try:
-        yield
-    finally:
-        for switch, raw in before.items():
-            switch.unset() if raw is None else switch.set(raw)
 
 
 def wait_for_tracker(tracking_uri: str, patience_seconds: float) -> None:
@@ -514,7 +491,7 @@ def sync(folder: Path) -> str:
     except OSError as error:
         raise RegistryError(f"Nothing waits in {folder}: there is no {UNSENT_FILE}.") from error
     check_tracker(unsent["tracking_uri"])
-    with quiet_mlflow(), connection(unsent["tracking_uri"]):
+    with connection(unsent["tracking_uri"]):
         run = TrainingRun(unsent["tracking_uri"], unsent["run_id"], unsent["experiment_id"], folder=folder)
         run.resend()
         run.set_status(unsent["status"])
@@ -636,22 +613,21 @@ def training_run(
     check_tracker(tracking_uri)
     if resume_run_id is None:
         _make_room(folder)
-    with quiet_mlflow():
+    with connection(tracking_uri) as client:
+        run_id, experiment_id = _open_run(client, experiment, run_name, resume_run_id, tracking_uri)
+    run = TrainingRun(tracking_uri, run_id, experiment_id, folder=folder)
+    try:
         with connection(tracking_uri) as client:
-            run_id, experiment_id = _open_run(client, experiment, run_name, resume_run_id, tracking_uri)
-        run = TrainingRun(tracking_uri, run_id, experiment_id, folder=folder)
-        try:
-            with connection(tracking_uri) as client:
-                _log_config(client, run_id, config)
-                _log_environment(client, run_id)
-            run.resend()
-            with contextlib.closing(SystemMetrics(run, tracking_uri)):
-                yield run
-        except BaseException as error:
-            run.failed(error)
-            raise
-        finally:
-            run.close(patience_seconds=patience_seconds)
+            _log_config(client, run_id, config)
+            _log_environment(client, run_id)
+        run.resend()
+        with contextlib.closing(SystemMetrics(run, tracking_uri)):
+            yield run
+    except BaseException as error:
+        run.failed(error)
+        raise
+    finally:
+        run.close(patience_seconds=patience_seconds)
 
 
 def _make_room(folder: Path) -> None:

@@ -67,6 +67,23 @@ def answers(url: str) -> bool:
         return False
 
 
+@contextmanager
+def environment_watched() -> Iterator[list[str]]:
+    """Give the names of the variables that this process sets or removes while the block lasts."""
+    changed: list[str] = []
+    watching = [True]
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in ("os.putenv", "os.unsetenv") and watching:
+            changed.append(os.fsdecode(arguments[0]))
+
+    sys.addaudithook(watch)  # cannot be removed
+    try:
+        yield changed
+    finally:
+        watching.clear()
+
+
 # --- servers ----------------------------------------------------------------------------------------
 
 # Below the ports that the system hands out by itself, so that neither a connection nor another test's

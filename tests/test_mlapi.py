@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import LONGEST_S, answers, wait_until
+from conftest import LONGEST_S, answers, environment_watched, wait_until
 from fake_detector import (
     KNIFE,
     PHONE,
@@ -32,6 +32,7 @@ from PIL import Image as PillowImage
 from starlette.testclient import TestClient
 
 import mlapi
+import registry
 import settings
 from detections import CLASS_NAMES, Detections
 from gate import PROBLEMS, TYPE_PREFIX, BoundedConnection
@@ -486,6 +487,19 @@ def test_a_model_that_cannot_be_loaded_shows_in_ready_and_metrics():
         wait_until(lambda: "there is no model.json" in client.get("/ready").text)
         assert_problem(client.get("/ready"), "not-ready")
         assert "weapon_api_watch_trouble 1.0" in client.get("/metrics").text
+
+
+def test_no_variable_of_the_environment_changes_while_the_api_serves(tracker_uri, small_model):
+    """Threads read the environment meanwhile, and one that reads while another writes can fail."""
+    registry.import_folder(small_model, name="still", experiment="still", tracking_uri=tracker_uri)
+    given = settings.ApiSettings(model_name="still", api_watch_seconds=0.05, api_allowed_hosts=("*",))
+    registry.use_tracker("http://127.0.0.1:9")  # so that the API's own is another one
+    app = mlapi.create_app(given, load_detector=lambda _: FakeDetector())
+    with environment_watched() as changed, TestClient(app) as client:
+        wait_until(lambda: client.get("/ready").status_code == 200)
+        assert send(client, png()).status_code == 200
+        assert [version["version"] for version in client.get("/models").json()["versions"]] == ["1"]
+    assert changed == []
 
 
 def test_a_path_nobody_knows_makes_no_new_series(client):

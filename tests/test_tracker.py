@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LONGEST_S, TrackerServer, free_port, wait_until
+from conftest import LONGEST_S, TrackerServer, environment_watched, free_port, wait_until
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
+import registry
 import tracker
 from tracker import RegistryError, TrainingRun
 
@@ -371,3 +372,19 @@ def test_data_that_two_runs_log_at_once_is_logged_by_both():
     full: Any = RefusingOnce("the disk is full")
     with pytest.raises(MlflowException, match="disk is full"):
         tracker.log_inputs(full, "run", [])
+
+
+def test_no_variable_of_the_environment_changes_while_a_run_lasts(tracker_uri, small_model, tmp_path):
+    """Threads read the environment meanwhile, and one that reads while another writes can fail."""
+    tracker.use_tracker(tracker_uri)
+    with environment_watched() as changed:
+        with training_run(tracker_uri, "still", "r", {"lr": 0.1}, folder=tmp_path / "run") as run:
+            run.log_metrics({"train/loss": 1.0}, 0)
+            run.log_text("kept", "note.txt")
+        made = registry.log_and_register(
+            small_model, name="still", tracking_uri=tracker_uri, run_id=run.run_id, patience_seconds=LONGEST_S
+        )
+        registry.download_version(made, tmp_path / "got")
+    assert history(tracker_uri, run, "train/loss") == [(0, 1.0)]
+    assert (tmp_path / "got" / "model.json").is_file()
+    assert changed == []
