@@ -20,11 +20,13 @@ RegistryError             the tracker or the registry cannot do what was asked; 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import io
 import json
 import math
+import os
 import shutil
 import tempfile
 import time
@@ -322,12 +324,20 @@ def download_version(found: RegisteredVersion, destination: Path) -> Path:
             for file, path in paths.items():  # the card last: a folder with a card is complete
                 path.replace(destination / file)
     except OSError as error:
-        raise RegistryError(f"{found} cannot be written to {destination}: {error}") from error
+        raise RegistryError(
+            f"{found} cannot be written to {destination}: {error}. "
+            "It needs room and the right to write there."
+        ) from error
     return destination
 
 
 def _download(found: RegisteredVersion, file: str, folder: Path) -> Path:
-    """Download one file of the version's model folder into folder and return where it is."""
+    """Download one file of the version's model folder into folder and return where it is.
+
+    Raises:
+        RegistryError: it cannot be had.
+        OSError: it cannot be written.
+    """
     address, uri = f"models:/{found.name}/{found.version}/artifacts/{ARTIFACT}/{file}", found.tracking_uri
     try:
         with connection(uri):
@@ -337,6 +347,8 @@ def _download(found: RegisteredVersion, file: str, folder: Path) -> Path:
     except (RegistryError, FileNotFoundError) as error:
         if isinstance(error, TrackerUnreachable):
             raise
+        if f"[Errno {errno.ENOSPC}]" in str(error):  # MLflow tells its reasons in words only
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise RegistryError(
             f"{file} of {found} could not be downloaded: {error} If that version was not registered by this "
             "project's train.py or `python registry.py import`, choose another version or name."

@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import errno
 import http.server
 import importlib.metadata
 import io
@@ -21,6 +22,7 @@ import requests
 from conftest import LONGEST_S, TrackerServer, answers, free_port, running
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput
+from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from PIL import Image
 from rich.console import Console
 
@@ -360,6 +362,19 @@ def test_changed_file_in_the_store_is_refused(tracker_server, tracker_uri, small
     with pytest.raises(RegistryError, match=r"model\.json of version 1 of changed is not the file that was"):
         registry.download_version(made, tmp_path / "got")
     assert not (tmp_path / "got" / "model.json").exists()
+
+
+def test_full_disk_is_not_called_a_refusal_of_the_tracker(two, tracker_uri, tmp_path, monkeypatch):
+    def full(self, remote_file_path, local_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), local_path)
+
+    monkeypatch.setattr(HttpArtifactRepository, "_download_file", full)
+    with pytest.raises(RegistryError) as stopped:
+        registry.download_version(two[0], tmp_path / "got")
+    assert str(stopped.value) == (
+        f"version 1 of two cannot be written to {tmp_path / 'got'}: [Errno {errno.ENOSPC}] "
+        f"{os.strerror(errno.ENOSPC)}. It needs room and the right to write there."
+    )
 
 
 @pytest.mark.parametrize(("wanted", "sentence"), [
