@@ -2,13 +2,15 @@
 #
 # Variables: PYTHON (interpreter to build .venv with), PIP_ARGS (extra arguments of pip install, for
 # instance --extra-index-url with PyTorch's CPU wheels), ARGS (arguments of the program or of pytest),
-# LOCK (the exact versions to install; empty: the newest that the lists allow).
+# LOCK (the exact versions to install; empty: the newest that the lists allow), SHARED (a folder that is no
+# part of the repository: photographs in data/; everything works without).
 SHELL := /bin/sh
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP_ARGS ?=
 ARGS ?=
 LOCK ?= requirements.lock
+SHARED ?= ../shared
 PINNED = $(if $(LOCK),-c $(LOCK))
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
 PIP_FAILED = { echo "pip could not install the requirements: see its message above. It needs the network and" \
@@ -90,8 +92,8 @@ train-smoke: $(RUN_DONE) ## a few minutes on two cores, on pictures that the pro
 compare: $(RUN_DONE) ## the last training runs side by side; needs a tracker (make demo)
 	@$(BIN)/python registry.py compare $(ARGS)
 
-# Without ARGS: the starter on the card's two folders of photographs, where they lie beside the checkout.
-PHOTOS = $(wildcard ../shared/data/weapons ../shared/data/lookalikes)
+# Without ARGS: the starter on the card's two folders of photographs, where they are.
+PHOTOS = $(wildcard $(SHARED)/data/weapons $(SHARED)/data/lookalikes)
 evaluate: $(RUN_DONE) ## evaluate.py with ARGS="--data FOLDER ..."; without: the model card's figures
 	$(BIN)/python evaluate.py $(or $(ARGS),$(if $(PHOTOS),--model weights/starter --data $(PHOTOS)))
 
