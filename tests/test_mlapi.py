@@ -407,6 +407,19 @@ def test_cors_is_off_unless_set():
         assert headers["access-control-expose-headers"] == "X-Request-ID, X-Alarm, Retry-After"
 
 
+@pytest.mark.parametrize(("origin", "status"), [("https://page.example", 200), ("https://evil.example", 400)])
+def test_a_browsers_question_before_the_request_gets_headers_a_request_id_and_is_counted(origin, status):
+    ask = {"Origin": origin, "Access-Control-Request-Method": "POST", "X-Request-ID": "my-id.7"}
+    with make_client(api_cors_origins="https://page.example") as client:
+        answer = client.options("/predict", headers=ask)
+        assert answer.status_code == status
+        assert answer.headers["x-request-id"] == "my-id.7"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "default-src" in answer.headers["content-security-policy"]
+        counted = f'weapon_api_requests_total{{method="OPTIONS",route="other",status="{status}"}} 1.0'
+        assert counted in client.get("/metrics").text
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
