@@ -1,13 +1,15 @@
 """What the parts of the page share: the language, the model behind it, and this person's own answers.
 
 Everything a person puts in stays in that person's Streamlit session, in memory. Nothing of it goes into
-st.cache_data or st.cache_resource: those are shared between people.
+st.cache_data or st.cache_resource: those are shared between people. Decoded photos lie side by side in
+PICTURES, each for its own session only, so that many visitors need no more memory than one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -18,6 +20,7 @@ from typing import Generic, TypeVar
 import streamlit as st
 
 import imaging
+import page_memory
 from client import (
     Client,
     PhotoTooLarge,
@@ -31,11 +34,11 @@ from client import (
 )
 from schemas import Detection, ImageResult, ModelInfo, Problem
 from settings import WebSettings
-from texts import class_name, example_name, percent, text
+from texts import class_name, example_name, markdown_safe, percent, text
 
 MODEL_REFRESH_S = 10.0  # a newly promoted model is noticed within this time
 ANSWERS_KEPT = 500
-PICTURES_KEPT = 24  # decoded, at most SHOWN_SIDE pixels: some 5 MB each
+PICTURES_KEPT = 24  # of all visitors; decoded, at most SHOWN_SIDE pixels: some 5 MB each
 SHOWN_SIDE = 1600
 DEFAULT_THRESHOLD = 0.5  # only for a model without a measured operating point
 OUTAGES = (ServiceUnreachable, ServiceNotReady)
@@ -94,6 +97,41 @@ class Photo:
         return hashlib.sha256(self.content).hexdigest()
 
 
+class Pictures:
+    """Decoded photos of all visitors, at most capacity of them; a session sees its own only."""
+
+    def __init__(self, capacity: int) -> None:
+        self._recent: Recent[tuple[str, str], imaging.Image] = Recent(capacity)
+        self._lock = threading.Lock()  # sessions are run in threads
+
+    def __len__(self) -> int:
+        return len(self._recent)
+
+    def get(self, session_id: str, photo: Photo) -> imaging.Image:
+        """Return photo decoded, its longer side at most SHOWN_SIDE pixels.
+
+        Raises:
+            imaging.ImageError: the page's image library cannot read it.
+        """
+        key = (session_id, photo.digest)
+        with self._lock:
+            if key in self._recent:
+                return self._recent[key]
+        picture = imaging.shrink(imaging.decode_image(photo.content), SHOWN_SIDE)
+        with self._lock:
+            self._recent[key] = picture
+        return picture
+
+    def forget(self, session_id: str) -> None:
+        """Let go of one session's photos."""
+        with self._lock:
+            for key in [key for key in self._recent if key[0] == session_id]:
+                del self._recent[key]
+
+
+PICTURES = Pictures(PICTURES_KEPT)
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why a photo has no answer, as a sentence for its card.
@@ -128,8 +166,8 @@ class Page:
         return text(self.language, key, **values)
 
     def class_name(self, label: str) -> str:
-        """Return a class's name in this person's language."""
-        return class_name(label, self.language)
+        """Return a class's name in this person's language, for Markdown."""
+        return markdown_safe(class_name(label, self.language))
 
     def example_name(self, stem: str) -> str:
         """Return a gallery picture in words in this person's language."""
@@ -215,10 +253,12 @@ class Page:
             return self.text("error_key")
         if type(error) in ERROR_TEXTS:
             return self.text(ERROR_TEXTS[type(error)])
-        return self.text("error_other", detail=str(error))
+        return self.text("error_other", detail=markdown_safe(str(error)))
 
     def _problem_sentence(self, problem: Problem) -> str:
-        return self.text(PROBLEM_TEXTS.get(problem_name(problem), "error_other"), detail=problem.detail)
+        return self.text(
+            PROBLEM_TEXTS.get(problem_name(problem), "error_other"), detail=markdown_safe(problem.detail)
+        )
 
     def shown(self, photo: Photo) -> imaging.Image:
         """Return photo decoded, its longer side at most SHOWN_SIDE pixels.
@@ -226,10 +266,7 @@ class Page:
         Raises:
             imaging.ImageError: the page's image library cannot read it.
         """
-        pictures: Recent[str, imaging.Image] = st.session_state.setdefault("pictures", Recent(PICTURES_KEPT))
-        if photo.digest not in pictures:
-            pictures[photo.digest] = imaging.shrink(imaging.decode_image(photo.content), SHOWN_SIDE)
-        return pictures[photo.digest]
+        return PICTURES.get(page_memory.session_id(), photo)
 
     def named(self, detection: Detection) -> str:
         """Return a detection in words: "pistol (91 % sure)"."""

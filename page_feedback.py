@@ -13,6 +13,7 @@ import imaging
 from feedback import Corners, Correction
 from page import Page, Photo
 from schemas import Detection, ImageResult
+from texts import class_name, markdown_safe
 
 NOTHING = ""  # the choice "nothing of these": no class is named so
 
@@ -51,7 +52,9 @@ def boxes_ui(page: Page, photo: Photo, found: Sequence[Detection], labels: Seque
             page.text("feedback_really", name=name, score=score),
             options,
             options.index(detection.label),
-            format_func=lambda label: page.class_name(label) if label else page.text("feedback_nothing"),
+            format_func=lambda label: (
+                class_name(label, page.language) if label else page.text("feedback_nothing")
+            ),
             key=f"really_{photo.digest}_{index}_{detection.label}_{detection.score}",
         )
         if label:
@@ -65,7 +68,10 @@ def missed_ui(page: Page, photo: Photo, result: ImageResult, labels: Sequence[st
     if result.image_size is None or not st.toggle(page.text("feedback_missed"), key=f"missed_{photo.digest}"):
         return None
     label = st.selectbox(
-        page.text("feedback_missed_what"), labels, format_func=page.class_name, key=f"what_{photo.digest}"
+        page.text("feedback_missed_what"),
+        labels,
+        format_func=lambda label: class_name(label, page.language),
+        key=f"what_{photo.digest}",
     )
     left, right = st.slider(page.text("feedback_across"), 0, 100, (30, 70), key=f"across_{photo.digest}")
     top, bottom = st.slider(page.text("feedback_down"), 0, 100, (30, 70), key=f"down_{photo.digest}")
@@ -73,7 +79,9 @@ def missed_ui(page: Page, photo: Photo, result: ImageResult, labels: Sequence[st
     height, width = image.shape[:2]
     box = _of_size((left, top, max(right, left + 1), max(bottom, top + 1)), width, height)
     dangerous = page.info is not None and label in page.info.dangerous
-    drawn = imaging.draw_boxes(image, np.array([box], np.float32), [page.class_name(label)], [dangerous])
+    drawn = imaging.draw_boxes(
+        image, np.array([box], np.float32), [class_name(label, page.language)], [dangerous]
+    )
     st.image(imaging.encode_image(drawn), width=360, alt=page.text("feedback_preview"))
     factor = result.image_size.width / width
     return Correction(label, (box[0] * factor, box[1] * factor, box[2] * factor, box[3] * factor))
@@ -89,6 +97,6 @@ def keep_ui(page: Page, folder: Path, photo: Photo, corrections: Sequence[Correc
     try:
         faces = feedback.keep(folder, imaging.decode_image(photo.content), corrections)
     except OSError as error:
-        st.error(page.text("feedback_failed", detail=error.strerror or str(error)))
+        st.error(page.text("feedback_failed", detail=markdown_safe(error.strerror or str(error))))
     else:
         st.success(page.text("feedback_thanks", faces=faces))

@@ -10,6 +10,7 @@ import streamlit as st
 
 from page import Page
 from schemas import MeasuredTables, ModelCard, ModelInfo
+from texts import class_name, markdown_safe
 
 SPLITS = ("test", "val")  # the better evidence first
 # metric of the card (after its split) -> text key; fractions, shown in percent
@@ -49,12 +50,14 @@ def model_ui(page: Page) -> None:
 
 def served_ui(page: Page, info: ModelInfo) -> None:
     """Say which version is served since when, and link to its run."""
-    version = info.model.version or page.text("model_no_version")
-    version += f" ({info.model.alias})" if info.model.alias else ""
+    version = markdown_safe(info.model.version) if info.model.version else page.text("model_no_version")
+    version += f" ({markdown_safe(info.model.alias)})" if info.model.alias else ""
     loaded = info.loaded_at.replace("T", " ")[:16] + " UTC"
-    st.markdown(page.text("model_served", name=info.model.name, version=version, loaded=loaded))
+    st.markdown(
+        page.text("model_served", name=markdown_safe(info.model.name), version=version, loaded=loaded)
+    )
     if info.watch_error:
-        st.warning(page.text("model_watch_error", reason=info.watch_error))
+        st.warning(page.text("model_watch_error", reason=markdown_safe(info.watch_error)))
     if info.version_url:
         st.link_button(page.text("model_run"), info.version_url, icon=":material/open_in_new:")
         st.caption(page.text("model_report"))
@@ -90,7 +93,7 @@ def operating_point_ui(page: Page, card: ModelCard) -> None:
 def rule_words(page: Page, rule: str) -> str:
     """Return the rule by which the threshold was chosen, in this person's language if it is known."""
     known = FALSE_ALARM_RULE.fullmatch(rule)
-    return page.text("rule_false_alarms", limit=known[1]) if known else rule
+    return page.text("rule_false_alarms", limit=known[1]) if known else markdown_safe(rule)
 
 
 def interval(page: Page, card: ModelCard, metric: str, form: Callable[[float], str]) -> str | None:
@@ -198,7 +201,7 @@ def class_row(page: Page, card: ModelCard, name: str) -> dict[str, str]:
     return {
         page.text("column_object"): page.class_name(name),
         page.text("column_kind"): page.text("kind_weapon" if dangerous else "kind_lookalike"),
-        page.text("column_class"): name,
+        page.text("column_class"): markdown_safe(name),
         page.text("column_ap"): metric("ap"),
         page.text("column_ap50"): metric("ap50"),
         page.text("column_threshold"): page.percent(chosen.score_threshold) if chosen else "–",
@@ -214,10 +217,10 @@ def precision_recall_ui(page: Page, tables: MeasuredTables) -> None:
     dangerous = page.info.dangerous if page.info else ()
     names = list(tables.precision_recall)
     rows = [
-        {"class": page.class_name(name), **point.model_dump()}
+        {"class": class_name(name, page.language), **point.model_dump()}
         for name in names for point in tables.precision_recall[name]
     ]  # fmt: skip
-    shown = [page.class_name(name) for name in names]
+    shown = [class_name(name, page.language) for name in names]
     dashes = [[1, 0] if name in dangerous else [6, 4] for name in names]
 
     def axis(field: str) -> dict[str, Any]:
@@ -291,9 +294,9 @@ def data_row(page: Page, card: ModelCard, split: str) -> dict[str, str]:
     counts = [(page.class_name(name), boxes.get(name, "–")) for name in card.class_names[1:]]
     return {
         page.text("column_split"): page.text(f"data_{split}"),
-        page.text("column_photos"): str(part.get("images", "–")),
-        page.text("column_without"): str(part.get("without_objects", "–")),
-        **{name: str(count) for name, count in counts},
+        page.text("column_photos"): markdown_safe(str(part.get("images", "–"))),
+        page.text("column_without"): markdown_safe(str(part.get("without_objects", "–"))),
+        **{name: markdown_safe(str(count)) for name, count in counts},
     }
 
 
@@ -325,6 +328,6 @@ def input_words(shortest: int, longest: int) -> str:
 
 
 def table_ui(page: Page, rows: Iterable[tuple[str, str]]) -> None:
-    """Draw pairs as a table."""
+    """Draw pairs as a table, as they are."""
     names = page.text("column_metric"), page.text("column_value")
-    st.table([dict(zip(names, row, strict=True)) for row in rows], hide_index=True)
+    st.table([dict(zip(names, map(markdown_safe, row), strict=True)) for row in rows], hide_index=True)

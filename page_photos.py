@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
@@ -19,6 +20,7 @@ from client import CSV_COLUMNS, csv_rows, draw_detections
 from page import Failure, Page, Photo, strongest, weapons
 from page_feedback import feedback_ui
 from schemas import AlarmPoint, Box, Detection, ImageResult, ModelCard, PredictResponse
+from texts import class_name, markdown_safe
 
 GALLERY = Path(__file__).parent / "photos"
 GALLERY_SUFFIXES = (".jpg", ".jpeg")
@@ -134,7 +136,7 @@ def gallery_ui(page: Page) -> list[Path]:
     return [path for path in pictures if path.name in chosen]
 
 
-@st.cache_data
+@cache
 def thumbnail(path: str) -> bytes:
     """Return a gallery picture at button size. These are the project's own pictures: sharing them is fine."""
     image = imaging.shrink(imaging.decode_image(Path(path).read_bytes()), 300)
@@ -220,7 +222,7 @@ def check_ui(page: Page, photos: Sequence[Photo]) -> list[ImageResult | Failure]
     outcomes: list[ImageResult | Failure] = []
     progress = st.empty()
     for index, photo in enumerate(photos, start=1):
-        words = page.text("checking", file=photo.name, index=index, count=len(photos))
+        words = page.text("checking", file=markdown_safe(photo.name), index=index, count=len(photos))
         if not page.knows(photo):
             progress.progress((index - 1) / len(photos), text=words)
         outcomes.append(page.answer(photo))
@@ -302,11 +304,6 @@ def card_ui(page: Page, photo: Photo, outcome: ImageResult | Failure, choice: Ch
     feedback_ui(page, photo, outcome, [d for d in detections if d.score >= choice.score_threshold])
 
 
-def markdown_safe(name: str) -> str:
-    """Return a file name so that Markdown shows it as it is."""
-    return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-!|~$:&" else c for c in name)
-
-
 def picture_ui(
     page: Page, photo: Photo, result: ImageResult, shown: Sequence[Detection], sentence: str
 ) -> None:
@@ -345,7 +342,10 @@ def zoom_ui(page: Page, photo: Photo, shown: Sequence[Detection]) -> Detection |
     if not shown:
         return None
     names = [page.text("zoom_whole")]
-    names += [page.text("zoom_to", name=page.class_name(d.label), score=page.percent(d.score)) for d in shown]
+    names += [
+        page.text("zoom_to", name=class_name(d.label, page.language), score=page.percent(d.score))
+        for d in shown
+    ]
     index = st.selectbox(
         page.text("zoom"), range(len(names)), format_func=names.__getitem__, width=260,
         key=f"zoom_{photo.digest}_{len(shown)}", label_visibility="collapsed",
@@ -405,9 +405,10 @@ def objects_ui(page: Page, photo: Photo, result: ImageResult, shown: Sequence[De
         crops = imaging.crop_boxes(page.shown(photo), boxes_of(scaled(shown, result, page.shown(photo))))
         with st.container(horizontal=True):
             for detection, crop in zip(shown, crops, strict=True):
-                name, score = page.class_name(detection.label), page.percent(detection.score)
+                name, score = class_name(detection.label, page.language), page.percent(detection.score)
                 alt = page.text("alt_crop", file=photo.name, name=name, score=score)
-                st.image(imaging.encode_image(crop), width=140, caption=f"{name} {score}", alt=alt)
+                caption = f"{markdown_safe(name)} {score}"
+                st.image(imaging.encode_image(crop), width=140, caption=caption, alt=alt)
         if result.image_size and result.time_ms:
             size = result.image_size.model_dump()
             st.caption(page.text("timing", **size, ms=f"{result.time_ms.inference:.0f}"))

@@ -642,12 +642,36 @@ class WebSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     api_url: str = Field("http://127.0.0.1:8000", description="address of the model API, as the page sees it")
-    api_key: str | None = Field(None, description="key for an API with API_KEYS")
-    api_timeout: float = Field(60.0, gt=0, description="longest wait for one photo's answer, seconds")
-    api_max_body_mb: float = Field(20, gt=0, description="largest photo the API takes, megabytes")
+    api_key: SecretStr | None = Field(None, description="key for an API with API_KEYS")
+    api_timeout: float = Field(
+        60.0, gt=0, allow_inf_nan=False, description="longest wait for one photo's answer, seconds"
+    )
+    api_max_body_mb: float = Field(
+        20, gt=0, allow_inf_nan=False, description="largest photo the API takes, megabytes"
+    )
+    web_uploads_mb: float = Field(
+        400,
+        gt=0,
+        allow_inf_nan=False,
+        description="files of all visitors in the page's memory, megabytes; one on its way counts twice",
+    )
     feedback_dir: Path | None = Field(None, description="folder for corrected photos; unset = no feedback")
-    video_max_seconds: float = Field(60.0, gt=0, description="longest video taken, seconds")
+    video_max_seconds: float = Field(
+        60.0, gt=0, allow_inf_nan=False, description="longest video taken, seconds"
+    )
     video_frames_per_second: float = Field(2.0, gt=0, le=10, description="frames looked at per second")
+
+    @field_validator("api_url")
+    @classmethod
+    def _web_address(cls, value: str) -> str:
+        if not re.match(r"https?://[^/]", value):
+            raise ValueError("expected an address that begins with http:// or https://")
+        return value
+
+
+def web_settings() -> WebSettings:
+    """Return the page's settings from the environment, or say in sentences what is wrong and exit 2."""
+    return parse_arguments(WebSettings, [])
 
 
 class PredictConfig(BaseSettings):

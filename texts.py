@@ -6,6 +6,8 @@ filled in by the page.
 
 from __future__ import annotations
 
+import re
+
 LANGUAGES = {"en": "English", "ru": "Русский"}
 
 CLASS_TEXTS = {
@@ -54,13 +56,27 @@ TEXTS = {
         "банкнот и банковских карт.",
     },
     "privacy": {
-        "en": "Nothing is stored: photos stay in memory while this page is open, and only you see them.",
-        "ru": "Ничего не сохраняется: фото хранятся в памяти, пока открыта страница, и видны только вам.",
+        "en": "Nothing is stored: photos stay in memory while this page is open and a few minutes longer, and only "
+        "you see them.",
+        "ru": "Ничего не сохраняется: фото хранятся в памяти, пока открыта страница, и ещё несколько минут, и видны "
+        "только вам.",
     },
     "privacy_feedback": {
-        "en": "Nothing is stored unless you send a correction: photos stay in memory while this page is open.",
+        "en": "Nothing is stored unless you send a correction: photos stay in memory while this page is open and a "
+        "few minutes longer.",
         "ru": "Ничего не сохраняется, пока вы сами не отправите исправление: фото хранятся только в памяти, "
-        "пока открыта страница.",
+        "пока открыта страница, и ещё несколько минут.",
+    },
+    "uploads_refused": {
+        "en": "Not every file was taken: the page held as many as it can. Remove some here, or try again in a few "
+        "minutes.",
+        "ru": "Приняты не все файлы: страница уже хранила столько, сколько может. Уберите здесь часть файлов или "
+        "попробуйте снова через несколько минут.",
+    },
+    "uploads_forgotten": {
+        "en": "Your files were let go after an hour in which nothing was done here. Remove them above and add them "
+        "again.",
+        "ru": "Ваши файлы удалены из памяти: час здесь ничего не происходило. Уберите их выше и добавьте снова.",
     },
     "language": {"en": "Language", "ru": "Язык"},
     "tab_photos": {"en": "Photos", "ru": "Фото"},
@@ -530,3 +546,17 @@ def closest_language(locale: str | None) -> str:
 def printable(name: str) -> str:
     """Return a file's name as it can be shown, written and sent: bytes that are no UTF-8 come out escaped."""
     return name.encode(errors="backslashreplace").decode()
+
+
+MARKDOWN = re.compile(r"[\\`*_{}\[\]()<>#!|~$:&]|^[-+]|^\d+(?=\.)")
+# What Streamlit's Markdown makes of words even where they are escaped: links, icons and emoji, dashes and arrows.
+MAGIC = re.compile(
+    r"(?:https?|ftp|mailto):|www(?=\.)|[^\s@]@(?=\S)|:(?=[\w+/-]+:)|[-<>=~](?=[-<>=~])", re.IGNORECASE
+)
+JOINER = "\N{WORD JOINER}"  # shows nothing, and keeps such words apart
+
+
+def markdown_safe(words: str) -> str:
+    """Return words from outside (a file, a folder, a model's card, an error) so that Markdown shows them as they are."""
+    apart = MAGIC.sub(rf"\g<0>{JOINER}", " ".join(printable(words).split()))
+    return MARKDOWN.sub(lambda mark: mark[0] + JOINER if mark[0].isdigit() else f"\\{mark[0]}", apart)

@@ -1,24 +1,28 @@
 """The page: a person drops a photo and understands the answer.
 
-    streamlit run web.py                                      # http://localhost:8501, API at API_URL
+    python web.py --server.port 8600        # or: streamlit run web.py; http://localhost:8600, API at API_URL
 
-The API is asked once per photo, at its lowest threshold; slider and filter act on that answer. Nothing
-is kept on disk, and nothing is shared between two people's sessions, unless feedback is turned on and a
-person sends some.
+The API is asked once per photo, at its lowest threshold; slider and filter act on that answer. Nothing of a
+photo is written to disk, not even on its way in, and nothing is shared between two people's sessions, unless
+feedback is turned on and a person sends some. page_memory.py bounds what memory holds, and for how long.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import streamlit as st
+from starlette.middleware import Middleware
+from streamlit.web import cli
 
+import page_memory
 import page_model
 import page_photos
 import page_video
 from client import Client, ServiceError
-from page import OUTAGES, Page
-from settings import WebSettings
+from page import OUTAGES, PICTURES, Page
+from settings import WebSettings, web_settings
 from texts import LANGUAGES, TEXTS, closest_language
 
 STYLE = Path(__file__).parent / "web.css"
@@ -37,11 +41,13 @@ TABS = ("tab_photos", "tab_video", "tab_model")
 def main() -> None:
     """Draw the page."""
     st.set_page_config(page_title=TEXTS["title"]["en"], page_icon=":material/policy:", layout="wide")
-    settings = WebSettings()
-    page = Page(header_ui(), settings, client_of(settings.api_url, settings.api_key, settings.api_timeout))
+    settings = WebSettings()  # found right before the server began to listen
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    page = Page(header_ui(), settings, client_of(settings.api_url, key, settings.api_timeout))
     style_ui(page)
     page.hear_of_model()
     st.html(f"<p class='subtitle'>{page.text('subtitle')}</p>")
+    missing_ui(page)
     notice = st.container()
     photos, video, model = st.tabs([page.text(key) for key in TABS])
     with photos:
@@ -84,6 +90,13 @@ def style_ui(page: Page) -> None:
     st.html(f"<style>:root {{ {words} }} {STYLE.read_text()}</style>")
 
 
+def missing_ui(page: Page) -> None:
+    """Say which of the person's files are not there, if so: for want of room, or forgotten meanwhile."""
+    visitors = page_memory.visitors_of(1e6 * page.settings.web_uploads_mb)
+    if missing := visitors.welcome(page_memory.session_id()):
+        st.warning(page.text(missing), icon=":material/memory:")
+
+
 def outage_ui(page: Page) -> None:
     """Say why the detector cannot be asked, if so, and look every few seconds whether it is back."""
     if page.outage is None:
@@ -110,5 +123,25 @@ def footer_ui(page: Page) -> None:
     st.caption(page.text("privacy_feedback" if page.settings.feedback_dir else "privacy"))
 
 
-if __name__ == "__main__":
+# --- the server -------------------------------------------------------------------------------------
+
+
+def page_server() -> st.App:
+    """Return the server of this page, or say in sentences which setting is wrong and exit 2."""
+    visitors = page_memory.visitors_of(1e6 * web_settings().web_uploads_mb)
+    page_memory.keep_uploads_in_memory()
+    app = st.App(
+        __file__,
+        lifespan=page_memory.looking_after(visitors, PICTURES.forget),
+        middleware=[Middleware(page_memory.BoundedUploads, visitors)],
+    )
+    return app  # noqa: RET504 - `streamlit run` looks for this assignment to know that there is a server here
+
+
+if __name__ != "__main__":  # imported by Streamlit's server as it starts
+    app = page_server()
+elif st.runtime.exists():  # run by that server, anew for everything that a visitor does
     main()
+else:
+    web_settings()  # before Streamlit says that the page can be viewed
+    cli.main(["run", __file__, *sys.argv[1:]])

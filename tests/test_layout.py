@@ -43,11 +43,12 @@ ALLOWED = {
     "serving": {"detections", "detector", "imaging", "registry", "schemas", "settings", "tracker"},
     "answers": {"detections", "gate", "imaging", "schemas", "serving", "texts"},
     "client": {"imaging", "schemas", "settings", "texts"},
-    "page": {"client", "imaging", "schemas", "settings", "texts"},
-    "page_feedback": {"feedback", "imaging", "page", "schemas"},
-    "page_photos": {"client", "imaging", "page", "page_feedback", "schemas"},
+    "page_memory": set(),
+    "page": {"client", "imaging", "page_memory", "schemas", "settings", "texts"},
+    "page_feedback": {"feedback", "imaging", "page", "schemas", "texts"},
+    "page_photos": {"client", "imaging", "page", "page_feedback", "schemas", "texts"},
     "page_video": {"client", "imaging", "page", "page_photos", "schemas", "video"},
-    "page_model": {"page", "schemas"},
+    "page_model": {"page", "schemas", "texts"},
     "tracker": set(),
     # programs
     "train": {
@@ -63,7 +64,7 @@ ALLOWED = {
         "serving",
         "settings", "threads",
     },
-    "web": {"client", "page", "page_model", "page_photos", "page_video", "settings", "texts"},
+    "web": {"client", "page", "page_memory", "page_model", "page_photos", "page_video", "settings", "texts"},
     "demo": {"settings"},
 }  # fmt: skip
 PROGRAMS = {"train", "evaluate", "mlapi", "web", "demo", "pyfunc_model"}
@@ -71,7 +72,15 @@ HEAVY = {"torch", "torchvision", "detecto", "mlflow"}
 ONLY_IMPORTERS = {
     "detecto": {"detector"},
     "mlflow": {"registry", "tracker", "pyfunc_model"},
-    "streamlit": {"web", "page", "page_photos", "page_video", "page_model", "page_feedback"},
+    "streamlit": {
+        "web",
+        "page",
+        "page_memory",
+        "page_photos",
+        "page_video",
+        "page_model",
+        "page_feedback",
+    },
     "av": {"video"},
     "fastapi": {"mlapi"},
 }

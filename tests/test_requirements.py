@@ -24,7 +24,12 @@ PROGRAMS = {
     "requirements.txt": ["demo", "dataset", "web", "mlapi", "train", "evaluate"],
 }
 # Distributions whose import name is another package's, or which come with the one named.
-COMES_WITH = {"starlette": "fastapi", "dotenv": "pydantic-settings", "mlflow": "mlflow-skinny", "cv2": ""}
+COMES_WITH = {
+    "starlette": {"fastapi", "streamlit"},
+    "dotenv": {"pydantic-settings"},
+    "mlflow": {"mlflow-skinny"},
+    "cv2": {""},
+}
 
 
 def normal(name: str) -> str:
@@ -64,7 +69,7 @@ packages_distributions = cache(importlib.metadata.packages_distributions)  # a s
 
 def distributions(package: str) -> set[str]:
     known = packages_distributions().get(package, [package])
-    return {normal(name) for name in known} | {COMES_WITH.get(package, package)}
+    return {normal(name) for name in known} | COMES_WITH.get(package, {package})
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -105,3 +106,34 @@ def test_a_comma_in_a_name_does_not_make_two_of_it():
     command = settings.dataset_command(["check", "a, b", "c"])
     assert isinstance(command, settings.CheckCommand)
     assert command.data == [Path("a, b"), Path("c")]
+
+
+@pytest.mark.parametrize("command", [["web.py"], ["-m", "streamlit", "run", "web.py"]])
+def test_the_page_says_which_setting_is_wrong_before_it_serves(command):
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env={**os.environ, "API_TIMEOUT": "abc"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: api_timeout: Input should be a valid number, unable to parse string as a number (got 'abc')"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("API_URL", "api:8000"), ("API_TIMEOUT", "inf"), ("WEB_UPLOADS_MB", "0")]
+)
+def test_a_setting_with_which_the_page_cannot_work_is_refused(name, value, monkeypatch, capsys):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stop:
+        settings.web_settings()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {name.lower()}: ")
+
+
+def test_the_pages_key_is_not_shown(monkeypatch):
+    monkeypatch.setenv("API_KEY", "page-secret")
+    chosen = settings.web_settings()
+    assert "page-secret" not in f"{chosen!r} {chosen} {chosen.model_dump()} {chosen.model_dump_json()}"
+    assert chosen.api_key is not None
+    assert chosen.api_key.get_secret_value() == "page-secret"

@@ -16,6 +16,7 @@ import pytest
 from conftest import LONGEST_S
 from PIL import Image
 from skimage import data
+from streamlit.delta_generator import DeltaGenerator
 from streamlit.testing.v1 import AppTest
 
 import dataset
@@ -28,7 +29,7 @@ import video
 from client import Client, draw_detections
 from page import Failure, Page, Photo, Recent
 from page_photos import Choice
-from schemas import AlarmFigures, AlarmPoint, ImageResult
+from schemas import AlarmFigures, AlarmPoint, ImageResult, ModelName
 from settings import WebSettings
 from tests.fake_api import CARD, FakeApi, detection
 
@@ -321,7 +322,7 @@ def test_a_file_over_the_limit_is_not_even_sent(api, start):
         ("deadline-exceeded", 504, "took too long"),
         ("unauthorized", 401, "wants a key"),
         ("bad-image", 400, "not a photo that can be read"),
-        ("internal-error", 500, "could not check this: internal-error: In the test's words."),
+        ("internal-error", 500, r"could not check this: internal-error\: In the test's words."),
     ],
 )
 def test_each_refusal_has_its_own_sentence(api, start, problem, status, sentence):
@@ -429,8 +430,69 @@ def test_the_zip_holds_every_checked_photo(page, result):
         assert Image.open(io.BytesIO(archive.read("001-a.jpg"))).format == "JPEG"
 
 
-def test_a_file_name_is_shown_as_it_is():
-    assert page_photos.markdown_safe("a_b*c[d](e).jpg") == r"a\_b\*c\[d\]\(e\).jpg"
+NASTY = "![x](http://evil/x.png) **b** $a$ :red[x]"
+SAFE = (
+    "\\!\\[x\\]\\(http\\:\N{WORD JOINER}//evil/x.png\\) "
+    r"\*\*b\*\* \$a\$ \:red\[x\]"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a_b*c[d](e).jpg", r"a\_b\*c\[d\]\(e\).jpg"),
+        (NASTY, SAFE),
+        ("a\nb", "a b"),  # no second line, which could begin a heading or a list
+        ("1. a", "1\N{WORD JOINER}. a"),
+        ("www.evil.com", "www\N{WORD JOINER}.evil.com"),
+        ("me@evil.com", "me@\N{WORD JOINER}evil.com"),
+        (":material/policy:", "\\:\N{WORD JOINER}material/policy\\:"),
+        ("a--b", "a-\N{WORD JOINER}-b"),
+        ("- a-b", r"\- a-b"),
+        ("a\udce9.jpg", r"a\\udce9.jpg"),
+    ],
+)
+def test_a_name_is_shown_as_it_is(name, shown):
+    assert texts.markdown_safe(name) == shown
+
+
+def test_names_from_outside_are_shown_as_they_are_wherever_markdown_is_drawn(api, start, monkeypatch):
+    """The file, and all that a model's card and the API say."""
+    nasty = CARD.model_copy(
+        update={
+            "class_names": ("__background__", "pistol", NASTY),
+            "data": {"roots": [NASTY], "train": {"images": 1, "boxes": {NASTY: 2}}},
+            "git_commit": NASTY, "library_versions": {NASTY: NASTY}, "metrics": {NASTY: 0.5},
+            "tables": CARD.tables.model_copy(update={"confusion": ((0, 1, 2),) * 3}) if CARD.tables else None,
+        }
+    )  # fmt: skip
+    info = FakeApi.info
+    monkeypatch.setattr(
+        FakeApi, "info",
+        lambda self: info(self).model_copy(update={
+            "card": nasty, "watch_error": NASTY, "source": NASTY,
+            "model": ModelName(name=NASTY, version=NASTY, alias=NASTY),
+        }),
+    )  # fmt: skip
+    api.found = [detection(NASTY, 0.9, 10, 10, 50, 50)]
+    said_meanwhile = []
+    bar = DeltaGenerator.progress
+    monkeypatch.setattr(
+        DeltaGenerator, "progress",
+        lambda self, value, text: said_meanwhile.append(text) or bar(self, value, text),
+    )  # fmt: skip
+    app = upload(start(), (NASTY, picture()))
+    api.fail_with("internal-error", 500, detail=NASTY)
+    upload(app, (NASTY, picture()), ("other.jpg", picture(7)))
+    assert said_meanwhile == [f"Checking {SAFE} (1 of 1)", "Checking other.jpg (2 of 2)"]
+    words = [said(app), *(metric.label for metric in app.metric)]
+    for table in app.table:
+        words += [
+            str(cell) for row in table.value.to_dict("records") for pair in row.items() for cell in pair
+        ]
+    words += [option.content for group in app.button_group for option in group.proto.options]
+    assert sum(SAFE in piece for piece in words) > 10
+    assert [piece for piece in words if NASTY in piece] == []
 
 
 # --- video ------------------------------------------------------------------------------------------
