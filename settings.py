@@ -650,7 +650,7 @@ class WebSettings(BaseSettings):
         20, gt=0, allow_inf_nan=False, description="largest photo the API takes, megabytes"
     )
     web_uploads_mb: float = Field(
-        400,
+        420,
         gt=0,
         allow_inf_nan=False,
         description="files of all visitors in the page's memory, megabytes; one on its way counts twice",

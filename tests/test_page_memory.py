@@ -24,6 +24,7 @@ from websocket import create_connection
 import page_memory
 from page import Photo, Pictures
 from page_memory import BoundedUploads, Visitors, held_bytes
+from settings import WebSettings
 from tests.fake_api import FakeApi
 
 ROOT = Path(__file__).parents[1]
@@ -214,10 +215,20 @@ def test_other_requests_pass(server, streamlit_app):
     async def send(message):
         sent.append(message["status"])
 
+    async def receive():
+        return {"body": b"", "more_body": False}
+
     for method, path in (("GET", "/"), ("DELETE", "/_stcore/upload_file/anna/1"), ("GET", "/_stcore/health")):
         scope = {"type": "http", "method": method, "path": path, "headers": []}
-        asyncio.run(uploads(scope, None, send))
+        asyncio.run(uploads(scope, receive, send))
     assert sent == [204, 204, 204]
+
+
+def test_the_largest_video_fits_into_an_empty_page():
+    text = (ROOT / ".streamlit" / "config.toml").read_text()
+    (megabytes,) = re.findall(r"^maxUploadSize = (\d+)", text, flags=re.M)
+    visitors = Visitors(1e6 * WebSettings().web_uploads_mb)
+    assert visitors.admit("anna", int(megabytes) * 1024**2 + 1000, held_bytes=0)
 
 
 # --- decoded pictures -------------------------------------------------------------------------------

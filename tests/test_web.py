@@ -477,10 +477,12 @@ def test_names_from_outside_are_shown_as_they_are_wherever_markdown_is_drawn(api
     api.found = [detection(NASTY, 0.9, 10, 10, 50, 50)]
     said_meanwhile = []
     bar = DeltaGenerator.progress
-    monkeypatch.setattr(
-        DeltaGenerator, "progress",
-        lambda self, value, text: said_meanwhile.append(text) or bar(self, value, text),
-    )  # fmt: skip
+
+    def progress(self, value, text):
+        said_meanwhile.append(text)
+        return bar(self, value, text)
+
+    monkeypatch.setattr(DeltaGenerator, "progress", progress)
     app = upload(start(), (NASTY, picture()))
     api.fail_with("internal-error", 500, detail=NASTY)
     upload(app, (NASTY, picture()), ("other.jpg", picture(7)))
