@@ -84,6 +84,13 @@ def test_images_run_as_a_user_with_a_health_check_and_a_given_base(name):
     assert not any("curl" in line for line in lines)  # slim images have none
 
 
+def test_what_people_talk_to_has_no_way_to_the_tracker():
+    """Which has no accounts. Only the API, which loads models, is on its network and on the page's."""
+    assert services(DEMO)["web"]["networks"] == services(SCALE)["proxy"]["networks"] == ["page"]
+    assert set(services(DEMO)["api"]["networks"]) == {"weapon-detector", "page"}
+    assert not any("page" in each.get("networks", ()) for each in services(TRACKER).values())
+
+
 def test_the_page_waits_until_the_api_is_healthy():
     assert services(DEMO)["web"]["depends_on"] == {"api": {"condition": "service_healthy"}}
 
@@ -400,6 +407,80 @@ def test_with_postgresql_and_an_s3_store_a_new_tracker_finds_the_model_again(sta
     stores.registry("export", str(tmp_path / "model"))
     kept = (tmp_path / "model" / "weights.safetensors").read_bytes()
     assert kept == (ROOT / "weights" / "starter" / "weights.safetensors").read_bytes()
+
+
+# What a container does that nobody invited: asks API and tracker, by name and by every address there is.
+STRANGER = """
+import json, socket, sys, urllib.error, urllib.request
+def ask(url, method="GET", body=None, headers={}):
+    request = urllib.request.Request(url, body, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, str(answer.headers) + answer.read().decode(errors="replace")
+    except urllib.error.HTTPError as error:
+        return error.code, str(error.headers) + error.read().decode(errors="replace")
+    except OSError as error:
+        return 0, str(error)
+print(json.dumps([[url, *ask(url, *rest)] for url, *rest in json.loads(sys.argv[1])]))
+"""
+
+
+@pytest.fixture(scope="module")
+def stack_with_keys(build) -> Iterator[Stack]:
+    """Tracker and API, where the API wants a key."""
+    other = Stack("weapon-detector-test-keys", {**build, "API_KEYS": "page:open-sesame-4711"})
+    try:
+        other.tracker("up", "--build", "-d", "--wait", "tracker")
+        other.compose("up", "--build", "-d", "--wait", "api")
+        yield other
+    finally:
+        other.take_down()
+
+
+def addresses(container: str) -> dict[str, str]:
+    """Return a container's address in each of its networks."""
+    found = json.loads(run("docker", "inspect", container))[0]["NetworkSettings"]["Networks"]
+    return {name: network["IPAddress"] for name, network in found.items()}
+
+
+def asked_by_a_stranger(
+    stack: Stack, network: str, *requests_: tuple[Any, ...]
+) -> list[tuple[str, int, str]]:
+    """Return address, status (0: no answer) and all the text that a container on that network got."""
+    command = ("docker", "run", "--rm", "--network", network, stack.settings["PYTHON_IMAGE"], "python", "-c")
+    return [tuple(each) for each in json.loads(run(*command, STRANGER, json.dumps(requests_)))]
+
+
+@pytest.mark.compose
+def test_a_stranger_beside_the_page_gets_nothing_and_learns_no_secret(stack_with_keys):
+    stack = stack_with_keys
+    tracker = stack.tracker("ps", "-q", "tracker").strip()
+    wrong_key = {"X-API-Key": "open-sesame-4712"}
+    api = [
+        *((f"http://api:8000{path}",) for path in ("/model", "/models", "/metrics")),
+        ("http://api:8000/predict", "POST", None),
+        ("http://api:8000/model", "GET", None, wrong_key),
+    ]
+    at_tracker = ["tracker", "mlflow-tracker", *addresses(tracker).values()]
+    paths = ("/", "/health", "/api/2.0/mlflow/experiments/search?max_results=9")
+    no_way = [(f"http://{host}:5000{path}",) for host in at_tracker for path in paths]
+    heard = asked_by_a_stranger(stack, f"{stack.name}_page", *api, *no_way, ("http://api:8000/ready",))
+    statuses = [status for _, status, _ in heard]
+    assert statuses == [*[401] * len(api), *[0] * len(no_way), 200], heard
+    for secret in ("open-sesame", "4711", "tracker:5000", "sqlite"):
+        assert not [url for url, _, text in heard if secret in text], secret
+
+
+@pytest.mark.compose
+def test_a_stranger_beside_the_tracker_is_answered_by_its_names_only(stack_with_keys):
+    """On its own network too, where whoever calls it by name is answered: see SECURITY.md."""
+    stack = stack_with_keys
+    [address] = addresses(stack.tracker("ps", "-q", "tracker").strip()).values()
+    path = "/api/2.0/mlflow/experiments/search?max_results=9"
+    by_address, by_name = asked_by_a_stranger(
+        stack, stack.name, (f"http://{address}:5000{path}",), (f"http://tracker:5000{path}",)
+    )
+    assert (by_address[1], by_name[1]) == (403, 200)
 
 
 # --- images where no registry is reached ------------------------------------------------------------------
