@@ -128,13 +128,70 @@ def tiled_tiff(
     return tiff(*entries) + (tables if tiles > 1 else b"") + tile
 
 
-# --- AVIF and HEIC ----------------------------------------------------------------------------------
+def striped_tiff(size_wh: tuple[int, int], rows: int, strip: bytes) -> bytes:
+    """Return a TIFF of grey strips of so many rows that all are this one, packed as in zlib's files."""
+    strips = -(-size_wh[1] // rows)
+    fields = [
+        (256, 4, 1, size_wh[0]), (257, 4, 1, size_wh[1]), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1),
+        (273, 4, strips, 0), (277, 3, 1, 1), (278, 4, 1, rows), (279, 4, strips, 0),
+    ]  # fmt: skip
+    at = len(tiff(*fields))
+    first = at + (8 * strips if strips > 1 else 0)
+    where = {273: at if strips > 1 else first, 279: at + 4 * strips if strips > 1 else len(strip)}
+    entries = [(*field[:3], where.get(field[0], field[3])) for field in fields]
+    tables = struct.pack(f"<{strips}I", *[first] * strips) + struct.pack(
+        f"<{strips}I", *[len(strip)] * strips
+    )
+    return tiff(*entries) + (tables if strips > 1 else b"") + strip
+
+
+# --- headers that lie -------------------------------------------------------------------------------
 
 
 def announce(content: bytes, width: int, height: int) -> bytes:
     """Return an AVIF or HEIC file whose boxes announce another size than its data have."""
     at = content.index(b"ispe") + 8
     return content[:at] + struct.pack(">II", width, height) + content[at + 8 :]
+
+
+def say_size(content: bytes, width: int, height: int) -> bytes:
+    """Return the picture with another size in its header, whatever the format; its data stay as they are."""
+    if content[:2] == b"\xff\xd8":
+        frame = max(content.find(b"\xff\xc0"), content.find(b"\xff\xc2"))
+        return _put(content, (frame + 5, struct.pack(">HH", height, width)))
+    if content[:4] == b"\x89PNG":
+        header = content[12:16] + struct.pack(">II", width, height) + content[24:29]
+        return _put(content, (12, header + struct.pack(">I", zlib.crc32(header))))
+    if content[12:16] == b"VP8 ":
+        return _put(content, (26, struct.pack("<HH", width, height)))
+    if content[12:16] == b"VP8L":
+        bits = (width - 1) | (height - 1) << 14 | int.from_bytes(content[21:25], "little") >> 28 << 28
+        return _put(content, (21, bits.to_bytes(4, "little")))
+    if content[:3] == b"GIF":
+        size = struct.pack("<HH", width, height)
+        frame = content.index(b",\0\0\0\0" + content[6:10])
+        return _put(content, (6, size), (frame + 5, size))
+    if content[:2] == b"BM":
+        return _put(content, (18, struct.pack("<ii", width, height)))
+    if content[:2] == b"II":
+        return _put(content, *_tiff_entries(content, {256: width, 257: height, 278: height}))
+    return announce(content, width, height)
+
+
+def _put(content: bytes, *pieces: tuple[int, bytes]) -> bytes:
+    """Return content with these bytes at these places."""
+    changed = bytearray(content)
+    for at, piece in pieces:
+        changed[at : at + len(piece)] = piece
+    return bytes(changed)
+
+
+def _tiff_entries(content: bytes, values: dict[int, int]) -> list[tuple[int, bytes]]:
+    """Return where a little-endian TIFF has these tags, and the entries that say other values."""
+    start = struct.unpack_from("<I", content, 4)[0]
+    places = [start + 2 + 12 * i for i in range(struct.unpack_from("<H", content, start)[0])]
+    tags = {at: struct.unpack_from("<H", content, at)[0] for at in places}
+    return [(at, struct.pack("<HHII", tag, 4, 1, values[tag])) for at, tag in tags.items() if tag in values]
 
 
 # --- colour profiles --------------------------------------------------------------------------------
