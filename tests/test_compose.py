@@ -65,6 +65,23 @@ def test_our_containers_end_when_told_and_fill_no_disk_with_their_log(file, name
 
 
 @pytest.mark.parametrize("file", [TRACKER, DEMO, SCALE])
+def test_no_secret_stands_in_a_compose_file(file):
+    """Each comes from the shell or .env, which neither Git nor an image takes along."""
+    given = [each.get("environment", {}) for each in services(file).values()]
+    secrets = {
+        name: value
+        for variables in given
+        for name, value in variables.items()
+        if re.search("PASSWORD|SECRET|KEY", name)
+    }
+    assert all(value is None or re.fullmatch(r"\$\{\w+:-(false)?\}", value) for value in secrets.values())
+    assert "/.env" in (ROOT / ".gitignore").read_text().splitlines()
+    copied = (ROOT / ".dockerignore").read_text()
+    assert "\n*\n" in copied
+    assert ".env" not in re.findall("^!(.*)$", copied, flags=re.M)
+
+
+@pytest.mark.parametrize("file", [TRACKER, DEMO, SCALE])
 def test_published_ports_are_this_machines_only_unless_asked(file):
     """And each on its own: who shows the page to others shows neither the tracker nor the API."""
     ports = [port for service in services(file).values() for port in service.get("ports", [])]

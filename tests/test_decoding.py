@@ -139,6 +139,20 @@ def test_memory_is_bounded(faulty):
         faulty.decode(b"memory")
 
 
+@pytest.mark.skipif(not decoding.HAS_LIMITS, reason="this system has no limits for a process")
+def test_processor_time_is_bounded_for_each_picture_anew():
+    """Four threads for three seconds, and one second that the limit itself is exact to."""
+    decoder = Decoder(1_000_000, 3)
+    try:
+        for _ in range(2):
+            decoder.decode(PHOTO)
+            process = psutil.Process(decoder.pid)
+            used, (most, _) = sum(process.cpu_times()[:2]), process.rlimit(psutil.RLIMIT_CPU)
+            assert 12 <= most <= used + 12 + 2
+    finally:
+        decoder.close()
+
+
 def test_what_a_library_prints_is_no_answer(faulty):
     with pytest.raises(imaging.NotAnImage, match="it went on"):
         faulty.decode(b"chatter")

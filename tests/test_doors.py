@@ -12,6 +12,7 @@ import socket
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import hypothesis.strategies as st
@@ -30,6 +31,8 @@ from answers import choose_media_type
 from gate import ApiProblem, BoundedConnection, FairShare, SentFile, read_files
 from settings import ApiSettings
 from settings import api_settings as read_settings
+
+ROOT = Path(__file__).parents[1]
 
 
 def make_app(detector=None, **settings):
@@ -114,6 +117,27 @@ def test_an_api_behind_a_key_or_on_this_machine_starts(environment, monkeypatch)
     assert read_settings([]).api_host == environment["API_HOST"]
 
 
+def test_each_program_listens_on_this_machine_alone_unless_told_otherwise():
+    assert read_settings([]).api_host == "127.0.0.1"
+    commands = dict(line.split(":", 1) for line in (ROOT / "Procfile").read_text().splitlines())
+    assert "--host 127.0.0.1" in commands["tracker"]
+    assert "--server.address 127.0.0.1" in commands["web"]
+
+
+OPEN = {"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+
+
+def test_without_a_key_nothing_answers_but_life_and_the_documentation():
+    with TestClient(make_app(api_keys="shop1:s3cret")) as client:
+        wait_until(lambda: client.get("/ready").status_code == 200)
+        paths = {*client.get("/openapi.json").json()["paths"], *OPEN, "/metrics", "/", "/nowhere"}
+        asked = {path: [client.get(path), client.post(path)] for path in paths}
+    opened = {path for path, both in asked.items() if any(answer.status_code == 200 for answer in both)}
+    assert opened == OPEN
+    assert all(answer.status_code in (200, 401, 404, 405) for both in asked.values() for answer in both)
+    assert not [path for path, both in asked.items() if any("s3cret" in answer.text for answer in both)]
+
+
 def test_a_folder_that_is_set_but_empty_is_none(monkeypatch):
     """As compose passes what .env leaves out."""
     for name in ("MODEL_DIR", "API_FALLBACK_DIR", "API_CACHE_DIR", "MLFLOW_PUBLIC_URI"):
@@ -176,13 +200,15 @@ def test_a_stranger_learns_no_address_from_ready_and_a_keyholder_learns_why():
         assert answer.json()["detail"] == "No model is loaded. GET /model with a key says why."
 
 
-def test_no_route_tells_the_trackers_password(monkeypatch):
+def test_neither_route_nor_log_tells_the_trackers_password(monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mluser:s3cretpass@127.0.0.1:9")
     settings = ApiSettings(api_watch_seconds=0.05, api_allowed_hosts=("*",))
     with TestClient(mlapi.create_app(settings, load_detector=lambda _: FakeDetector())) as client:
         wait_until(lambda: "No MLflow tracker answers at http://127.0.0.1:9" in client.get("/ready").text)
         for path in ("/ready", "/model", "/models", "/metrics"):
             assert "s3cretpass" not in client.get(path).text
+    assert "No MLflow tracker answers" in caplog.text
+    assert "s3cretpass" not in caplog.text
 
 
 # --- one caller's share -----------------------------------------------------------------------------
@@ -220,6 +246,19 @@ def test_requests_a_minute_are_counted_per_caller():
     assert 1 <= int(refused.value.headers["Retry-After"]) <= 60
     with share.request_of("10.0.0.2"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("trusted", "statuses"), [("*", [200, 200]), ("127.0.0.1", [200, 200]), ("192.0.2.9", [200, 429])]
+)
+def test_only_a_trusted_proxy_tells_callers_apart(trusted, statuses, monkeypatch):
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", trusted)
+    with live_server(make_app(api_caller_requests_per_minute=1)) as (client, _):
+        answers = [
+            client.post("/predict", files={"file": png()}, headers={"X-Forwarded-For": caller})
+            for caller in ("198.51.100.1", "198.51.100.2")
+        ]
+    assert [answer.status_code for answer in answers] == statuses
 
 
 def test_callers_that_have_nothing_under_way_are_forgotten():
