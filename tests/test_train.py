@@ -123,6 +123,21 @@ def test_a_run_ends_with_a_champion_a_report_and_curves(arguments, drawn, tmp_pa
     assert "false alarms per 1,000 weapon-free images (validation split)" in capsys.readouterr().out
 
 
+def test_a_run_holds_no_password_of_the_trackers_address(
+    arguments, tmp_path, tracker_server, tracker_uri, monkeypatch, capsys, caplog
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker_uri.replace("://", "://mluser:s3cretpass@"))
+    run(arguments)
+    _, logged = only_run(tracker_uri, arguments[-1])
+    assert logged.data.params["mlflow_tracking_uri"] == tracker_uri
+    kept = tracker_server.folder / "artifacts" / logged.info.experiment_id
+    files = [path for folder in (tmp_path / "run", kept) for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    printed = capsys.readouterr()
+    assert "s3cretpass" not in f"{logged.to_dictionary()} {printed.out} {printed.err} {caplog.text}"
+    assert not [path for path in files if b"s3cretpass" in path.read_bytes()]
+
+
 def test_it_is_said_how_train_and_val_were_divided_and_when_a_share_is_missed(tmp_path, capsys):
     image = PillowImage.new("RGB", (20, 20))
     for folder in ("images", "annotations/xmls"):
