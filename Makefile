@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP_ARGS ?=
 ARGS ?=
-LOCK ?= requirements.lock
+LOCK ?= requirements/everything.lock
 SHARED ?= ../shared
 PINNED = $(if $(LOCK),-c $(LOCK))
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
@@ -106,15 +106,15 @@ $(BIN)/python:
 	@sh deploy/make-venv.sh "$(VENV)" $(PYTHON)
 
 # A stamp file says that these very requirements are installed; pip runs again only when they change.
-$(RUN_DONE): requirements.txt requirements-web.txt requirements-train.txt requirements-api.txt requirements-detecto.txt $(LOCK) | $(BIN)/python
+$(RUN_DONE): requirements.txt requirements/web.txt requirements/train.txt requirements/api.txt requirements/detecto.txt $(LOCK) | $(BIN)/python
 	@echo "Installing what the project runs on (PyTorch is large; only the first time)"
 	@$(PIP_INSTALL) -r requirements.txt $(PINNED) || $(PIP_FAILED)
-	@$(PIP_INSTALL) -q --no-deps -r requirements-detecto.txt || $(PIP_FAILED)
+	@$(PIP_INSTALL) -q --no-deps -r requirements/detecto.txt || $(PIP_FAILED)
 	@touch $@
 
-$(DEV_DONE): requirements-dev.txt $(RUN_DONE)
+$(DEV_DONE): requirements/dev.txt $(RUN_DONE)
 	@echo "Installing what the tests and checks need"
-	@$(PIP_INSTALL) -q -r requirements-dev.txt $(PINNED) || $(PIP_FAILED)
+	@$(PIP_INSTALL) -q -r requirements/dev.txt $(PINNED) || $(PIP_FAILED)
 	@touch $@
 
 lock: | $(BIN)/python ## bring the locks in line with the requirement lists; ARGS=--upgrade: the newest versions

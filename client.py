@@ -29,7 +29,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-import numpy as np
 import requests
 from defusedcsv import csv
 from pydantic import BaseModel, ValidationError
@@ -39,10 +38,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from urllib3.util.retry import Retry
 
-import imaging
+from commands import PredictConfig, predict_config
+from detection import drawing, imaging
+from detection.names import first_few, printable
 from schemas import Detection, ImageResult, ModelInfo, PredictResponse, Problem
-from settings import PredictConfig, predict_config
-from texts import class_name, percent, printable
 
 CONNECT_TIMEOUT_S = 3.0
 RETRY_STATUSES = (429, 503)  # busy with other photos, or with ours
@@ -239,7 +238,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     if passed_over:
-        _say(console, f"passed over {len(passed_over)} files that are no photos: {_some(passed_over)}")
+        names = first_few([path.name for path in passed_over], 3)
+        _say(
+            console,
+            f"passed over {len(passed_over)} files that are no photos: {names}",
+        )
     for result in failed:
         detail = result.error.detail if result.error else ""
         _say(console, f"failed: {result.file}: {detail}")
@@ -252,11 +255,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _say(console: Console, sentence: str, style: str | None = None) -> None:
     console.print(sentence, style=style, highlight=False, soft_wrap=True)
-
-
-def _some(paths: Sequence[Path], most: int = 3) -> str:
-    more = f" and {len(paths) - most} more" if len(paths) > most else ""
-    return ", ".join(path.name for path in paths[:most]) + more
 
 
 class OutputError(ValueError):
@@ -470,7 +468,7 @@ def write_pictures(results: Iterable[Found], _: ModelInfo, output: Path) -> list
             failed.append(result)
             continue
         try:
-            drawn = draw_detections(imaging.decode_image(path.read_bytes()), result.detections or ())
+            drawn = drawing.draw_detections(imaging.decode_image(path.read_bytes()), result.detections or ())
             content = imaging.encode_image(drawn)
         except (OSError, imaging.ImageError) as error:  # the API may read what this machine cannot
             failed.append(_failure(path, ServiceError(f"cannot be drawn on: {error}")))
@@ -483,15 +481,6 @@ def _free_name(folder: Path, stem: str) -> Path:
     """Return a path that is not there yet: photos of several folders may share a name."""
     candidates = (folder / f"{stem}{suffix}.jpg" for suffix in ("", *(f"-{i}" for i in range(2, 100_000))))
     return next(path for path in candidates if not path.exists())
-
-
-def draw_detections(
-    image: imaging.Image, detections: Sequence[Detection], language: str = "en"
-) -> imaging.Image:
-    """Draw detections on a copy of image, each captioned with its name and how sure the model is."""
-    boxes = np.array([list(d.box.model_dump().values()) for d in detections], np.float32).reshape(-1, 4)
-    captions = [f"{class_name(d.label, language)} {percent(d.score, language)}" for d in detections]
-    return imaging.draw_boxes(image, boxes, captions, [d.dangerous for d in detections])
 
 
 WRITERS: dict[str, Callable[[Iterable[Found], ModelInfo, Any], list[ImageResult]]] = {

@@ -3,43 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image as PillowImage
-from PIL import ImageEnhance, ImageFilter
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-import dataset
-import detector as detectors
-import devices
-import engine
-import imaging
 import metrics
-import registry
-import report as reports
-import tracker
-from dataset import Sample
-from detections import Detections, GroundTruth
-from engine import Finder
-from metrics import Report, SliceResult
+from commands import EvaluateConfig, evaluate_config
+from detection import detector as detectors
+from detection import devices, imaging
+from detection.card import DetectorError, read_card, write_card
+from detection.detections import Detections, GroundTruth
+from detection.names import printable
+from detection.runtime import warm_up
+from evaluation import plots
+from evaluation import report as reports
+from evaluation.alarms import image_alarms
+from evaluation.results import Report, SliceResult, build_report, card_tables, flat_metrics
+from evaluation.robustness import CHANGES
+from photosets import layout
+from photosets import samples as photographs
+from photosets.samples import Sample
 from schemas import CARD_FILE, AlarmFigures, OperatingPoint
-from settings import EvaluateConfig, evaluate_config
-from texts import printable
+from tracking import provenance, tracker
+from tracking.versions import download_version, find_version
+from training import engine
+from training.engine import Finder
 
-Boxes = NDArray[np.float32]
 PROBLEMS = (
-    dataset.DatasetError, detectors.DetectorError, devices.NoSuchDevice, imaging.ImageError,
+    layout.DatasetError, DetectorError, devices.NoSuchDevice, imaging.ImageError,
     reports.ReportError, tracker.RegistryError,
 )  # fmt: skip
 console = Console(markup=False, emoji=False)
@@ -71,7 +71,7 @@ def run(config: EvaluateConfig) -> Report:
         detector = detectors.load_folder(folder, device=device)
     point = detector.card.operating_point
     if config.keep and (not config.model or config.split != "test" or config.limit or point is None):
-        raise detectors.DetectorError(
+        raise DetectorError(
             "--keep writes figures of the whole test split into a model folder with an operating point: name "
             "one that train.py wrote with --model, and leave out --split and --limit"
         )
@@ -80,7 +80,7 @@ def run(config: EvaluateConfig) -> Report:
             raise tracker.RegistryError(f"{model} does not say which MLflow run made it: leave out --log")
         tracker.check_tracker(config.mlflow_tracking_uri)
     samples = read_split(config, detector.class_names)
-    detectors.warm_up(detector)
+    warm_up(detector)
     result = score(config, detector, samples, model, point, detector.class_names)
     page = reports.write_report(result, config.output, samples)
     console.print(figures_table(result, other))
@@ -106,19 +106,19 @@ def find_model(config: EvaluateConfig, stack: ExitStack) -> tuple[Path, str, str
     A model from the registry is downloaded to a folder that stack removes.
     """
     if config.model:
-        return config.model, str(config.model), detectors.read_card(config.model).run_id
-    found = registry.find_version(
+        return config.model, str(config.model), read_card(config.model).run_id
+    found = find_version(
         config.model_name, config.model_version, config.model_alias, tracking_uri=config.mlflow_tracking_uri
     )
     destination = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    folder = registry.download_version(found, destination)
+    folder = download_version(found, destination)
     return folder, f"{found.name} version {found.version}", found.run_id
 
 
 def read_split(config: EvaluateConfig, class_names: Sequence[str]) -> list[Sample]:
     """Read the samples, say what was found, and thin them out to config.limit."""
-    found = dataset.DatasetReport()
-    samples = dataset.read_samples(
+    found = photographs.DatasetReport()
+    samples = photographs.read_samples(
         config.data, config.split, class_names=class_names, val_fraction=config.val_fraction,
         negative_val_fraction=config.negative_val_fraction, negatives=config.negatives, report=found,
     )  # fmt: skip
@@ -132,9 +132,6 @@ def read_split(config: EvaluateConfig, class_names: Sequence[str]) -> list[Sampl
     return samples
 
 
-# --- scoring ----------------------------------------------------------------------------------------
-
-
 def score(
     config: EvaluateConfig, finder: Finder, samples: Sequence[Sample], model: str,
     operating_point: OperatingPoint | None, class_names: Sequence[str],
@@ -143,7 +140,7 @@ def score(
     detections, latency = engine.evaluate(finder, samples)
     truths = [sample.truth for sample in samples]
     official = is_official(samples, config.split)
-    result = metrics.build_report(
+    result = build_report(
         truths, detections, class_names, names=[sample.name for sample in samples],
         groups=[sample.recording for sample in samples], operating_point=operating_point,
         split=config.split, official=official, model=model, data=describe_data(samples),
@@ -162,17 +159,14 @@ def describe_data(samples: Sequence[Sample]) -> dict[str, str]:
     """Return what says later which images and which code gave the figures."""
     roots = sorted({printable(str(sample.root)) for sample in samples})
     difficult = sum(sample.difficult for sample in samples)
-    versions = tracker.library_versions()
+    versions = provenance.library_versions()
     return {
         "Data": ", ".join(roots),
-        "Fingerprint": dataset.fingerprint(samples),
-        "Code": tracker.git_commit() or "not under git",
+        "Fingerprint": photographs.fingerprint(samples),
+        "Code": provenance.git_commit() or "not under git",
         "Libraries": ", ".join(f"{name} {version}" for name, version in versions.items()),
         **({"Boxes marked difficult": f"{difficult}, counted like the others"} if difficult else {}),
     }
-
-
-# --- the original project's figures -----------------------------------------------------------------
 
 
 def is_official(samples: Sequence[Sample], split: str) -> bool:
@@ -210,76 +204,13 @@ def original_kept(sample: Sample) -> bool:
     It took the picture's name from the annotation's <filename> and dropped what it did not find in the
     folder, so that its published figures are of 829 to 832 of the 857 images.
     """
-    images, annotations = dataset.FOLDERS["test"]
+    images, annotations = layout.FOLDERS["test"]
     xml = sample.root / annotations / f"{sample.image_path.stem}.xml"
     try:
         name = ElementTree.parse(xml).findtext("filename", "")
     except (OSError, ElementTree.ParseError):
         return False
     return bool(name) and (sample.root / images / name).is_file()
-
-
-# --- changed images ---------------------------------------------------------------------------------
-
-Change = Callable[[imaging.Image, Boxes], tuple[imaging.Image, Boxes]]
-DARKER = 0.35  # share of the light that is left
-BLUR = 0.006  # standard deviation, of the longer side: 5 pixels of 800
-JPEG_QUALITY = 30
-ROTATION = 10.0  # degrees, against the clock
-
-
-def darken(image: imaging.Image, boxes: Boxes) -> tuple[imaging.Image, Boxes]:
-    """Leave DARKER of the light."""
-    return np.asarray(ImageEnhance.Brightness(PillowImage.fromarray(image)).enhance(DARKER)), boxes
-
-
-def blur(image: imaging.Image, boxes: Boxes) -> tuple[imaging.Image, Boxes]:
-    """Blur by BLUR of the longer side, as out of focus."""
-    kernel = ImageFilter.GaussianBlur(BLUR * max(image.shape[:2]))
-    return np.asarray(PillowImage.fromarray(image).filter(kernel)), boxes
-
-
-def compress(image: imaging.Image, boxes: Boxes) -> tuple[imaging.Image, Boxes]:
-    """Store and read again as JPEG of quality JPEG_QUALITY."""
-    stream = io.BytesIO(imaging.encode_image(image, "JPEG", quality=JPEG_QUALITY))
-    return imaging.decode_image(stream.getvalue()), boxes
-
-
-def halve(image: imaging.Image, boxes: Boxes) -> tuple[imaging.Image, Boxes]:
-    """Halve both sides, as from twice as far."""
-    height, width = image.shape[:2]
-    small = max(1, width // 2), max(1, height // 2)
-    scale = np.array([small[0] / width, small[1] / height] * 2, np.float32)
-    return np.asarray(PillowImage.fromarray(image).resize(small)), boxes * scale
-
-
-def rotate(image: imaging.Image, boxes: Boxes) -> tuple[imaging.Image, Boxes]:
-    """Turn by ROTATION against the clock on a larger canvas of the mean colour.
-
-    A turned box is drawn around the ellipse that filled the old one: around its corners it would be too
-    large for nearly every object.
-    """
-    mean = tuple(int(value) for value in image.mean(axis=(0, 1)))
-    turned = PillowImage.fromarray(image).rotate(
-        ROTATION, PillowImage.Resampling.BILINEAR, expand=True, fillcolor=mean
-    )
-    height, width = image.shape[:2]
-    cos, sin = np.cos(np.radians(ROTATION)), np.sin(np.radians(ROTATION))
-    x, y = (boxes[:, 0] + boxes[:, 2] - width) / 2, (boxes[:, 1] + boxes[:, 3] - height) / 2
-    half_w, half_h = (boxes[:, 2] - boxes[:, 0]) / 2, (boxes[:, 3] - boxes[:, 1]) / 2
-    new_x, new_y = cos * x + sin * y + turned.width / 2, cos * y - sin * x + turned.height / 2
-    new_w, new_h = np.hypot(cos * half_w, sin * half_h), np.hypot(sin * half_w, cos * half_h)
-    corners = np.stack([new_x - new_w, new_y - new_h, new_x + new_w, new_y + new_h], axis=1)
-    return np.asarray(turned), corners.astype(np.float32).clip(0, [turned.width, turned.height] * 2)
-
-
-CHANGES: dict[str, Change] = {
-    f"darker ({DARKER:.0%} of the light)": darken,
-    f"blurred (sigma {BLUR:.1%} of the longer side)": blur,
-    f"JPEG quality {JPEG_QUALITY}": compress,
-    "half size": halve,
-    f"rotated {ROTATION:g} degrees": rotate,
-}
 
 
 def robustness(
@@ -290,7 +221,7 @@ def robustness(
     for name, change in CHANGES.items():
         truths, found = [], []
         for sample in tqdm(samples, desc=name, unit="image", leave=False, mininterval=1.0):
-            image, boxes = change(dataset.load_image(sample), sample.boxes)
+            image, boxes = change(photographs.load_image(sample), sample.boxes)
             truths.append(GroundTruth(boxes.astype(np.float32), sample.labels))
             found.append(finder.detect(image))
         results.append(measure_slice(name, truths, found, score_threshold, class_names))
@@ -303,7 +234,7 @@ def measure_slice(
 ) -> SliceResult:  # fmt: skip
     """Return the figures of one kind of change."""
     coco = metrics.coco_summary(truths, found, class_names)
-    alarms = metrics.image_alarms(truths, found, class_names)
+    alarms = image_alarms(truths, found, class_names)
     return SliceResult(
         name=name, map=coco.get("map"), map_50=coco.get("map_50"),
         image_recall=alarms.recall(score_threshold),
@@ -323,9 +254,6 @@ def slice_of(name: str, result: Report) -> SliceResult:
     )
 
 
-# --- out --------------------------------------------------------------------------------------------
-
-
 def figures_table(result: Report, other: Report | None = None) -> Table:
     """Return the main figures as a table, those of another report beside them if given."""
     shown = [result] if other is None else [result, other]
@@ -337,7 +265,7 @@ def figures_table(result: Report, other: Report | None = None) -> Table:
         values = [flat(one).get(key) for one in shown]
         if any(value is not None for value in values):
             table.add_row(
-                label, *(reports.figure(value, 1 if "1000" in key or "ms" in key else 4) for value in values)
+                label, *(plots.figure(value, 1 if "1000" in key or "ms" in key else 4) for value in values)
             )
     return table
 
@@ -365,29 +293,29 @@ FIGURES = {
 
 def flat(result: Report) -> dict[str, float]:
     """Return the figures of a report by the keys of FIGURES."""
-    measured = {key.partition("/")[2]: value for key, value in metrics.flat_metrics(result).items()}
+    measured = {key.partition("/")[2]: value for key, value in flat_metrics(result).items()}
     beside = {"original_subset": result.original_subset, "published": result.published}
     return measured | {f"{name}/{key}": value for name, part in beside.items() for key, value in part.items()}
 
 
 def keep_figures(result: Report, folder: Path) -> None:
     """Write the test's figures into the folder's model card; what validation chose stays as it is."""
-    card = detectors.read_card(folder)
+    card = read_card(folder)
     assert card.operating_point is not None
     point = result.measured.model_copy(update={"rule": card.operating_point.rule})
     figures = {
         "tested_alarm": AlarmFigures(operating_point=point, curve=result.alarm_curve),
-        "metrics": card.metrics | metrics.flat_metrics(result),
-        "tables": metrics.card_tables(result),
+        "metrics": card.metrics | flat_metrics(result),
+        "tables": card_tables(result),
     }
-    detectors.write_card(folder, card.model_copy(update=figures))
+    write_card(folder, card.model_copy(update=figures))
     console.print(f"kept in {folder / CARD_FILE}", highlight=False, soft_wrap=True)
 
 
 def log_report(result: Report, folder: Path, run_id: str, tracking_uri: str) -> None:
     """Add figures and report to the MLflow run that made the model."""
     with tracker.connection(tracking_uri) as client:
-        for key, value in metrics.flat_metrics(result).items():
+        for key, value in flat_metrics(result).items():
             client.log_metric(run_id, key, value)
         what = f"{result.title}, {result.images} images, {result.data['Fingerprint'][:8]}"
         client.set_tag(run_id, f"evaluation.{result.split}", what)

@@ -16,16 +16,17 @@ import streamlit as st
 from starlette.middleware import Middleware
 from streamlit.web import cli
 
-import page_memory
-import page_model
-import page_photos
-import page_video
 from client import Client, ServiceError
-from page import OUTAGES, PICTURES, Page
+from detection.names import LANGUAGES, closest_language
+from page import memory
+from page.model import model_ui
+from page.photos import photos_ui
+from page.session import OUTAGES, PICTURES, Page
+from page.texts import TEXTS
+from page.video import video_ui
 from settings import WebSettings, web_settings
-from texts import LANGUAGES, TEXTS, closest_language
 
-STYLE = Path(__file__).parent / "web.css"
+STYLE = Path(__file__).parent / "page" / "style.css"
 STREAMLIT_WORDS = {
     "choose": "upload_button",
     "drop": "upload_drop",
@@ -51,11 +52,11 @@ def main() -> None:
     notice = st.container()
     photos, video, model = st.tabs([page.text(key) for key in TABS])
     with photos:
-        page_photos.photos_ui(page)
+        photos_ui(page)
     with video:
-        page_video.video_ui(page)
+        video_ui(page)
     with model:
-        page_model.model_ui(page)
+        model_ui(page)
     with notice:
         outage_ui(page)
     footer_ui(page)
@@ -92,8 +93,8 @@ def style_ui(page: Page) -> None:
 
 def missing_ui(page: Page) -> None:
     """Say which of the person's files are not there, if so: for want of room, or forgotten meanwhile."""
-    visitors = page_memory.visitors_of(1e6 * page.settings.web_uploads_mb)
-    if missing := visitors.welcome(page_memory.session_id()):
+    visitors = memory.visitors_of(1e6 * page.settings.web_uploads_mb)
+    if missing := visitors.welcome(memory.session_id()):
         st.warning(page.text(missing), icon=":material/memory:")
 
 
@@ -128,12 +129,12 @@ def footer_ui(page: Page) -> None:
 
 def page_server() -> st.App:
     """Return the server of this page, or say in sentences which setting is wrong and exit 2."""
-    visitors = page_memory.visitors_of(1e6 * web_settings().web_uploads_mb)
-    page_memory.keep_uploads_in_memory()
+    visitors = memory.visitors_of(1e6 * web_settings().web_uploads_mb)
+    memory.keep_uploads_in_memory()
     app = st.App(
         __file__,
-        lifespan=page_memory.looking_after(visitors, PICTURES.forget),
-        middleware=[Middleware(page_memory.BoundedUploads, visitors)],
+        lifespan=memory.looking_after(visitors, PICTURES.forget),
+        middleware=[Middleware(memory.BoundedUploads, visitors)],
     )
     return app  # noqa: RET504 - `streamlit run` looks for this assignment to know that there is a server here
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import threads  # noqa: F401 - before torch
 
 # isort: split
 import argparse
@@ -27,9 +26,9 @@ import numpy as np
 import psutil
 from PIL import Image as PillowImage
 
-import detector as detectors
-import imaging
-from decoding import Decoders
+from detection import detector as detectors
+from detection import imaging
+from detection.decoding import Decoders
 
 MEGAPIXELS = (0.3, 1, 12)
 PHOTO = Path(__file__).parents[1] / "photos" / "01-pistol-in-a-hand.jpg"

@@ -16,7 +16,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import metrics
-from detections import Detections, GroundTruth
+from detection.detections import Detections, GroundTruth
+from evaluation import results
 
 
 def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -63,7 +64,7 @@ def main() -> None:
         f"  COCO, 12 numbers and per class: {seconds(lambda: metrics.coco_summary(truths, detections)):.2f} s"
     )
     print(
-        f"  whole report, 1,000 draws:      {seconds(lambda: metrics.build_report(truths, detections)):.2f} s"
+        f"  whole report, 1,000 draws:      {seconds(lambda: results.build_report(truths, detections)):.2f} s"
     )
 
 

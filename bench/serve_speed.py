@@ -18,7 +18,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import threads  # noqa: F401 - before torch
 
 # isort: split
 import argparse
@@ -39,13 +38,15 @@ from PIL import Image as PillowImage
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-import detector as detectors
-import imaging
-from dataset import read_samples
-from detections import CLASS_NAMES, Detections
+from detection import detector as detectors
+from detection import imaging, weights
+from detection.architectures import build_network, network_config
+from detection.card import read_card, write_card
+from detection.detections import CLASS_NAMES, Detections
 from metrics import coco_summary
+from photosets.samples import read_samples
 from schemas import WEIGHTS_FILE, ModelCard, NetworkConfig
-from serving import granted_cores
+from serving.cores import granted_cores
 
 STOCK = {"min_size": 800, "max_size": 1333, "rpn_post_nms_top_n": 1000, "roi_sampling_ratio": 2}
 SERVED = {  # where a network's own defaults are not already these
@@ -61,9 +62,9 @@ Detect = Callable[[bytes], Detections]
 
 def plain(folder: Path, config: NetworkConfig) -> Detect:
     """Return the plain way with this network's weights: torchvision's own transform, no optimisation."""
-    card = detectors.read_card(folder).model_copy(update={"network": config})
-    network = detectors.build_network(config, len(card.class_names))
-    state = detectors.load_state_dict(folder / WEIGHTS_FILE)
+    card = read_card(folder).model_copy(update={"network": config})
+    network = build_network(config, len(card.class_names))
+    state = weights.load_state_dict(folder / WEIGHTS_FILE)
     network.load_state_dict({name: value.float() for name, value in state.items()})
     network.transform = GeneralizedRCNNTransform(
         config.min_size, config.max_size, list(config.image_mean), list(config.image_std)
@@ -81,11 +82,11 @@ def plain(folder: Path, config: NetworkConfig) -> Detect:
 
 def ours(folder: Path, config: NetworkConfig, *, optimize: bool = True) -> Detect:
     """Return what the API runs, with this configuration."""
-    card = detectors.read_card(folder).model_copy(update={"network": config})
+    card = read_card(folder).model_copy(update={"network": config})
     with tempfile.TemporaryDirectory() as temporary:
         changed = Path(temporary)
         (changed / WEIGHTS_FILE).symlink_to((folder / WEIGHTS_FILE).resolve())
-        detectors.write_card(changed, card)
+        write_card(changed, card)
         detector = detectors.load_folder(changed, optimize=optimize)
     return lambda content: detector.detect(imaging.decode_image(content))
 
@@ -221,7 +222,7 @@ def compare_accuracy(folder: Path, served: NetworkConfig, data: Path, images: in
 def random_model(architecture: str, folder: Path) -> Path:
     """Write a model folder of random weights: time does not depend on what a network knows."""
     torch.manual_seed(0)
-    config = detectors.network_config(architecture, **SERVED.get(architecture, {}))
+    config = network_config(architecture, **SERVED.get(architecture, {}))
     detectors.Detector(ModelCard(network=config, class_names=CLASS_NAMES)).save_folder(folder / architecture)
     return folder / architecture
 
@@ -250,7 +251,7 @@ def main() -> None:
         architectures = ("fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v2_fpn")
         made = [] if given.model else [random_model(name, Path(temporary)) for name in architectures]
         for folder in given.model or made:
-            served = detectors.read_card(folder).network
+            served = read_card(folder).network
             print(f"### {served.architecture}, {granted_cores()} cores, {given.rounds} rounds\n", flush=True)
             show(measure(folder, served, content, given.rounds), floor_seconds(folder, served, content))
             if given.data:

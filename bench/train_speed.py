@@ -40,15 +40,16 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import dataset
-import detector as detectors
-import engine
-import synthetic
-import tracker
 import train
-import transforms
-from detections import CLASS_NAMES
-from settings import TorchrunSettings, TrainConfig, train_config
+from commands import TorchrunSettings, TrainConfig, train_config
+from detection.architectures import build_network, freeze_backbone, network_config
+from detection.detections import CLASS_NAMES
+from photosets import samples as photographs
+from photosets import synthetic
+from tracking import provenance
+from training import checkpoints, engine, transforms
+from training import loader as loading
+from training.start import build_detector, build_training
 
 IMAGES = 32
 LIGHT = "fasterrcnn_mobilenet_v2_fpn"
@@ -71,7 +72,7 @@ PARTS = {  # what a line of the profile starts with -> the part of the step it b
 class DetectoImages(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
     """What detecto.core.Dataset gives for samples: that class itself fails with pandas 3."""
 
-    def __init__(self, samples: list[dataset.Sample]) -> None:
+    def __init__(self, samples: list[photographs.Sample]) -> None:
         """Keep samples; each is read and decoded anew whenever it is asked for."""
         self.samples, self.transform = samples, detecto.utils.default_transforms()
 
@@ -86,17 +87,17 @@ class DetectoImages(Dataset[tuple[torch.Tensor, dict[str, Any]]]):
         return self.transform(image), {"boxes": torch.from_numpy(sample.boxes.copy()), "labels": labels}
 
 
-def detecto_rate(config: TrainConfig, samples: list[dataset.Sample]) -> float:
+def detecto_rate(config: TrainConfig, samples: list[photographs.Sample]) -> float:
     """Return images per second of detecto's own fit on the network of config."""
     model = object.__new__(detecto.core.Model)  # its constructor would download a backbone
     # The same input size; proposals and sampling are torchvision's.
-    stock = detectors.network_config(
+    stock = network_config(
         config.architecture, min_size=config.min_size, max_size=config.max_size,
         rpn_post_nms_top_n=1000, roi_sampling_ratio=2,
     )  # fmt: skip
-    network = detectors.build_network(stock, len(CLASS_NAMES))
-    network.load_state_dict(train.build_detector(config, torch.device("cpu")).network.state_dict())
-    detectors.freeze_backbone(network, config.trainable_layers)
+    network = build_network(stock, len(CLASS_NAMES))
+    network.load_state_dict(build_detector(config, torch.device("cpu")).network.state_dict())
+    freeze_backbone(network, config.trainable_layers)
     model._device, model._model, model._classes = torch.device("cpu"), network, list(CLASS_NAMES)
     model._int_mapping = {name: label for label, name in enumerate(CLASS_NAMES)}
     first, every = (
@@ -109,9 +110,9 @@ def detecto_rate(config: TrainConfig, samples: list[dataset.Sample]) -> float:
     return len(samples) / (time.perf_counter() - start)
 
 
-def our_rate(config: TrainConfig, samples: list[dataset.Sample]) -> tuple[float, float, profile]:
+def our_rate(config: TrainConfig, samples: list[photographs.Sample]) -> tuple[float, float, profile]:
     """Return images per second of our loop, the share of it spent waiting for data, and a profile."""
-    training, order = train.build_training(config, TorchrunSettings(), samples, torch.device("cpu"))
+    training, order = build_training(config, TorchrunSettings(), samples, torch.device("cpu"))
     names = [sample.name for sample in samples]
     ends: list[float] = []
 
@@ -120,8 +121,8 @@ def our_rate(config: TrainConfig, samples: list[dataset.Sample]) -> tuple[float,
         return False
 
     waited = [0.0]
-    loader = train.loader(config, TorchrunSettings(), training, samples, order)
-    with transforms.ending_workers(loader) as batches:
+    loader = loading.loader(config, TorchrunSettings(), training, samples, order)
+    with loading.ending_workers(loader) as batches:
         engine.train_one_epoch(training, timed(batches, waited), names=names, after_step=after_step)
         seconds = ends[-1] - ends[0]  # the first step warms up, and the worker starts
         ready = list(batches)[:1]
@@ -160,7 +161,7 @@ def compare_to_detecto(architectures: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "drawn"
         synthetic.draw_synthetic(root, train=3 * IMAGES, test=1, seed=0)
-        samples = [s for s in dataset.read_samples([root], "train") if len(s.labels)][:IMAGES]
+        samples = [s for s in photographs.read_samples([root], "train") if len(s.labels)][:IMAGES]
         for architecture in architectures:
             flags = ["--preset", "cpu", "--data", str(root), "--architecture", architecture]
             flags += ["--min-size", "320", "--max-size", "320", "--rpn-post-nms-top-n", "300"]
@@ -189,14 +190,14 @@ def measure_preset(preset: str, steps: int, flags: list[str]) -> None:
             flags = [*flags, "--weights", str(STARTER) if preset == "cpu" else "none"]
         config, process = train_config(["--preset", preset, *flags]), TorchrunSettings()
         device = train.set_up_machine(config, process)
-        samples = dataset.read_samples(config.data, "train")
-        training, order = train.build_training(config, process, samples, device)
-        with transforms.ending_workers(train.loader(config, process, training, samples, order)) as batches:
+        samples = photographs.read_samples(config.data, "train")
+        training, order = build_training(config, process, samples, device)
+        with loading.ending_workers(loading.loader(config, process, training, samples, order)) as batches:
             print_rates(config, training, order, batches, steps)
 
 
 def print_rates(
-    config: TrainConfig, training: engine.Training, order: transforms.EpochOrder, batches: DataLoader[Any],
+    config: TrainConfig, training: checkpoints.Training, order: loading.EpochOrder, batches: DataLoader[Any],
     steps: int,
 ) -> None:  # fmt: skip
     """Print how many images a second loader and step make, alone and together."""
@@ -223,7 +224,7 @@ def device_name(device: torch.device) -> str:
     return f"processor, {torch.get_num_threads()} threads"
 
 
-def processor_seconds(images: Dataset[Any], order: transforms.EpochOrder, count: int = 100) -> float:
+def processor_seconds(images: Dataset[Any], order: loading.EpochOrder, count: int = 100) -> float:
     """Return the processor seconds that reading and moving about one picture takes, in one thread."""
     keys = list(itertools.islice(itertools.chain.from_iterable(order), count + 10))
     threads = torch.get_num_threads()
@@ -251,7 +252,7 @@ def loader_rate(batches: DataLoader[Any], batch_size: int, steps: int) -> float:
 
 
 def step_rate(
-    training: engine.Training, batches: Iterable[transforms.Batch], batch_size: int, steps: int
+    training: checkpoints.Training, batches: Iterable[transforms.Batch], batch_size: int, steps: int
 ) -> tuple[float, float]:
     """Return images per second of the loop after two steps that warm up, and this process's seconds each."""
     ends: list[tuple[float, float]] = []
@@ -275,7 +276,7 @@ def main() -> None:
     parser.add_argument("what", help="a preset of train.py, or detecto")
     parser.add_argument("--steps", type=int, default=8, help="training steps to measure")
     arguments, rest = parser.parse_known_args()
-    print(f"commit {tracker.git_commit() or 'unknown'}")
+    print(f"commit {provenance.git_commit() or 'unknown'}")
     if arguments.what == "detecto":
         compare_to_detecto(rest or [LIGHT])
     else:

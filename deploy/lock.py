@@ -18,11 +18,11 @@ ROOT = Path(__file__).parents[1]
 PYTHON = (3, 11)  # the images', and the oldest supported: a newer one is offered versions it cannot use
 # Lock -> its list. The first holds what make installs, and the images' locks take their versions from it.
 LOCKS = {
-    "requirements.lock": "requirements-dev.txt",
-    "requirements-api.lock": "requirements-api.txt",
-    "requirements-train.lock": "requirements-train.txt",
-    "requirements-web.lock": "requirements-web.txt",
-    "requirements-tracker.lock": "requirements-tracker.txt",
+    "requirements/everything.lock": "requirements/dev.txt",
+    "requirements/api.lock": "requirements/api.txt",
+    "requirements/train.lock": "requirements/train.txt",
+    "requirements/web.lock": "requirements/web.txt",
+    "requirements/tracker.lock": "requirements/tracker.txt",
 }
 WHOLE = next(iter(LOCKS))
 MARK = "# made from: "
@@ -43,7 +43,8 @@ def requirements(path: Path) -> list[str]:
 def header(path: Path) -> str:
     """Return a lock's first lines, which change when the list at path asks for something else."""
     digest = hashlib.sha256("\n".join(requirements(path)).encode()).hexdigest()
-    return f"# What {path.name} brings, at exact versions. Not edited by hand: make lock.\n{MARK}{digest}\n"
+    name = f"{path.parent.name}/{path.name}"
+    return f"# What {name} brings, at exact versions. Not edited by hand: make lock.\n{MARK}{digest}\n"
 
 
 def stale(root: Path = ROOT) -> list[str]:

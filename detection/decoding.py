@@ -31,8 +31,10 @@ from typing import IO, Any
 import numpy as np
 from PIL import AvifImagePlugin
 
-import imaging
-from imaging import Image, ImageError, ImageTooLarge, NotAnImage
+from detection import imaging
+from detection.imaging import Image, ImageError, ImageTooLarge, NotAnImage
+
+ROOT = Path(__file__).parents[1]  # where the process finds the wings
 
 try:
     import resource
@@ -82,10 +84,10 @@ class Decoder:
     Args:
         max_pixels: width x height of one picture at most.
         seconds: time for one picture.
-        program: what to run; this file unless a test has another one.
+        program: Python file to run, for tests; without one, this module.
     """
 
-    def __init__(self, max_pixels: int, seconds: float, program: Path = Path(__file__)) -> None:
+    def __init__(self, max_pixels: int, seconds: float, program: Path | None = None) -> None:
         self._max_pixels, self._seconds, self._program = max_pixels, seconds, program
         self._process: subprocess.Popen[bytes] | None = None
         self._files: socket.socket | None = None  # what files with the photo and its pixels pass through
@@ -101,9 +103,15 @@ class Decoder:
         if self._closed or self.pid is not None:
             return
         self._end()
-        command = [sys.executable, str(self._program), str(self._max_pixels)]
+        what = [str(self._program)] if self._program else ["-m", __name__]
+        command = [sys.executable, *what, str(self._max_pixels)]
         environment = {**os.environ, **ENVIRONMENT}  # noqa: TID251 - handed on, not read
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": environment}
+        pipes: dict[str, Any] = {
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "env": environment,
+            "cwd": ROOT,
+        }
         if not PASSES_FILES:
             self._process = subprocess.Popen(command, **pipes)
             return
@@ -268,7 +276,7 @@ class Decoders:
         program: as Decoder's.
     """
 
-    def __init__(self, count: int, max_pixels: int, seconds: float, program: Path = Path(__file__)) -> None:
+    def __init__(self, count: int, max_pixels: int, seconds: float, program: Path | None = None) -> None:
         self.all = tuple(Decoder(max_pixels, seconds, program) for _ in range(count))
         self.ready = False
         self._idle: queue.LifoQueue[Decoder] = queue.LifoQueue()

@@ -1,8 +1,8 @@
-"""What a detector says about one image, and the names of what it looks for. Imports numpy only."""
+"""What a detector says about one image, how long it took, and the names of what it can see."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,3 +83,22 @@ class GroundTruth:
     def __post_init__(self) -> None:
         if self.boxes.shape != (len(self.labels), 4):
             raise ValueError(f"want boxes ({len(self.labels)}, 4), got {self.boxes.shape}")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per image on a warm detector: decode from file to pixels, detect from pixels to boxes."""
+
+    images: int
+    decode_median_ms: float
+    detect_median_ms: float
+    detect_p95_ms: float
+    machine: str
+
+    @classmethod
+    def of(cls, decode_ms: Sequence[float], detect_ms: Sequence[float], machine: str) -> Latency:
+        """Sum up the times of single images, in milliseconds."""
+        return cls(
+            len(detect_ms), float(np.median(decode_ms)), float(np.median(detect_ms)),
+            float(np.percentile(detect_ms, 95)), machine,
+        )  # fmt: skip

@@ -1,6 +1,6 @@
-"""Draw which file imports which into both READMEs, between the two marks: make graph.
+"""Draw which wing imports which into both READMEs, between the two marks: make graph.
 
-Only the edges that no longer path implies are drawn.
+A node is a wing (a folder of code) or a file of the root. Edges that a longer path implies are left out.
 """
 
 from __future__ import annotations
@@ -10,20 +10,37 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+WINGS = ("detection", "photosets", "evaluation", "training", "tracking", "serving", "page")
 READMES = (ROOT / "README.md", ROOT / "README.ru.md")
 MARKED = re.compile(r"(<!-- import graph -->\n).*?(<!-- end -->\n)", re.S)
 
 
+def code() -> dict[str, Path]:
+    """Return every module of the product, by its dotted name."""
+    paths = [*ROOT.glob("*.py"), *(path for wing in WINGS for path in (ROOT / wing).glob("*.py"))]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted(paths)}
+
+
+def imports(path: Path) -> set[str]:
+    """Return the dotted names that a file imports, wherever in it: of `from a import b` both a and a.b."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
 def import_graph() -> dict[str, set[str]]:
-    """Return, for each module of the project, the project's modules that it imports."""
-    names = {path.stem for path in ROOT.glob("*.py")}
-    return {name: _imports(ROOT / f"{name}.py") & names for name in sorted(names)}
-
-
-def _imports(path: Path) -> set[str]:
-    nodes = list(ast.walk(ast.parse(path.read_text())))
-    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    return plain | {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    """Return, for each wing and each file of the root, the others that it imports."""
+    modules = code()
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        node = name.partition(".")[0]
+        found = {other.partition(".")[0] for other in imports(path) if other in modules}
+        graph[node] = graph.get(node, set()) | found - {node}
+    return graph
 
 
 def reduced(graph: dict[str, set[str]]) -> dict[str, set[str]]:
@@ -42,9 +59,10 @@ def reduced(graph: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def mermaid(graph: dict[str, set[str]]) -> str:
-    """Return the graph as a mermaid block."""
+    """Return the graph as a mermaid block; wings are boxes with round corners."""
+    shapes = [f"    {name}({name}/)" for name in WINGS if name in graph]
     edges = [f"    {name} --> {other}" for name, others in graph.items() for other in sorted(others)]
-    return "\n".join(["```mermaid", "graph LR", *edges, "```", ""])
+    return "\n".join(["```mermaid", "graph LR", *shapes, *edges, "```", ""])
 
 
 def main() -> None:

@@ -5,7 +5,7 @@
     python docs/screenshot.py http://127.0.0.1:8501 /tmp/phone-ru.png ru 390
 
 Arguments: the page's address, the picture to write, the language (en) and the width in pixels (1280).
-Needs selenium (requirements-dev.txt) and Debian's chromium and chromium-driver.
+Needs selenium (requirements/dev.txt) and Debian's chromium and chromium-driver.
 """
 
 from __future__ import annotations

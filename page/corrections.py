@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageFilter
 
-import imaging
+from detection import imaging
+from detection.files import write_atomically
 
 KEPT_SIDE = 1600  # longer side of a kept photo, pixels
 SEARCH_SIDE = 640  # faces are looked for at this size
@@ -53,24 +54,18 @@ def keep(folder: Path, image: imaging.Image, corrections: Sequence[Correction]) 
     faces = find_faces(small)
     name = f"feedback-{hashlib.sha256(image.tobytes()).hexdigest()[:16]}"
     photo, annotation = folder / "images" / f"{name}.jpg", folder / "annotations" / "xmls" / f"{name}.xml"
-    _write(photo, imaging.encode_image(blur(small, faces), quality=92))
+    photo.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(photo, imaging.encode_image(blur(small, faces), quality=92))
     height, width = small.shape[:2]
     scaled = [Correction(c.label, _times(c.box, factor)) for c in corrections]
-    _write(annotation, to_voc(photo.name, (width, height), scaled))
+    annotation.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(annotation, to_voc(photo.name, (width, height), scaled))
     return len(faces)
 
 
 def _times(box: Corners, factor: float) -> Corners:
     x1, y1, x2, y2 = box
     return x1 * factor, y1 * factor, x2 * factor, y2 * factor
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that no one ever reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 def to_voc(file_name: str, size_wh: tuple[int, int], corrections: Sequence[Correction]) -> bytes:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import streamlit as st
 
-import feedback
-import imaging
-from feedback import Corners, Correction
-from page import Page, Photo
+from detection import drawing, imaging
+from detection.names import class_name
+from page.corrections import Corners, Correction, keep
+from page.session import Page, Photo
+from page.texts import markdown_safe
 from schemas import Detection, ImageResult
-from texts import class_name, markdown_safe
 
 NOTHING = ""  # the choice "nothing of these": no class is named so
 
@@ -79,7 +79,7 @@ def missed_ui(page: Page, photo: Photo, result: ImageResult, labels: Sequence[st
     height, width = image.shape[:2]
     box = _of_size((left, top, max(right, left + 1), max(bottom, top + 1)), width, height)
     dangerous = page.info is not None and label in page.info.dangerous
-    drawn = imaging.draw_boxes(
+    drawn = drawing.draw_boxes(
         image, np.array([box], np.float32), [class_name(label, page.language)], [dangerous]
     )
     st.image(imaging.encode_image(drawn), width=360, alt=page.text("feedback_preview"))
@@ -95,7 +95,7 @@ def _of_size(percent: tuple[int, int, int, int], width: int, height: int) -> Cor
 def keep_ui(page: Page, folder: Path, photo: Photo, corrections: Sequence[Correction]) -> None:
     """Keep the corrected photo and say so, or say why not."""
     try:
-        faces = feedback.keep(folder, imaging.decode_image(photo.content), corrections)
+        faces = keep(folder, imaging.decode_image(photo.content), corrections)
     except OSError as error:
         st.error(page.text("feedback_failed", detail=markdown_safe(error.strerror or str(error))))
     else:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-import imaging
+from detection import imaging
 
 FRAME_SIDE = 1024  # longer side of the frames handed out and written, pixels
 CLIP_FRAMES_PER_SECOND = 12

@@ -8,9 +8,10 @@ from typing import Any
 
 import streamlit as st
 
-from page import Page
+from detection.names import class_name
+from page.session import Page
+from page.texts import markdown_safe
 from schemas import MeasuredTables, ModelCard, ModelInfo
-from texts import class_name, markdown_safe
 
 SPLITS = ("test", "val")  # the better evidence first
 # metric of the card (after its split) -> text key; fractions, shown in percent

@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import math
-import zipfile
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path, PureWindowsPath
 
-import numpy as np
 import streamlit as st
-from defusedcsv import csv
 
-import imaging
-from client import CSV_COLUMNS, csv_rows, draw_detections
-from page import Failure, Page, Photo, strongest, weapons
-from page_feedback import feedback_ui
-from schemas import AlarmPoint, Box, Detection, ImageResult, ModelCard, PredictResponse
-from texts import class_name, markdown_safe
+from detection import drawing, imaging
+from detection.names import class_name
+from page.downloads import csv_of, drawn_file, json_of, stem_of, zip_of
+from page.feedback import feedback_ui
+from page.gallery import gallery_ui
+from page.session import Choice, Failure, Page, Photo, strongest, weapons
+from page.texts import markdown_safe
+from schemas import AlarmPoint, Box, Detection, ImageResult, ModelCard
 
-GALLERY = Path(__file__).parent / "photos"
-GALLERY_SUFFIXES = (".jpg", ".jpeg")
 VIEWS = ("view_boxes", "view_both", "view_original")
 CARDS_AT_ONCE = 12
 ZOOM_MARGIN = 0.6  # of the box's sides, around it
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What the person wants to see: labels at or above a score."""
-
-    score_threshold: float
-    labels: frozenset[str]
-
-    def of(self, detections: Sequence[Detection]) -> list[Detection]:
-        """Return the detections wanted."""
-        return [d for d in detections if d.score >= self.score_threshold and d.label in self.labels]
-
-    def hides(self, detections: Sequence[Detection]) -> int:
-        """Return how many are sure enough but of a label not wanted."""
-        return sum(d.score >= self.score_threshold and d.label not in self.labels for d in detections)
 
 
 def photos_ui(page: Page) -> None:
@@ -86,9 +62,6 @@ def rank(outcome: ImageResult | Failure, threshold: float) -> int:
     return 0 if weapons(outcome.detections or (), threshold) else 2
 
 
-# --- putting photos in ------------------------------------------------------------------------------
-
-
 def input_ui(page: Page) -> list[Photo]:
     """Draw the ways to put photos in, and return the photos, each once."""
     uploads = st.file_uploader(
@@ -112,41 +85,6 @@ def input_ui(page: Page) -> list[Photo]:
             chosen = gallery_ui(page)
     photos += [Photo(path.name, path.read_bytes()) for path in chosen]
     return list({photo.digest: photo for photo in photos}.values())
-
-
-def gallery_ui(page: Page) -> list[Path]:
-    """Draw the examples, and return those the person chose."""
-    pictures = sorted(path for path in GALLERY.iterdir() if path.suffix in GALLERY_SUFFIXES)
-    chosen: set[str] = st.session_state.setdefault("examples", set())
-    with st.container(horizontal=True, key="gallery"):
-        for path in pictures:
-            name = page.example_name(path.stem)
-            with st.container(width=150, gap="xsmall"):
-                st.image(thumbnail(str(path)), width=150, alt=name)
-                is_chosen = path.name in chosen
-                st.button(
-                    page.text("gallery_remove" if is_chosen else "gallery_add"),
-                    key=f"example_{path.stem}",
-                    help=name,
-                    type="primary" if is_chosen else "secondary",
-                    width="stretch",
-                    on_click=chosen.symmetric_difference_update,
-                    args=({path.name},),
-                )
-    return [path for path in pictures if path.name in chosen]
-
-
-@cache
-def thumbnail(path: str) -> bytes:
-    """Return a gallery picture at button size. These are the project's own pictures: sharing them is fine."""
-    image = imaging.shrink(imaging.decode_image(Path(path).read_bytes()), 300)
-    height, width = image.shape[:2]
-    side = min(height, width * 3 // 4)
-    top, left = (height - side) // 2, (width - side * 4 // 3) // 2
-    return imaging.encode_image(image[top : top + side, left : left + side * 4 // 3])
-
-
-# --- threshold and filter ---------------------------------------------------------------------------
 
 
 def choice_ui(page: Page) -> Choice:
@@ -214,9 +152,6 @@ def meaning(page: Page, card: ModelCard, threshold: float) -> str:
     ))  # fmt: skip
 
 
-# --- asking -----------------------------------------------------------------------------------------
-
-
 def check_ui(page: Page, photos: Sequence[Photo]) -> list[ImageResult | Failure]:
     """Return each photo's answer, with a progress bar while the API is asked."""
     outcomes: list[ImageResult | Failure] = []
@@ -228,9 +163,6 @@ def check_ui(page: Page, photos: Sequence[Photo]) -> list[ImageResult | Failure]
         outcomes.append(page.answer(photo))
     progress.empty()
     return outcomes
-
-
-# --- the answer -------------------------------------------------------------------------------------
 
 
 def answer(page: Page, detections: Sequence[Detection], threshold: float) -> tuple[str, str]:
@@ -316,10 +248,10 @@ def picture_ui(
         )  # fmt: skip
         zoom = zoom_ui(page, photo, shown)
     original = page.shown(photo)
-    drawn = draw_detections(original, scaled(shown, result, original), page.language)
+    drawn = drawing.draw_detections(original, scaled(shown, result, original), page.language)
     if zoom is not None:
         original, inside = zoomed(imaging.decode_image(photo.content), shown, zoom)
-        drawn = draw_detections(original, inside, page.language)
+        drawn = drawing.draw_detections(original, inside, page.language)
     alt = page.text("alt_photo", file=photo.name, answer=sentence)
     alt_original = page.text("alt_original", file=photo.name)
     if view == "view_both":
@@ -360,7 +292,7 @@ def zoomed(
 
     Drawn after cutting, lines and captions have the size that suits the part, and none is cut off.
     """
-    frame = imaging.crop_frames(image.shape[:2], boxes_of([zoom]), margin=ZOOM_MARGIN)[0]
+    frame = drawing.crop_frames(image.shape[:2], drawing.boxes_of([zoom]), margin=ZOOM_MARGIN)[0]
     left, top, right, bottom = frame
     inside = [
         d.model_copy(
@@ -380,11 +312,6 @@ def legend(page: Page, shown: Sequence[Detection]) -> str | None:
     )
 
 
-def boxes_of(detections: Sequence[Detection]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Return the boxes, (N, 4) xyxy pixels of the upright photo."""
-    return np.array([list(d.box.model_dump().values()) for d in detections], np.float32).reshape(-1, 4)
-
-
 def scaled(detections: Sequence[Detection], result: ImageResult, image: imaging.Image) -> list[Detection]:
     """Return detections with their boxes in pixels of image, the photo at another size."""
     factor = image.shape[1] / result.image_size.width if result.image_size else 1.0
@@ -402,7 +329,9 @@ def objects_ui(page: Page, photo: Photo, result: ImageResult, shown: Sequence[De
         return
     with st.expander(page.text("details", count=len(shown)), icon=":material/list:"):
         st.table([table_row(page, d) for d in shown], hide_index=True)
-        crops = imaging.crop_boxes(page.shown(photo), boxes_of(scaled(shown, result, page.shown(photo))))
+        crops = drawing.crop_boxes(
+            page.shown(photo), drawing.boxes_of(scaled(shown, result, page.shown(photo)))
+        )
         with st.container(horizontal=True):
             for detection, crop in zip(shown, crops, strict=True):
                 name, score = class_name(detection.label, page.language), page.percent(detection.score)
@@ -425,9 +354,6 @@ def table_row(page: Page, detection: Detection) -> dict[str, str]:
     }
 
 
-# --- downloads --------------------------------------------------------------------------------------
-
-
 def downloads_ui(page: Page, photo: Photo, result: ImageResult, choice: Choice) -> None:
     """Draw the downloads of one photo; each file is made when its button is pressed."""
     stem = stem_of(photo.name)
@@ -445,58 +371,3 @@ def downloads_ui(page: Page, photo: Photo, result: ImageResult, choice: Choice) 
                 page.text(key), data=make, file_name=file_name, mime=mime, icon=":material/download:",
                 key=f"{key}_{photo.digest}", on_click="ignore",
             )  # fmt: skip
-
-
-def stem_of(name: str) -> str:
-    """Return a file name without its folders, in either system's spelling, and without its ending."""
-    return PureWindowsPath(name).stem or "photo"
-
-
-def drawn_file(page: Page, photo: Photo, shown: Sequence[Detection], image_format: str = "JPEG") -> bytes:
-    """Return the photo at its full size with boxes, as a file."""
-    drawn = draw_detections(imaging.decode_image(photo.content), shown, page.language)
-    return imaging.encode_image(drawn, image_format)
-
-
-def chosen(result: ImageResult, choice: Choice) -> ImageResult:
-    """Return result with the detections the person sees."""
-    return result.model_copy(update={"detections": choice.of(result.detections or ())})
-
-
-def json_of(page: Page, results: Sequence[ImageResult], choice: Choice) -> bytes:
-    """Return results as the API would give them at this threshold and filter."""
-    if page.info is None:
-        raise ValueError("want a model's answer before its JSON")
-    response = PredictResponse(
-        model=page.info.model,
-        score_threshold=choice.score_threshold,
-        results=[chosen(result, choice) for result in results],
-    )
-    return response.model_dump_json(indent=2, exclude_none=True).encode()
-
-
-def csv_of(results: Sequence[ImageResult], choice: Choice) -> bytes:
-    """Return one row per detection shown; with a byte order mark, without which Excel misreads Cyrillic."""
-    stream = io.StringIO()
-    table = csv.DictWriter(stream, CSV_COLUMNS)
-    table.writeheader()
-    for result in results:
-        table.writerows(csv_rows(chosen(result, choice)))
-    return stream.getvalue().encode("utf-8-sig")
-
-
-def zip_of(
-    page: Page, photos: Sequence[Photo], outcomes: Sequence[ImageResult | Failure], choice: Choice
-) -> bytes:
-    """Return an archive of every checked photo with its boxes, one JSON and one CSV file for all."""
-    stream = io.BytesIO()
-    results = [outcome for outcome in outcomes if isinstance(outcome, ImageResult)]
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("detections.json", json_of(page, results, choice))
-        archive.writestr("detections.csv", csv_of(results, choice))
-        for index, (photo, outcome) in enumerate(zip(photos, outcomes, strict=True), start=1):
-            if isinstance(outcome, ImageResult):
-                name = f"{index:03d}-{stem_of(photo.name)}.jpg"  # two photos may share a name
-                with suppress(imaging.ImageError):  # the API may read formats that this page cannot
-                    archive.writestr(name, drawn_file(page, photo, choice.of(outcome.detections or ())))
-    return stream.getvalue()

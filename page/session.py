@@ -19,8 +19,6 @@ from typing import Generic, TypeVar
 
 import streamlit as st
 
-import imaging
-import page_memory
 from client import (
     Client,
     PhotoTooLarge,
@@ -32,9 +30,13 @@ from client import (
     ServiceUnreachable,
     UnexpectedAnswer,
 )
+from detection import imaging
+from detection.alarm import alarm_threshold
+from detection.names import class_name, percent
+from page import memory
+from page.texts import example_name, markdown_safe, text
 from schemas import Detection, ImageResult, ModelInfo, Problem
 from settings import WebSettings
-from texts import class_name, example_name, markdown_safe, percent, text
 
 MODEL_REFRESH_S = 10.0  # a newly promoted model is noticed within this time
 ANSWERS_KEPT = 500
@@ -184,8 +186,9 @@ class Page:
 
         Rounded down: what raised the alarm must be on the picture.
         """
-        point = self.info.card.operating_point if self.info else None
-        return math.floor(100 * point.score_threshold + 1e-9) / 100 if point else DEFAULT_THRESHOLD
+        if self.info is None:
+            return DEFAULT_THRESHOLD
+        return math.floor(100 * alarm_threshold(self.info.card) + 1e-9) / 100
 
     def hear_of_model(self) -> None:
         """Ask which model is served, at most every MODEL_REFRESH_S, and note an outage."""
@@ -266,7 +269,7 @@ class Page:
         Raises:
             imaging.ImageError: the page's image library cannot read it.
         """
-        return PICTURES.get(page_memory.session_id(), photo)
+        return PICTURES.get(memory.session_id(), photo)
 
     def named(self, detection: Detection) -> str:
         """Return a detection in words: "pistol (91 % sure)"."""
@@ -298,3 +301,19 @@ def strongest(detections: Sequence[Detection]) -> list[Detection]:
     for detection in sorted(detections, key=lambda d: -d.score):
         best.setdefault(detection.label, detection)
     return list(best.values())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the person wants to see: labels at or above a score."""
+
+    score_threshold: float
+    labels: frozenset[str]
+
+    def of(self, detections: Sequence[Detection]) -> list[Detection]:
+        """Return the detections wanted."""
+        return [d for d in detections if d.score >= self.score_threshold and d.label in self.labels]
+
+    def hides(self, detections: Sequence[Detection]) -> int:
+        """Return how many are sure enough but of a label not wanted."""
+        return sum(d.score >= self.score_threshold and d.label not in self.labels for d in detections)

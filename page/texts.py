@@ -1,23 +1,10 @@
-"""Every word the page shows, in English and Russian, and the names people use for the classes.
-
-The page holds no prose of its own: text(language, key, ...) looks it up here. Values in braces are
-filled in by the page.
-"""
+"""Every word the page shows, in English and Russian."""
 
 from __future__ import annotations
 
 import re
 
-LANGUAGES = {"en": "English", "ru": "Русский"}
-
-CLASS_TEXTS = {
-    "pistol": {"en": "pistol", "ru": "пистолет"},
-    "knife": {"en": "knife", "ru": "нож"},
-    "billete": {"en": "banknote", "ru": "банкнота"},
-    "monedero": {"en": "wallet", "ru": "кошелёк"},
-    "smartphone": {"en": "smartphone", "ru": "смартфон"},
-    "tarjeta": {"en": "bank card", "ru": "банковская карта"},
-}
+from detection.names import printable
 
 # The pictures of photos/, by file name without ending.
 EXAMPLE_TEXTS = {
@@ -134,7 +121,6 @@ TEXTS = {
         "en": "No weapon found, and none of the look-alikes either.",
         "ru": "Оружие не найдено, похожих предметов тоже нет.",
     },
-    "percent": {"en": "{value}%", "ru": "{value}\N{NO-BREAK SPACE}%"},
     "decimal_point": {"en": ".", "ru": ","},
     "answer_sure": {"en": "{name} ({score} sure)", "ru": "{name} (уверенность {score})"},
     "answer_near": {
@@ -521,31 +507,9 @@ def text(language: str, key: str, **values: object) -> str:
     return TEXTS[key][language].format(**values)
 
 
-def percent(fraction: float, language: str) -> str:
-    """Return a fraction in whole percent; only 1 itself is 100: no model is certain."""
-    whole = 100 if fraction == 1 else min(99, round(fraction * 100))
-    return text(language, "percent", value=whole)
-
-
-def class_name(label: str, language: str) -> str:
-    """Return the name people use for a class, or the class's own name where nobody gave one."""
-    return CLASS_TEXTS.get(label, {}).get(language, label)
-
-
 def example_name(stem: str, language: str) -> str:
     """Return a gallery picture in words, by its file's name without ending."""
     return EXAMPLE_TEXTS.get(stem, {}).get(language, stem.lstrip("0123456789-").replace("-", " "))
-
-
-def closest_language(locale: str | None) -> str:
-    """Return the language of LANGUAGES that suits a browser's locale ("ru-RU"), English by default."""
-    language = (locale or "").replace("_", "-").split("-")[0].lower()
-    return language if language in LANGUAGES else "en"
-
-
-def printable(name: str) -> str:
-    """Return a file's name as it can be shown, written and sent: bytes that are no UTF-8 come out escaped."""
-    return name.encode(errors="backslashreplace").decode()
 
 
 MARKDOWN = re.compile(r"[\\`*_{}\[\]()<>#!|~$:&]|^[-+]|^\d+(?=\.)")

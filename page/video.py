@@ -9,11 +9,19 @@ from typing import Any, NamedTuple
 
 import streamlit as st
 
-import imaging
-import video
-from client import draw_detections
-from page import Failure, Page, Photo, Recent, strongest, weapons
-from page_photos import answer, answer_ui, legend, threshold_ui
+from detection import drawing, imaging
+from page.frames import (
+    Frame,
+    VideoError,
+    VideoTooLarge,
+    VideoTooLong,
+    confirm,
+    duration_s,
+    read_frames,
+    write_clip,
+)
+from page.photos import answer, answer_ui, legend, threshold_ui
+from page.session import Failure, Page, Photo, Recent, strongest, weapons
 from schemas import Detection
 
 VIDEOS_KEPT = 2
@@ -79,8 +87,8 @@ def watch_ui(page: Page, photo: Photo) -> Watched:
     settings, looks, failure = page.settings, [], None
     progress = st.empty()
     try:
-        duration = video.duration_s(photo.content)
-        for time_s, image in video.read_frames(
+        duration = duration_s(photo.content)
+        for time_s, image in read_frames(
             photo.content,
             frames_per_second=settings.video_frames_per_second,
             max_seconds=settings.video_max_seconds,
@@ -92,11 +100,11 @@ def watch_ui(page: Page, photo: Photo) -> Watched:
             looks.append(Look(time_s, outcome.detections or []))
             words = page.text("video_checking", time=clock(time_s), duration=clock(duration))
             progress.progress(min(1.0, time_s / duration) if duration else 0.0, text=words)
-    except video.VideoTooLong:
+    except VideoTooLong:
         failure = Failure(page.text("error_video_too_long", seconds=f"{settings.video_max_seconds:g}"))
-    except video.VideoTooLarge:
+    except VideoTooLarge:
         failure = Failure(page.text("error_video_too_large"))
-    except video.VideoError:
+    except VideoError:
         failure = Failure(page.text("error_not_a_video"))
     progress.empty()
     kept[key] = Watched(looks, failure)
@@ -115,7 +123,7 @@ def result_ui(page: Page, photo: Photo, watched: Watched, threshold: float, need
     """Draw answer, timeline, one frame and the clip."""
     looks = watched.looks
     seen = [bool(weapons(look.detections, threshold)) for look in looks]
-    alarms = video.confirm(seen, needed=needed, window=window)
+    alarms = confirm(seen, needed=needed, window=window)
     agreed = spans([look.time_s for look in looks], seen, alarms, window)
     answer_ui(*video_answer(page, looks, seen, agreed, threshold, needed, window))
     if watched.failure:
@@ -206,7 +214,7 @@ def frame_ui(page: Page, photo: Photo, looks: Sequence[Look], threshold: float) 
             format_func=lambda i: seconds(page, looks[i].time_s),
         )  # fmt: skip
     look = looks[index]
-    frames = video.read_frames(
+    frames = read_frames(
         photo.content,
         frames_per_second=page.settings.video_frames_per_second,
         max_seconds=page.settings.video_max_seconds,
@@ -216,7 +224,7 @@ def frame_ui(page: Page, photo: Photo, looks: Sequence[Look], threshold: float) 
     shown = [d for d in look.detections if d.score >= threshold]
     _, sentence = answer(page, look.detections, threshold)
     alt = page.text("video_alt", time=seconds(page, look.time_s), answer=sentence)
-    drawn = draw_detections(image, shown, page.language)
+    drawn = drawing.draw_detections(image, shown, page.language)
     st.image(imaging.encode_image(drawn), caption=legend(page, shown), width="content", alt=alt)
 
 
@@ -240,15 +248,15 @@ def make_clip(page: Page, photo: Photo, looks: Sequence[Look], threshold: float)
     duration = looks[-1].time_s or 1.0
     progress = st.progress(0.0)
 
-    def draw(frame: video.Frame) -> imaging.Image:
+    def draw(frame: Frame) -> imaging.Image:
         look = looks[max(0, bisect_right(times, frame.time_s + 1e-3) - 1)]
         shown = [d for d in look.detections if d.score >= threshold]
-        return draw_detections(frame.image, shown, page.language)
+        return drawing.draw_detections(frame.image, shown, page.language)
 
     def on_time(time_s: float) -> None:
         words = page.text("video_clip_making", time=clock(time_s), duration=clock(duration))
         progress.progress(min(1.0, time_s / duration), text=words)
 
-    clip = video.write_clip(photo.content, draw, on_time)
+    clip = write_clip(photo.content, draw, on_time)
     progress.empty()
     return clip

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-import imaging
+from detection import imaging
 
 SIDE = 64  # pixels a picture is shrunk to before its frequencies are taken
 FREQUENCIES = 16  # lowest ones kept per axis: 16 x 16 - 1 bits that mean something

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFilter
 
-from detections import CLASS_NAMES
+from detection.detections import CLASS_NAMES
 
 Draw = ImageDraw.ImageDraw
 Box = tuple[int, int, int, int]  # xyxy pixels

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-import imaging
+from detection import imaging
 
 RepairKind = Literal[
     "dropped box",

@@ -1,16 +1,10 @@
-"""What every request passes on its way to a route and back: limits, keys, names of errors, headers, the log.
-
-Knows HTTP and nothing of models. Every error leaves as a problem document (RFC 9457) whose type is one of
-PROBLEMS; types are stable, titles and details are for people.
-"""
+"""What every request passes on its way to a route and back: connections, hosts, keys, shares, log lines."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import hmac
-import io
 import logging
 import math
 import os
@@ -19,109 +13,20 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from email.message import Message as MimeMessage
-from typing import Any
+from contextlib import contextmanager
 
 import h11
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
-from multipart import MultipartSegment, ParserError, ParserLimitReached, PushMultipartParser
-from pydantic import ValidationError
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from werkzeug.http import parse_options_header
 
-from schemas import EncodedImages, Problem
+from serving.problems import PROBLEM_JSON, ApiProblem, note_on, problem_response
 
 log = logging.getLogger("mlapi.request")
-
-# --- problems ---------------------------------------------------------------------------------------
-
-PROBLEM_JSON = "application/problem+json"
-TYPE_PREFIX = "urn:weapon-detector:problem:"
-PROBLEMS: Mapping[str, tuple[int, str]] = {
-    "bad-request": (400, "The request cannot be read"),
-    "bad-multipart": (400, "The multipart body cannot be read"),
-    "bad-image": (400, "The picture cannot be used"),
-    "unauthorized": (401, "A valid API key is needed"),
-    "unknown-host": (400, "The service is not to be called by that name"),
-    "not-found": (404, "There is nothing at this address"),
-    "method-not-allowed": (405, "This address does not take that method"),
-    "not-acceptable": (406, "The answer cannot be given in the form asked for"),
-    "upload-timeout": (408, "The upload took too long"),
-    "body-too-large": (413, "The request body is too large"),
-    "image-too-large": (413, "The picture has too many pixels"),
-    "not-multipart": (415, "The body is neither multipart/form-data nor JSON"),
-    "compressed-body": (415, "The body is compressed"),
-    "not-an-image": (415, "The file is not a picture that can be read"),
-    "invalid-parameters": (422, "A parameter is not valid"),
-    "missing-file": (422, "No file was sent"),
-    "too-many-files": (422, "Too many files in one request"),
-    "too-many-requests": (429, "Too many requests from one caller"),
-    "headers-too-large": (431, "The headers are too large"),
-    "internal-error": (500, "Something went wrong here"),
-    "not-ready": (503, "The model is not loaded yet"),
-    "queue-full": (503, "Too many requests at the moment"),
-    "deadline-exceeded": (504, "The answer took too long"),
-}
-
-
-class ApiProblem(Exception):
-    """An answer that is an error.
-
-    Attributes:
-        name: a key of PROBLEMS.
-        detail: what was expected, what came, and what to do.
-        headers: to send along.
-        errors: what was wrong with each parameter.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        detail: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        errors: list[dict[str, Any]] | None = None,
-    ) -> None:
-        super().__init__(detail)
-        self.name, self.detail = name, detail
-        self.headers, self.errors = dict(headers or {}), errors
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        return PROBLEMS[self.name][0]
-
-    def document(self, request_id: str | None) -> Problem:
-        """Return the problem document."""
-        status, title = PROBLEMS[self.name]
-        given: dict[str, Any] = {"type": TYPE_PREFIX + self.name, "title": title, "status": status}
-        if self.errors is not None:
-            given["errors"] = self.errors
-        return Problem(**given, detail=self.detail, request_id=request_id)
-
-
-def problem_response(problem: ApiProblem, scope: Scope) -> Response:
-    """Return the answer that says what went wrong."""
-    note_on(scope)["problem"] = problem.name
-    return Response(
-        problem.document(note_on(scope).get("request_id")).model_dump_json(exclude_unset=True),
-        problem.status,
-        problem.headers,
-        PROBLEM_JSON,
-    )
-
-
-# --- connections ------------------------------------------------------------------------------------
-
-
 BACKLOG = 128  # connections taken in at once, before any of them is looked at
 MAX_HEAD_BYTES = 16_384  # of a request's first line and headers
 
@@ -191,9 +96,6 @@ class BoundedConnection(H11Protocol):
         self.transport.close()
 
 
-# --- around every request ---------------------------------------------------------------------------
-
-NOTE = "mlapi.note"  # where in the ASGI scope a request's log line is gathered
 SENT_AT_ONCE = 65_536  # bytes
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"))
@@ -211,12 +113,6 @@ DOCS_POLICY = (  # the interactive documentation brings its own scripts, from th
     "img-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'none'"
 )
 DOCS_PATHS = ("/docs", "/redoc", "/static-offline-docs")
-
-
-def note_on(scope: Scope) -> dict[str, Any]:
-    """Return the log line of this request, to add to. No file names, no contents, no pixels."""
-    note: dict[str, Any] = scope.setdefault(NOTE, {})
-    return note
 
 
 class RequestFrame:
@@ -326,9 +222,6 @@ def _log_line(scope: Scope, route: str, status: int, seconds: float) -> None:
     log.log(level, "request", extra=fields | note_on(scope))
 
 
-# --- by which name ----------------------------------------------------------------------------------
-
-
 class AllowedHosts:
     """Lets only requests in that name the service as it may be called.
 
@@ -360,302 +253,9 @@ def _host_name(host: str) -> str:
     return name if colon and port.isdecimal() else host.strip().lower()
 
 
-# --- the body ---------------------------------------------------------------------------------------
-
-DRAIN_SECONDS = 2.0
-
-
-class BodyLimit:
-    """Refuses a body over the limit, by its Content-Length or, when it comes in chunks, as it grows.
-
-    Before an early refusal is sent, what the client is still sending is read and thrown away, within
-    limits: closed at once, the connection would break under the client and the refusal get lost.
-    """
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app, self._max_bytes = app, max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request (ASGI)."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        body = _Body(receive, self._max_bytes, Headers(scope=scope))
-
-        async def send_after_body(message: Message) -> None:
-            if message["type"] == "http.response.start" and 400 <= message["status"] != 408:
-                await body.drain()
-            await send(message)
-
-        try:
-            body.check_announced()
-            await self.app(scope, body.receive, send_after_body)
-        except ApiProblem as problem:
-            await problem_response(problem, scope)(scope, receive, send_after_body)
-
-
-class _Body:
-    def __init__(self, receive: Receive, max_bytes: int, headers: Headers) -> None:
-        self._receive, self._max_bytes = receive, max_bytes
-        self._seen = 0
-        self._announced = headers.get("content-length", "")
-        chunked = "chunked" in headers.get("transfer-encoding", "")
-        self._more = chunked or (self._announced.isdecimal() and int(self._announced) > 0)
-        self._waits_for_leave = headers.get("expect", "").lower() == "100-continue"
-
-    def check_announced(self) -> None:
-        if self._announced.isdecimal() and int(self._announced) > self._max_bytes:
-            raise self._too_large(f"{int(self._announced):,} bytes")
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        if message["type"] == "http.request":
-            self._waits_for_leave = False
-            self._more = message.get("more_body", False)
-            self._seen += len(message.get("body", b""))
-            if self._seen > self._max_bytes:
-                raise self._too_large("more")
-        return message
-
-    async def drain(self) -> None:
-        if self._waits_for_leave:
-            return
-        drained = 0
-        with suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_SECONDS):
-                while self._more and drained <= self._max_bytes:
-                    message = await self._receive()
-                    drained += len(message.get("body", b""))
-                    self._more = message["type"] == "http.request" and message.get("more_body", False)
-
-    def _too_large(self, got: str) -> ApiProblem:
-        detail = (
-            f"Expected a body of at most {self._max_bytes:,} bytes, got {got}. Send fewer or smaller files."
-        )
-        return ApiProblem("body-too-large", detail)
-
-
-@dataclass(frozen=True, slots=True)
-class SentFile:
-    """One file of a request, in memory."""
-
-    name: str
-    content: bytes
-
-
 MAX_BOUNDARY = 70  # characters: RFC 2046, 5.1.1
 MAX_BYTES_BEFORE = 65_536  # before the first part; RFC 2046 allows something there, and nobody sends it
 MAX_PART_HEADERS, MAX_PART_HEADER_BYTES = 8, 4_096
-MAX_TEXTS, MAX_TEXT_BYTES = 8, 10_000  # parts that are no files; there should be none
-
-
-async def read_files(request: Request, *, max_files: int, part: str = "file") -> list[SentFile]:
-    """Read the files of a multipart body, or of a JSON body {"images": [base64, ...]}, into memory.
-
-    Args:
-        request: whose body nobody has read.
-        max_files: files allowed.
-        part: name of the parts that hold files.
-
-    Raises:
-        ApiProblem: the body is neither, is damaged, or holds no such file, too many or anything else.
-        ClientDisconnect: the client went away.
-    """
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.strip().lower() != "identity":
-        detail = f"Expected a body without Content-Encoding, got {encoding[:50]!r}: photos are compressed."
-        raise ApiProblem("compressed-body", detail)
-    given = request.headers.get("content-type", "")
-    media_type = given.partition(";")[0].strip().lower()
-    if media_type == "application/json":
-        return _decoded_files(await request.body(), max_files)
-    if media_type != "multipart/form-data":
-        got = repr(given[:100]) if given else "no Content-Type"
-        detail = (
-            f"Expected multipart/form-data with a part named {part!r}, or application/json, got {got}. "
-            + _example(part)
-        )
-        raise ApiProblem("not-multipart", detail)
-    try:
-        return await _read_form(request, _Form(part, max_files))
-    except ParserLimitReached as error:
-        detail = (
-            f"Expected at most {MAX_PART_HEADERS} headers in each part, of at most {MAX_PART_HEADER_BYTES:,} "
-            "bytes each, got more. "
-        )
-        raise ApiProblem("bad-multipart", detail + _example(part)) from error
-    except ParserError as error:
-        detail = f"The multipart body cannot be read: {error}. {_example(part)}"
-        raise ApiProblem("bad-multipart", detail) from error
-
-
-class _Form:
-    """What has come of a multipart body. All of it is in memory: BodyLimit bounds how much that is.
-
-    Args:
-        part: name of the parts that hold files.
-        max_files: files allowed.
-    """
-
-    def __init__(self, part: str, max_files: int) -> None:
-        self._part, self._max_files = part, max_files
-        self._names: list[str] = []
-        self._found: list[tuple[str, io.BytesIO]] = []
-        self._files, self._texts = 0, 0
-        self._content, self._in_text = io.BytesIO(), False
-
-    @property
-    def begun(self) -> bool:
-        """Whether there was a part."""
-        return bool(self._names)
-
-    def take(self, event: MultipartSegment | bytes | None) -> None:
-        """Take what the parser says next: a part begins, goes on (bytes), or ends (None).
-
-        Raises:
-            ApiProblem, ParserError: the form should not have that.
-        """
-        if isinstance(event, bytes):
-            self._content.write(event)
-            if self._in_text and self._content.tell() > MAX_TEXT_BYTES:
-                detail = f"Expected a part without a file name to have at most {MAX_TEXT_BYTES:,} bytes, got "
-                raise ApiProblem("bad-multipart", f"{detail}more. {_example(self._part)}")
-        elif event is not None:
-            self._begin(event)
-
-    def _begin(self, segment: MultipartSegment) -> None:
-        if not segment.name:
-            raise ParserError("A part has no name")
-        name, file_name = _as_utf8(segment.name), _file_name(segment)
-        self._names.append(name)
-        self._content, self._in_text = io.BytesIO(), file_name is None
-        self._texts += file_name is None
-        self._files += file_name is not None
-        if self._files > self._max_files:
-            raise _too_many(self._max_files)
-        if self._texts > MAX_TEXTS:
-            raise ParserError(f"Expected at most {MAX_TEXTS} parts that are no files, got more")
-        if name == self._part and file_name is not None:
-            self._found.append((file_name, self._content))
-
-    def files(self) -> list[SentFile]:
-        """Return the files of the whole form.
-
-        Raises:
-            ApiProblem: it holds none, or anything else beside them.
-        """
-        if not self._found:
-            raise _missing_file(self._part, self._names)
-        _check_parts(self._part, self._names)
-        return [
-            SentFile(name or f"{self._part}-{i}", content.getvalue())
-            for i, (name, content) in enumerate(self._found)
-        ]
-
-
-async def _read_form(request: Request, form: _Form) -> list[SentFile]:
-    parser = PushMultipartParser(
-        _boundary(request.headers["content-type"]),
-        max_header_count=MAX_PART_HEADERS,
-        max_header_size=MAX_PART_HEADER_BYTES,
-        header_charset="latin-1",  # takes every byte, so that no file name's alphabet is a reason to refuse
-    )
-    seen = 0
-    async for chunk in request.stream():
-        seen += len(chunk)
-        for event in parser.parse(chunk) if chunk else ():  # to the parser, no bytes are the end
-            form.take(event)
-        if seen > MAX_BYTES_BEFORE and not form.begun:
-            raise ParserError(f"Expected the boundary in the first {MAX_BYTES_BEFORE:,} bytes")
-    if seen:
-        parser.close()  # raises if the end has not come
-    return form.files()
-
-
-def _boundary(content_type: str) -> str:
-    header = MimeMessage()  # which minds no missing quotes: boundary===a/b
-    header["Content-Type"] = content_type
-    boundary = header.get_boundary("")
-    if not boundary:
-        raise ParserError("Content-Type names no boundary")
-    if len(boundary) > MAX_BOUNDARY:
-        raise ParserError(f"Expected a boundary of at most {MAX_BOUNDARY} characters, got {len(boundary)}")
-    return boundary
-
-
-def _file_name(segment: MultipartSegment) -> str | None:
-    """Return a part's file name, None if it has none and so is no file."""
-    disposition = segment["Content-Disposition"]
-    if "filename*" in disposition.lower():  # RFC 5987: filename*=UTF-8''%D1%84.jpg
-        return parse_options_header(disposition)[1].get("filename", "")
-    return None if segment.filename is None else _as_utf8(segment.filename)
-
-
-def _as_utf8(text: str) -> str:
-    """Return what a header read as Latin-1 says in UTF-8; as it is where that is not UTF-8."""
-    try:
-        return text.encode("latin-1").decode()
-    except UnicodeDecodeError:
-        return text
-
-
-def _decoded_files(body: bytes, max_files: int) -> list[SentFile]:
-    try:
-        images = EncodedImages.model_validate_json(body).images
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "body"
-        detail = f'Expected {{"images": ["BASE64", ...]}}; {where}: {first["msg"]}.'
-        errors = [{"parameter": where, "message": first["msg"]}]
-        raise ApiProblem("invalid-parameters", detail, errors=errors) from error
-    if not images:
-        raise ApiProblem("missing-file", 'Expected at least one picture in "images", got none.')
-    if len(images) > max_files:
-        raise _too_many(max_files)
-    return [SentFile(f"image-{i}", _from_base64(text, i)) for i, text in enumerate(images)]
-
-
-def _from_base64(text: str, index: int) -> bytes:
-    """Decode one picture; a data URL's beginning (data:image/jpeg;base64,) may stand before it."""
-    encoded = text.partition(",")[2] if text.startswith("data:") else text
-    try:
-        return base64.b64decode("".join(encoded.split()), validate=True)
-    except ValueError as error:
-        detail = f"images.{index}: expected base64 of a picture file, got something else ({error})."
-        errors = [{"parameter": f"images.{index}", "message": "no base64"}]
-        raise ApiProblem("invalid-parameters", detail, errors=errors) from error
-
-
-def _too_many(max_files: int) -> ApiProblem:
-    detail = f"Expected at most {max_files} files in one request, got more. Send several requests."
-    return ApiProblem("too-many-files", detail)
-
-
-def _missing_file(part: str, names: Sequence[str]) -> ApiProblem:
-    if part in names:
-        detail = f"Expected the part {part!r} to be a file with a file name, got text."
-    else:
-        got = ", ".join(repr(name[:50]) for name in names[:5]) or "no part at all"
-        detail = f"Expected at least one file in a part named {part!r}, got {got}."
-    return ApiProblem("missing-file", f"{detail} {_example(part)}")
-
-
-def _example(part: str) -> str:
-    return f"Send a photo as this does: curl -F {part}=@photo.jpg"
-
-
-def _check_parts(part: str, names: Sequence[str]) -> None:
-    others = sorted({name[:50] for name in names if name != part})[:5]
-    if others:
-        detail = (
-            f"Expected only parts named {part!r}, got also {', '.join(map(repr, others))}. "
-            "Parameters belong in the address: /predict?score_threshold=0.5"
-        )
-        errors = [{"parameter": name, "message": "There is no such part"} for name in others]
-        raise ApiProblem("invalid-parameters", detail, errors=errors)
-
-
-# --- who asks ---------------------------------------------------------------------------------------
 
 
 class KeyRing:

@@ -1,4 +1,4 @@
-"""From one file and what a caller asked for to what crosses the wire. No server, no queue, no state."""
+"""From one file and what a caller asked for to what crosses the border."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from werkzeug.datastructures import MIMEAccept
-from werkzeug.http import parse_accept_header
 
-import imaging
-from detections import CLASS_NAMES, WEAPONS, Detections
-from gate import ApiProblem, SentFile
+from detection import drawing, imaging
+from detection.alarm import alarm_threshold, is_alarm
+from detection.detections import CLASS_NAMES, WEAPONS, Detections
+from detection.runtime import AnyDetector
 from schemas import Box, Detection, ImageResult, ImageSize, ModelCard, TimeMs
-from serving import AnyDetector, Ran
-from texts import class_name
+from serving.bodies import SentFile
+from serving.negotiation import JSON, PICTURE_FORMATS
+from serving.problems import ApiProblem
+from serving.queue import Ran
 
 LABELS = CLASS_NAMES[1:]
 
@@ -58,8 +59,6 @@ def check_labels(query: PredictQuery, card: ModelCard) -> None:
         )
         raise ApiProblem("invalid-parameters", message, errors=[{"parameter": "labels", "message": message}])
 
-
-# --- one file ---------------------------------------------------------------------------------------
 
 ALL = 1_000_000
 IMAGE_PROBLEMS = {imaging.NotAnImage: "not-an-image", imaging.ImageTooLarge: "image-too-large"}
@@ -138,14 +137,6 @@ def as_sentence(error: Exception) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
-# --- the answer -------------------------------------------------------------------------------------
-
-
-def alarm_threshold(card: ModelCard) -> float:
-    """Return the score from which a weapon is an alarm: the operating point, measured on validation."""
-    return card.operating_point.score_threshold if card.operating_point else card.network.box_score_thresh
-
-
 def to_result(
     file: SentFile, ran: Ran[Look], card: ModelCard, query: PredictQuery, request_id: str
 ) -> ImageResult:
@@ -154,14 +145,13 @@ def to_result(
     if look.problem is not None:
         return ImageResult(file=file.name, error=look.problem.document(request_id))
     width, height = look.size_wh
-    weapons = look.detections.of([card.class_names.index(name) for name in WEAPONS])
     times = {"decode": look.decode_ms, "queue": ran.queue_ms, "inference": look.inference_ms}
     notes: dict[str, Any] = {"notes": list(look.notes)} if look.notes else {}
     return ImageResult(
         **notes,
         file=file.name,
         image_size=ImageSize(width=width, height=height),
-        alarm=len(weapons.above(alarm_threshold(card))) > 0,
+        alarm=is_alarm(look.detections, card),
         detections=to_detections(choose(look.detections, card, query), card),
         time_ms=TimeMs(**{stage: round(value, 2) for stage, value in times.items()}),
     )
@@ -200,33 +190,6 @@ def shortest(value: np.float32) -> float:
     return float(str(value))
 
 
-# --- its form ---------------------------------------------------------------------------------------
-
-JSON = "application/json"
-PICTURE_FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG"}
-
-
-def choose_media_type(accept: str) -> str:
-    """Return the media type to answer in, by the Accept header's preferences; JSON where it has none.
-
-    Raises:
-        ApiProblem: it takes none of JSON, JPEG and PNG.
-    """
-    given = parse_accept_header(accept, MIMEAccept)
-    # A range may say more than a name (application/json;charset=utf-8); what is offered has the name only.
-    ranges = MIMEAccept([(name.partition(";")[0].rstrip(), quality) for name, quality in given])
-    best = ranges.best_match((JSON, *PICTURE_FORMATS)) if ranges else JSON
-    if best is None:
-        detail = f"Expected Accept to take {JSON}, {' or '.join(PICTURE_FORMATS)}, got {accept[:100]}."
-        raise ApiProblem("not-acceptable", detail)
-    return best
-
-
 def draw(image: imaging.Image, found: Sequence[Detection], image_format: str) -> bytes:
     """Draw detections on their image and encode that."""
-    boxes = [[item.box.x1, item.box.y1, item.box.x2, item.box.y2] for item in found]
-    captions = [f"{class_name(item.label, 'en')} {item.score:.2f}" for item in found]
-    drawn = imaging.draw_boxes(
-        image, np.array(boxes, np.float32).reshape(-1, 4), captions, [item.dangerous for item in found]
-    )
-    return imaging.encode_image(drawn, image_format)
+    return imaging.encode_image(drawing.draw_detections(image, found), image_format)

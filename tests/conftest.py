@@ -173,7 +173,7 @@ def tracker_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracker
 def tracker_uri(tracker_server: TrackerServer, monkeypatch: pytest.MonkeyPatch) -> str:
     """Address of a tracker that is up, for a test that lets it take its time."""
     tracker_server.start()
-    monkeypatch.setattr("tracker.ANSWER_SECONDS", LONGEST_S)
+    monkeypatch.setattr("tracking.tracker.ANSWER_SECONDS", LONGEST_S)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker_server.uri)
     return tracker_server.uri
 
@@ -183,8 +183,9 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with a real, untrained network of half a megabyte or so."""
     import torch
 
-    from detections import CLASS_NAMES
-    from detector import Detector, network_config
+    from detection.architectures import network_config
+    from detection.detections import CLASS_NAMES
+    from detection.detector import Detector
     from schemas import ModelCard
 
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ import uvicorn
 from conftest import LONGEST_S, wait_until
 from PIL import Image as PillowImage
 
-from detections import CLASS_NAMES, Detections
+from detection.detections import CLASS_NAMES, Detections
 from schemas import ModelCard, NetworkConfig, OperatingPoint
 from settings import ApiSettings
 

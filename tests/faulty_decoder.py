@@ -9,8 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import decoding
-import imaging
+from detection import decoding, imaging
 
 
 def hang() -> None:

@@ -187,8 +187,9 @@ def test_a_service_that_dies_is_named_with_its_last_words(start):
 @pytest.fixture
 def model_folder(tmp_path) -> Path:
     """A small network with random weights, saved as the starter model is."""
-    from detections import CLASS_NAMES
-    from detector import Detector, network_config
+    from detection.architectures import network_config
+    from detection.detections import CLASS_NAMES
+    from detection.detector import Detector
     from schemas import ModelCard
 
     folder = tmp_path / "starter model"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -14,7 +15,15 @@ import yaml
 from pydantic_settings import BaseSettings
 
 import settings
-from docs.import_graph import import_graph, mermaid, reduced
+from commands import (
+    TrainConfig,
+    dataset_command,
+    evaluate_config,
+    predict_config,
+    registry_command,
+    train_config,
+)
+from docs.import_graph import code, import_graph, mermaid, reduced
 from docs.results import CARD, card_figures, kept, table, trimmed
 
 ROOT = Path(__file__).parents[1]
@@ -29,11 +38,11 @@ SERVICES: list[type[BaseSettings]] = [
 ]
 # What a command line after the program's name must be accepted by.
 PARSERS: dict[str, Callable[[list[str]], Any]] = {
-    "train.py": settings.train_config,
-    "evaluate.py": settings.evaluate_config,
-    "registry.py": settings.registry_command,
-    "client.py": settings.predict_config,
-    "dataset.py": settings.dataset_command,
+    "train.py": train_config,
+    "evaluate.py": evaluate_config,
+    "registry.py": registry_command,
+    "client.py": predict_config,
+    "dataset.py": dataset_command,
     "mlapi.py": settings.api_settings,
 }
 # Named in the documents, made by a person or a command.
@@ -119,7 +128,7 @@ def test_compose_commands_name_files_services_and_flags_that_exist(name, words):
     if "run" in words:
         after = [word for word in words[words.index("run") + 1 :] if not word.startswith("-")]
         assert after[0] in named
-        settings.train_config(words[words.index("train") + 1 :])
+        train_config(words[words.index("train") + 1 :])
     if "--scale" in words:
         assert words[words.index("--scale") + 1].split("=")[0] in named
 
@@ -151,14 +160,14 @@ def test_settings_named_exist(name):
     known = (
         set(example())
         | {"PIP_ARGS", "PYTHON", "FORWARDED_ALLOW_IPS"}  # of make, and uvicorn's own
-        | {f"TRAIN_{n.upper()}" for n in settings.TrainConfig.model_fields}
+        | {f"TRAIN_{n.upper()}" for n in TrainConfig.model_fields}
     )
     assert sorted(named - known) == []
 
 
 @pytest.mark.parametrize("name", READMES)
 def test_routes_named_exist_and_every_route_is_named(name):
-    from mlapi import create_app
+    from serving.app import create_app
 
     described = create_app(settings.ApiSettings()).openapi()["paths"]
     routes = {(method.upper(), path) for path, methods in described.items() for method in methods}
@@ -271,3 +280,26 @@ def test_presets_named_exist():
     named = {words[words.index("--preset") + 1] for _, words in all_commands() if "--preset" in words}
     assert named
     assert named <= {path.stem for path in (ROOT / "config").glob("*.toml")}
+
+
+def dotted_names() -> list[str]:
+    """What CONTRIBUTING.md names as module.function or module.Class.method."""
+    wings = {name.partition(".")[0] for name in code()}
+    named = re.findall(r"`(\w+(?:\.\w+)+)`", text("CONTRIBUTING.md"))
+    return sorted({name for name in named if name.partition(".")[0] in wings and not name.endswith(".py")})
+
+
+def test_the_walks_name_functions_of_most_wings():
+    assert len(dotted_names()) > 20
+    assert {name.partition(".")[0] for name in dotted_names()} >= {"page", "serving", "detection", "training"}
+
+
+@pytest.mark.parametrize("name", dotted_names())
+def test_a_function_that_the_walks_name_is_where_they_say(name):
+    modules = code()
+    module = max((known for known in modules if name.startswith(known + ".")), key=len)
+    body = ast.parse(modules[module].read_text()).body
+    for part in name.removeprefix(module + ".").split("."):
+        node = next((it for it in body if getattr(it, "name", None) == part), None)
+        assert node is not None, f"{part} is not in {module}"
+        body = getattr(node, "body", [])

@@ -84,11 +84,11 @@ def recipe(dockerfile: str, target: str = "") -> Recipe:
 
 def test_a_recipe_is_what_the_dockerfile_says():
     train = recipe("Dockerfile.api", "train")
-    api = ("-r", "requirements-api.txt", "-c", "requirements-api.lock")
+    api = ("-r", "requirements/api.txt", "-c", "requirements/api.lock")
     assert train.installs == (
         api,
-        ("--no-deps", "-r", "requirements-detecto.txt"),
-        ("-r", "requirements-train.txt", "-c", "requirements-train.lock"),
+        ("--no-deps", "-r", "requirements/detecto.txt"),
+        ("-r", "requirements/train.txt", "-c", "requirements/train.lock"),
     )
     assert "fonts/" in train.copies
     assert train.command == ("python", "train.py")

@@ -1,141 +1,121 @@
-"""The import graph in README.md is the real one."""
+"""Who may import whom: wings, programs, contracts; and that a file is short enough to be read at once."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from docs.import_graph import ROOT, WINGS, code, import_graph, imports
 
-# module -> project modules it may import
-ALLOWED = {
-    # leaves
-    "detections": set(),
+# wing, program or contract -> the others that it imports
+GRAPH = {
+    # contracts
+    "arguments": set(),
     "schemas": set(),
-    "settings": set(),
-    "texts": set(),
-    "threads": set(),
-    "devices": set(),
-    "processes": set(),
-    "gate": {"schemas"},
-    "containers": set(),
-    "icc": set(),
-    "imaging": {"containers", "icc"},
-    "decoding": {"imaging"},
-    "video": {"imaging"},
-    "feedback": {"imaging"},
-    "metrics": {"detections", "schemas"},
-    "report": {"dataset", "detections", "imaging", "metrics", "schemas"},
-    "splits": set(),
-    "voc": {"imaging"},
-    "dataset": {
-        "detections", "download", "duplicates", "imaging", "settings", "splits", "synthetic", "texts", "voc",
-    },
-    "download": set(),
-    "duplicates": {"imaging"},
-    "synthetic": {"detections"},
-    # middle
-    "detector": {"detections", "imaging", "schemas"},
-    "transforms": {"dataset", "detector", "imaging"},
-    "registry": {"detections", "schemas", "settings", "tracker"},
-    "pyfunc_model": {"detections", "detector", "imaging", "schemas"},
-    "engine": {"dataset", "detections", "detector", "imaging", "metrics", "processes", "transforms"},
-    "serving": {"detections", "detector", "imaging", "registry", "schemas", "settings", "tracker"},
-    "answers": {"detections", "gate", "imaging", "schemas", "serving", "texts"},
-    "client": {"imaging", "schemas", "settings", "texts"},
-    "page_memory": set(),
-    "page": {"client", "imaging", "page_memory", "schemas", "settings", "texts"},
-    "page_feedback": {"feedback", "imaging", "page", "schemas", "texts"},
-    "page_photos": {"client", "imaging", "page", "page_feedback", "schemas", "texts"},
-    "page_video": {"client", "imaging", "page", "page_photos", "schemas", "video"},
-    "page_model": {"page", "schemas", "texts"},
-    "tracker": set(),
+    "settings": {"arguments"},
+    "commands": {"arguments", "settings"},
+    "metrics": {"detection"},
+    "client": {"commands", "detection", "schemas"},
+    # wings
+    "detection": {"schemas"},
+    "photosets": {"detection"},
+    "evaluation": {"detection", "metrics", "schemas"},
+    "training": {"commands", "detection", "photosets", "schemas"},
+    "tracking": {"detection", "schemas"},
+    "serving": {"detection", "schemas", "settings", "tracking"},
+    "page": {"client", "detection", "schemas", "settings"},
     # programs
-    "train": {
-        "dataset", "detections", "detector", "devices", "engine", "imaging", "metrics", "processes",
-        "registry", "report", "schemas", "settings", "tracker", "transforms",
-    },
+    "dataset": {"commands", "detection", "photosets"},
+    "train": {"commands", "detection", "evaluation", "metrics", "photosets", "tracking", "training"},
     "evaluate": {
-        "dataset", "detections", "detector", "devices", "engine", "imaging", "metrics", "registry", "report",
-        "schemas", "settings", "texts", "tracker", "transforms",
+        "commands", "detection", "evaluation", "metrics", "photosets", "schemas", "tracking", "training",
     },
-    "mlapi": {
-        "answers", "decoding", "detections", "detector", "devices", "gate", "imaging", "registry", "schemas",
-        "serving",
-        "settings", "threads",
-    },
-    "web": {"client", "page", "page_memory", "page_model", "page_photos", "page_video", "settings", "texts"},
+    "registry": {"commands", "tracking"},
+    "mlapi": {"detection", "serving", "settings"},
+    "web": {"client", "detection", "page", "settings"},
     "demo": {"settings"},
 }  # fmt: skip
-PROGRAMS = {"train", "evaluate", "mlapi", "web", "demo", "pyfunc_model"}
+PROGRAMS = {"dataset", "train", "evaluate", "registry", "mlapi", "web", "demo"}
+MOST_ROOT_FILES = 14
+MOST_LINES = 500
 HEAVY = {"torch", "torchvision", "detecto", "mlflow"}
 ONLY_IMPORTERS = {
-    "detecto": {"detector"},
-    "mlflow": {"registry", "tracker", "pyfunc_model"},
-    "streamlit": {
-        "web",
-        "page",
-        "page_memory",
-        "page_photos",
-        "page_video",
-        "page_model",
-        "page_feedback",
-    },
-    "av": {"video"},
-    "fastapi": {"mlapi"},
+    "detecto": {"detection.detector"},
+    "mlflow": {"tracking"},
+    "streamlit": {"web", "page"},
+    "av": {"page.frames"},
+    "fastapi": {"serving.app", "serving.routes"},
 }
 
 
-def imports(module: str) -> set[str]:
-    tree = ast.parse((ROOT / f"{module}.py").read_text())
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-    return {name.split(".")[0] for name in names}
-
-
 def reachable(module: str) -> set[str]:
-    direct = imports(module)
-    return direct.union(*(reachable(name) for name in direct & ALLOWED.keys()))
+    """Everything, ours and others', that importing a module brings in."""
+    modules, seen, waiting = code(), set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += imports(modules[name]) if name in modules else []
+    return {name.partition(".")[0] for name in seen}
 
 
-def test_every_module_is_listed():
-    assert {path.stem for path in ROOT.glob("*.py")} == ALLOWED.keys()
+def test_the_graph_is_this_one():
+    assert import_graph() == GRAPH
 
 
-@pytest.mark.parametrize("module", sorted(ALLOWED))
-def test_imports_only_what_it_may(module):
-    assert imports(module) & ALLOWED.keys() <= ALLOWED[module]
+def test_programs_are_never_imported():
+    importers = {name: imports(path) & PROGRAMS for name, path in code().items()}
+    assert {name: found for name, found in importers.items() if found} == {}
 
 
-@pytest.mark.parametrize("module", sorted(ALLOWED))
-def test_programs_are_never_imported(module):
-    assert not imports(module) & PROGRAMS
+def test_wings_and_what_they_import_hold_no_circle():
+    modules = code()
+    edges = {name: imports(path) & modules.keys() for name, path in modules.items()}
+    while edges:
+        leaves = {name for name, others in edges.items() if not others & edges.keys()}
+        assert leaves, f"these import each other: {sorted(edges)}"
+        edges = {name: others for name, others in edges.items() if name not in leaves}
 
 
-@pytest.mark.parametrize("module", ["web", "client", "decoding"])
+def test_the_root_holds_programs_and_contracts_only():
+    assert len(list(ROOT.glob("*.py"))) <= MOST_ROOT_FILES
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_a_wing_says_in_one_sentence_what_it_is(wing):
+    (statement,) = ast.parse((ROOT / wing / "__init__.py").read_text()).body
+    assert isinstance(statement, ast.Expr)
+    assert str(ast.literal_eval(statement.value)).count(".") == 1
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_a_wing_has_its_tests_beside_it(wing):
+    assert list((ROOT / "tests" / wing).glob("test_*.py"))
+
+
+def test_a_file_can_be_read_at_once():
+    lines = {name: path.read_text().count("\n") for name, path in code().items() if name != "page.texts"}
+    assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+
+
+@pytest.mark.parametrize("module", ["web", "client", "detection.decoding"])
 def test_page_client_and_decoders_need_no_deep_learning_library(module):
     assert not reachable(module) & HEAVY
 
 
 @pytest.mark.parametrize("library", sorted(ONLY_IMPORTERS))
 def test_each_library_has_one_door(library):
-    importers = {module for module in ALLOWED if library in imports(module)}
-    assert importers <= ONLY_IMPORTERS[library]
+    doors = ONLY_IMPORTERS[library]
+    importers = {name for name, path in code().items() if library in imports(path)}
+    assert {name for name in importers if not {name, name.partition(".")[0]} & doors} == set()
 
 
 def test_every_console_prints_text_as_typed():
     calls = [
-        (path.name, {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords})
-        for path in ROOT.glob("*.py")
+        (name, {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords})
+        for name, path in code().items()
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Console"
     ]
-    assert {name for name, _ in calls} == {
-        "client.py",
-        "dataset.py",
-        "evaluate.py",
-        "registry.py",
-        "train.py",
-    }
+    assert {name for name, _ in calls} == {"client", "dataset", "evaluate", "registry", "training.terminal"}
     for name, options in calls:
         assert (options.get("markup"), options.get("emoji")) == ("False", "False"), name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import re
 import sys
@@ -13,14 +12,14 @@ import pytest
 from packaging.requirements import Requirement
 
 from deploy import lock as locks
+from docs.import_graph import ROOT, WINGS, code, imports
 
-ROOT = Path(__file__).parents[1]
-PROJECT = {path.stem for path in ROOT.glob("*.py")}
+MODULES = code()
 # file -> what is run where only that file is installed
 PROGRAMS = {
-    "requirements-web.txt": ["web"],
-    "requirements-api.txt": ["mlapi"],
-    "requirements-train.txt": ["train", "evaluate"],
+    "requirements/web.txt": ["web"],
+    "requirements/api.txt": ["mlapi"],
+    "requirements/train.txt": ["train", "evaluate"],
     "requirements.txt": ["demo", "dataset", "web", "mlapi", "train", "evaluate"],
 }
 # Distributions whose import name is another package's, or which come with the one named.
@@ -42,26 +41,22 @@ def named(file: str) -> set[str]:
     for line in (ROOT / file).read_text().splitlines():
         line = line.partition("#")[0].strip()
         if line.startswith("-r "):
-            names |= named(line.removeprefix("-r ").strip())
+            names |= named(str((ROOT / file).parent / line.removeprefix("-r ").strip()))
         elif line:
             names.add(normal(re.split(r"[\[<>=!~; ]", line)[0]))
     return names
 
 
-@cache
-def imports(module: str) -> frozenset[str]:
-    tree = ast.parse((ROOT / f"{module}.py").read_text())
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-    return frozenset(name.split(".")[0] for name in names) - {"__future__"}
-
-
-def reachable(module: str, seen: frozenset[str] = frozenset()) -> frozenset[str]:
-    """Project modules that a program imports, itself included."""
-    seen |= {module}
-    for other in imports(module) & PROJECT - seen:
-        seen |= reachable(other, seen)
-    return seen
+def packages(program: str) -> set[str]:
+    """Packages that a program, or what it imports of ours, imports from others."""
+    seen, waiting = set[str](), [program]
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += imports(MODULES[name]) if name in MODULES else []
+    ours = {name.partition(".")[0] for name in MODULES} | set(WINGS) | {"__future__"}
+    return {name.partition(".")[0] for name in seen} - ours - set(sys.stdlib_module_names)
 
 
 packages_distributions = cache(importlib.metadata.packages_distributions)  # a second each time
@@ -76,23 +71,21 @@ def distributions(package: str) -> set[str]:
     ("file", "program"), [(file, program) for file, programs in PROGRAMS.items() for program in programs]
 )
 def test_a_requirements_file_names_every_package_its_program_imports(file, program):
-    packages = {name for module in reachable(program) for name in imports(module)}
-    foreign = packages - PROJECT - set(sys.stdlib_module_names)
-    available = named(file) | named("requirements-detecto.txt")
-    missing = sorted(package for package in foreign if not distributions(package) & available)
+    available = named(file) | named("requirements/detecto.txt")
+    missing = sorted(package for package in packages(program) if not distributions(package) & available)
     assert missing == [], f"add to {file}"
 
 
 def test_the_page_is_installed_without_a_network_library():
-    assert not named("requirements-web.txt") & {"torch", "torchvision", "detecto", "mlflow", "mlflow-skinny"}
+    assert not named("requirements/web.txt") & {"torch", "torchvision", "detecto", "mlflow", "mlflow-skinny"}
 
 
 def test_detecto_is_installed_by_itself_and_what_it_imports_stands_beside():
     wanted = {
         normal(re.split(r"[<>=!~; ]", line)[0]) for line in importlib.metadata.requires("detecto") or []
     }
-    assert wanted - {"opencv-python"} <= named("requirements-api.txt")
-    assert "opencv-python-headless" in named("requirements-api.txt")
+    assert wanted - {"opencv-python"} <= named("requirements/api.txt")
+    assert "opencv-python-headless" in named("requirements/api.txt")
 
 
 # --- locks ------------------------------------------------------------------------------------------------
@@ -112,28 +105,29 @@ def test_every_lock_was_made_from_its_list_as_it_is_now():
 
 @pytest.fixture
 def lists(tmp_path) -> Path:
-    for name in (*locks.LOCKS, *(path.name for path in ROOT.glob("requirements*.txt"))):
-        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / "requirements").mkdir()
+    for path in (ROOT / "requirements.txt", *ROOT.glob("requirements/*")):
+        (tmp_path / path.relative_to(ROOT)).write_text(path.read_text())
     return tmp_path
 
 
 def test_a_requirement_more_makes_the_locks_that_include_its_list_stale(lists):
-    with (lists / "requirements-train.txt").open("a") as file:
+    with (lists / "requirements/train.txt").open("a") as file:
         file.write("lightning>=2\n")
-    assert locks.stale(lists) == ["requirements.lock", "requirements-train.lock"]
+    assert locks.stale(lists) == ["requirements/everything.lock", "requirements/train.lock"]
 
 
 def test_another_bound_makes_a_lock_stale_and_another_comment_does_not(lists):
-    path = lists / "requirements-tracker.txt"
+    path = lists / "requirements/tracker.txt"
     path.write_text("# Other words.\n" + path.read_text())
     assert locks.stale(lists) == []
     path.write_text(path.read_text().replace("boto3>=1.40", "boto3>=1.41"))
-    assert locks.stale(lists) == ["requirements-tracker.lock"]
+    assert locks.stale(lists) == ["requirements/tracker.lock"]
 
 
 def test_a_lock_that_is_gone_is_stale(lists):
-    (lists / "requirements-web.lock").unlink()
-    assert locks.stale(lists) == ["requirements-web.lock"]
+    (lists / "requirements/web.lock").unlink()
+    assert locks.stale(lists) == ["requirements/web.lock"]
 
 
 @pytest.mark.parametrize("lock", locks.LOCKS)
@@ -153,6 +147,6 @@ def test_an_image_gets_the_versions_that_are_tested(lock):
 
 @pytest.mark.parametrize("path", [*ROOT.glob("Dockerfile.*")], ids=lambda path: path.name)
 def test_an_image_installs_each_list_with_its_lock(path):
-    installed = re.findall(r"-r /tmp/(requirements-(?!detecto)\S+)\.txt(?: -c /tmp/(\S+))?", path.read_text())
+    installed = re.findall(r"-r /tmp/(requirements/(?!detecto)\S+)\.txt(?: -c /tmp/(\S+))?", path.read_text())
     assert installed
     assert all(lock == f"{name}.lock" for name, lock in installed)

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
+import commands
 import settings
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS: dict[str, Callable[[list[str]], object]] = {
-    "train": settings.train_config,
-    "evaluate": settings.evaluate_config,
-    "dataset": settings.dataset_command,
-    "registry": settings.registry_command,
-    "client": settings.predict_config,
+    "train": commands.train_config,
+    "evaluate": commands.evaluate_config,
+    "dataset": commands.dataset_command,
+    "registry": commands.registry_command,
+    "client": commands.predict_config,
     "mlapi": settings.api_settings,
     "demo": lambda arguments: settings.demo_settings(Path("no such file"), arguments),
 }
@@ -84,7 +85,7 @@ def test_the_programs_themselves_say_it_and_end_with_status_2(program):
 )
 def test_wrong_values_get_a_line_each(arguments, sentences, capsys):
     with pytest.raises(SystemExit) as stop:
-        settings.train_config(arguments)
+        commands.train_config(arguments)
     lines = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2
     assert len(lines) == len(sentences)
@@ -99,12 +100,12 @@ def test_the_demo_takes_flags_before_variables(monkeypatch):
 
 def test_a_comma_in_a_name_does_not_make_two_of_it():
     names = ["shop, left.jpg", "[é, and so on].jpg", "C:\\\\a, b.jpg", "plain.jpg", "12"]
-    assert settings.predict_config(["predict", *names, "--labels", "pistol", "knife"]).photos == names
-    config = settings.train_config(["--data", "a, b", "c", "--image-mean", "0.1,0.2,0.3"])
+    assert commands.predict_config(["predict", *names, "--labels", "pistol", "knife"]).photos == names
+    config = commands.train_config(["--data", "a, b", "c", "--image-mean", "0.1,0.2,0.3"])
     assert config.data == [Path("a, b"), Path("c")]
     assert config.image_mean == (0.1, 0.2, 0.3)
-    command = settings.dataset_command(["check", "a, b", "c"])
-    assert isinstance(command, settings.CheckCommand)
+    command = commands.dataset_command(["check", "a, b", "c"])
+    assert isinstance(command, commands.CheckCommand)
     assert command.data == [Path("a, b"), Path("c")]
 
 

@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
-import engine
-import processes
 import train
-import transforms
-from settings import TorchrunSettings, train_config
-from tests.test_engine import make_batches, make_samples, make_training, run_epochs
+from commands import TorchrunSettings, train_config
+from tests.training.test_engine import make_batches, make_samples, make_training, run_epochs
+from training import checkpoints, processes
+from training import loader as loading
 
 
 def hash_of(network: nn.Module) -> str:
@@ -55,11 +54,11 @@ def steps(folder: Path) -> dict[str, object]:
     rank = processes.rank()
     samples = make_samples()
 
-    def begin(seed: int) -> tuple[engine.Training, transforms.EpochOrder]:
+    def begin(seed: int) -> tuple[checkpoints.Training, loading.EpochOrder]:
         training = make_training()
         training.network = processes.averaged(training.network, torch.device("cpu"))
         torch.manual_seed(seed + rank)
-        return training, transforms.EpochOrder(np.ones(8), 4, seed=0, rank=rank, world_size=2)
+        return training, loading.EpochOrder(np.ones(8), 4, seed=0, rank=rank, world_size=2)
 
     whole, order = begin(7)
     losses = run_epochs(whole, order, make_batches(samples, order), 3)
@@ -67,9 +66,9 @@ def steps(folder: Path) -> dict[str, object]:
     run_epochs(first, order, make_batches(samples, order), 3, stop_at_step=3)
     here = folder / f"machine-{rank}"  # each with a disk of its own: the second has no checkpoint
     here.mkdir()
-    engine.save_checkpoint(first, here / "checkpoint.pt", identity={})
+    checkpoints.save_checkpoint(first, here / "checkpoint.pt", identity={})
     second, order = begin(1000)
-    engine.load_checkpoint(second, here / "checkpoint.pt", identity={})
+    checkpoints.load_checkpoint(second, here / "checkpoint.pt", identity={})
     run_epochs(second, order, make_batches(samples, order), 3)
     return {
         "checkpoint": (here / "checkpoint.pt").exists(),
@@ -82,7 +81,7 @@ def steps(folder: Path) -> dict[str, object]:
 
 def program(_folder: Path) -> dict[str, object]:
     """Run train.py; for the first process alone, the first validation takes an hour."""
-    kept: list[engine.Training] = []
+    kept: list[checkpoints.Training] = []
     validate = train.validate
 
     def slow(config, training, samples, run, *, workers):

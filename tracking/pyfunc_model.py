@@ -15,9 +15,10 @@ import mlflow
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from detections import WEAPONS, Detections
-from detector import Detector, load_folder
-from imaging import Image, ImageError, decode_image
+from detection.alarm import alarm_threshold, is_alarm
+from detection.detections import WEAPONS, Detections
+from detection.detector import Detector, load_folder
+from detection.imaging import Image, ImageError, decode_image
 from schemas import Box, Detection, ModelCard
 
 ARTIFACT = "detector"  # the model folder's name inside the logged model
@@ -61,18 +62,12 @@ class WeaponDetector(PythonModel):
         return to_record(image, found, self.detector.card, score_threshold)
 
 
-def alarm_threshold(card: ModelCard) -> float:
-    """Return the score from which a weapon is an alarm: the operating point, measured on validation."""
-    return card.operating_point.score_threshold if card.operating_point else card.network.box_score_thresh
-
-
 def to_record(image: Image, found: Detections, card: ModelCard, score_threshold: float) -> dict[str, Any]:
     """Return the JSON record of what was found in image."""
     height, width = image.shape[:2]
-    weapons = found.of([card.class_names.index(name) for name in WEAPONS])
     kept = found.above(score_threshold)
     return {
-        "alarm": len(weapons.above(alarm_threshold(card))) > 0,
+        "alarm": is_alarm(found, card),
         "detections": [
             _detection(card.class_names[label], float(score), box.tolist()).model_dump(exclude_none=True)
             for label, score, box in zip(kept.labels, kept.scores, kept.boxes, strict=True)

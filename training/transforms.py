@@ -1,34 +1,25 @@
-"""From samples on disk to the batches the network trains on: reading, augmenting, sampling.
+"""From a photograph with boxes to what the network trains on: cut, scaled, pasted, changed in colour.
 
-Augmentation is torchvision's transforms v2 on tv_tensors, so boxes move with their pixels. Each
-draw is seeded by (seed, epoch, place in the epoch): the same whatever worker makes it, which is what
-lets an interrupted run go on as if it had not been.
-
-What moves pixels is done by the loader's processes, on uint8. What changes colours and sharpness is only
-drawn there (a Look) and done where the network is, by develop: it costs a processor several times the rest.
+Augmentation is torchvision's transforms v2 on tv_tensors, so boxes move with their pixels. What moves pixels
+is done by the loader's processes, on uint8. What changes colours and sharpness is only drawn there (a Look)
+and done where the network is, by develop: it costs a processor several times the rest.
 """
 
 from __future__ import annotations
 
 import math
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-import dataset
-import detector
-import imaging
-from dataset import Sample
+from detection import architectures, imaging
+from detection import detector as detectors
 
 
 class Look(NamedTuple):
@@ -67,9 +58,6 @@ class Target(TypedDict):
 Batch = tuple[list[Tensor], list[Target]]
 
 
-# --- augmentation -----------------------------------------------------------------------------------
-
-
 class Fit(v2.Transform):  # type: ignore[misc]
     """Resize to what the network would resize to, so that large photographs travel small."""
 
@@ -80,7 +68,7 @@ class Fit(v2.Transform):  # type: ignore[misc]
 
     def forward(self, image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """Return the image (3, h, w) and its target at the network's size."""
-        new_hw = detector.input_size(F.get_size(image), self.min_size, self.max_size)
+        new_hw = architectures.input_size(F.get_size(image), self.min_size, self.max_size)
         boxes = F.resize(target["boxes"], new_hw)
         return F.resize(image, new_hw, antialias=True), {**target, "boxes": boxes}
 
@@ -346,8 +334,6 @@ def _camera(
     ]
 
 
-# --- colours and sharpness ----------------------------------------------------------------------------
-
 GREY = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601: how bright each colour looks
 YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])  # NTSC
 
@@ -424,7 +410,7 @@ def develop(pixels: Tensor, look: Look | None) -> Tensor:
     Returns:
         (3, H, W) float32 in [0, 1] on the same device.
     """
-    image = detector.to_unit(pixels)
+    image = detectors.to_unit(pixels)
     if look is None:
         return image
     each, mean = look.colour.to(image.device, non_blocking=True)
@@ -434,160 +420,3 @@ def develop(pixels: Tensor, look: Look | None) -> Tensor:
         side = 2 * math.ceil(2 * look.sigma) + 1  # beyond two sigmas there is a twentieth of the weight
         image = F.gaussian_blur(image, [side, side], [look.sigma, look.sigma])
     return image
-
-
-# --- samples to batches -----------------------------------------------------------------------------
-
-
-class TrainingImages(Dataset[tuple[Tensor, Target]]):
-    """Augmented images by (epoch, place in the epoch, index of the sample)."""
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        augment: v2.Compose,
-        *,
-        seed: int,
-        read: Callable[[Sample], imaging.Image] = dataset.load_image,
-        mosaic_share: float = 0.0,
-        mosaic_size: int = 512,
-        paste_share: float = 0.0,
-    ) -> None:
-        """Keep what is needed.
-
-        Args:
-            samples: the training split.
-            augment: what augmentation returns.
-            seed: of all draws.
-            read: decodes the image of a sample.
-            mosaic_share: share of the images, 0 to 1, that are first joined by three others (see mosaic).
-            mosaic_size: longer side of each of the four, pixels.
-            paste_share: share of the other images, 0 to 1, that get an object of another image (see paste),
-                of every class equally often.
-        """
-        self.samples, self.augment, self.seed, self.read = samples, augment, seed, read
-        self.mosaic_share, self.mosaic_size = mosaic_share, mosaic_size
-        self.paste_share = paste_share
-        every = [(int(label), i, j) for i, it in enumerate(samples) for j, label in enumerate(it.labels)]
-        self.objects = {k: [(i, j) for label, i, j in every if label == k] for k in {it[0] for it in every}}
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, Target]:
-        """Return the image (3, H, W) uint8, which develop makes the network's input, and its target."""
-        epoch, place, index = key
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash((self.seed, epoch, place)) % 2**63)
-            if self.mosaic_share and torch.rand(()) < self.mosaic_share:
-                others = torch.randint(len(self.samples), (3,)).tolist()
-                pixels, target = mosaic([self._read(i) for i in (index, *others)], self.mosaic_size)
-            else:
-                pixels, target = self._read(index)
-                if self.paste_share and torch.rand(()) < self.paste_share:
-                    pixels, target = self._paste(pixels, target)
-            pixels, target = self.augment(pixels, target)
-        boxes = target["boxes"].as_subclass(Tensor).float()
-        return pixels.as_subclass(Tensor).contiguous(), Target(
-            boxes=boxes, labels=target["labels"], image_id=index, look=target.get("look")
-        )
-
-    def _paste(self, pixels: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        label = sorted(self.objects)[int(torch.randint(len(self.objects), ()))]
-        index, place = self.objects[label][int(torch.randint(len(self.objects[label]), ()))]
-        source, other = self._read(index)
-        return paste(pixels, target, source, other["boxes"][place].as_subclass(Tensor), label)
-
-    def _read(self, index: int) -> tuple[Tensor, dict[str, Any]]:
-        sample = self.samples[index]
-        image = self.read(sample)
-        boxes = tv_tensors.BoundingBoxes(
-            torch.from_numpy(sample.boxes.copy()), format="XYXY", canvas_size=image.shape[:2]
-        )
-        pixels = tv_tensors.Image(torch.from_numpy(image.copy()).permute(2, 0, 1))
-        return pixels, {"boxes": boxes, "labels": torch.from_numpy(sample.labels.copy())}
-
-
-@contextmanager
-def ending_workers(loader: DataLoader[Any]) -> Iterator[DataLoader[Any]]:
-    """Give a loader with persistent workers, and end them with the block, whatever happens in it.
-
-    They are deaf to the signal by which the interpreter ends what is left of its children (see one_thread),
-    and it would wait for them for ever.
-    """
-    try:
-        yield loader
-    finally:
-        iterator, loader._iterator = loader._iterator, None
-        if iterator is not None:
-            iterator._shutdown_workers()  # type: ignore[attr-defined]
-
-
-def one_thread(_worker: int) -> None:
-    """Keep a worker from taking the cores the network computes on, and from ending before the main process.
-
-    Ctrl-C, systemd and torchrun signal every process of a group: a stop is the main process's business, and
-    a worker ends when that has no more work for it, or is gone.
-    """
-    torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def collate(items: Sequence[tuple[Tensor, Target]]) -> Batch:
-    """Turn a list of pairs into a pair of lists: images differ in size."""
-    images, targets = zip(*items, strict=True)
-    return list(images), list(targets)
-
-
-def repeat_factors(
-    samples: Sequence[Sample], threshold: float, *, negatives: float = 1.0
-) -> NDArray[np.float64]:
-    """Return how often to show each image in an epoch so that rare classes are seen more.
-
-    Args:
-        samples: the training split.
-        threshold: a class in a smaller share of the images than this is repeated; 0 repeats none.
-        negatives: factor of an image without objects, at least 1.
-
-    Returns:
-        (N,) factors, at least 1: the largest over an image's classes of sqrt(threshold / share).
-
-    Source:
-        Gupta et al., LVIS, CVPR 2019, appendix B.2 (repeat factor sampling).
-    """
-    present = [np.unique(sample.labels) for sample in samples]
-    counts = np.bincount(np.concatenate(present)) if samples else np.zeros(1)
-    shares = counts / max(1, len(samples))
-    factor = np.maximum(1.0, np.sqrt(threshold / np.maximum(shares, 1e-12)))
-    return np.array([factor[labels].max() if len(labels) else negatives for labels in present])
-
-
-class EpochOrder(Sampler[list[tuple[int, int, int]]]):
-    """Batches of (epoch, place, index), shuffled anew each epoch, the same for the same seed.
-
-    Set epoch and first_batch before iterating: a resumed run starts its epoch in the middle.
-    """
-
-    def __init__(
-        self, factors: NDArray[np.float64], batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        """batch_size counts the images of all processes together; each takes its share."""
-        self.factors, self.batch_size, self.seed = factors, batch_size, seed
-        self.rank, self.world_size = rank, world_size
-        self.epoch = self.first_batch = 0
-
-    def __len__(self) -> int:
-        """Return the batches of an epoch, from its beginning."""
-        return max(1, int(self.factors.sum()) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        random = np.random.default_rng((self.seed, self.epoch))
-        whole = np.floor(self.factors).astype(int)
-        times = whole + (random.random(len(whole)) < self.factors - whole)
-        order = random.permutation(np.repeat(np.arange(len(times)), times))
-        wanted = len(self) * self.batch_size  # rounding up by chance must not change the epoch's length
-        order = np.resize(order, wanted)
-        for batch in range(self.first_batch, len(self)):
-            places = range(batch * self.batch_size, (batch + 1) * self.batch_size)
-            yield [(self.epoch, place, int(order[place])) for place in places][self.rank :: self.world_size]

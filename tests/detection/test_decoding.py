@@ -17,13 +17,12 @@ import pytest
 from fake_detector import FakeDetector, api_settings, live_server, png, wait_until
 from picture_files import encode, photo
 
-import decoding
-import imaging
-import mlapi
-from decoding import Decoder, DecoderBroken, DecoderMissing, Decoders, DecoderTooSlow
-from serving import InferenceQueue
+from detection import decoding, imaging
+from detection.decoding import Decoder, DecoderBroken, DecoderMissing, Decoders, DecoderTooSlow
+from serving.app import create_app
+from serving.queue import InferenceQueue
 
-FAULTY = Path(__file__).with_name("faulty_decoder.py")
+FAULTY = Path(__file__).parents[1] / "faulty_decoder.py"
 ROOT = FAULTY.parents[1]
 PHOTO = encode(photo(), "JPEG")
 
@@ -184,7 +183,7 @@ def test_a_process_that_cannot_start_is_said_and_is_no_fault_of_the_picture(tmp_
 def test_decoders_end_with_their_holder():
     """However it ends: their pipe is closed then."""
     code = (
-        "import decoding, os; d = decoding.Decoders(2, 1000, 9); d.start();"
+        "import os; from detection import decoding; d = decoding.Decoders(2, 1000, 9); d.start();"
         "print(*(each.pid for each in d.all), flush=True); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, check=False)
@@ -215,8 +214,8 @@ def send(client, content: bytes):
 def serve_faulty(monkeypatch, **changes):
     """Return the application with faulty decoders, and its fake detector."""
     detector = FakeDetector()
-    monkeypatch.setattr(mlapi, "Decoders", partial(Decoders, program=FAULTY))
-    return mlapi.create_app(api_settings(**changes), load_detector=lambda _: detector), detector
+    monkeypatch.setattr("serving.app.Decoders", partial(Decoders, program=FAULTY))
+    return create_app(api_settings(**changes), load_detector=lambda _: detector), detector
 
 
 def test_a_faulty_picture_is_refused_and_the_next_one_served(monkeypatch):
@@ -246,7 +245,7 @@ def test_several_workers_decode_side_by_side(monkeypatch):
 
 def test_ready_says_when_a_worker_is_stuck():
     detector = FakeDetector()
-    app = mlapi.create_app(api_settings(api_deadline_seconds=0.5), load_detector=lambda _: detector)
+    app = create_app(api_settings(api_deadline_seconds=0.5), load_detector=lambda _: detector)
     with live_server(app) as (client, _):
         detector.gate.clear()
         assert send(client, png()).status_code == 504
@@ -294,7 +293,7 @@ def test_a_stuck_worker_keeps_no_process_from_ending():
 )
 def test_the_answer_says_where_nothing_could_be_seen(content, notes):
     detector = FakeDetector()
-    with live_server(mlapi.create_app(api_settings(), load_detector=lambda _: detector)) as (client, _):
+    with live_server(create_app(api_settings(), load_detector=lambda _: detector)) as (client, _):
         assert send(client, content).json()["results"][0].get("notes") == notes
 
 

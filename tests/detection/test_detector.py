@@ -13,20 +13,22 @@ import torch
 from matplotlib import pyplot
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-import detector as detectors
-import imaging
-from detections import BACKGROUND, CLASS_NAMES
-from detector import Detector, DetectorError
+from detection import architectures, imaging
+from detection import detector as detectors
+from detection.card import DetectorError
+from detection.detections import BACKGROUND, CLASS_NAMES
+from detection.detector import Detector
+from detection.weights import COCO_WEIGHTS, load_backbone_weights, load_coco_weights, load_state_dict
 from schemas import WEIGHTS_FILE, ModelCard
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LIGHT = "fasterrcnn_mobilenet_v2_fpn"
 
 
 def make(architecture: str = LIGHT, **overrides) -> Detector:
     torch.manual_seed(3)
     settings = {"box_score_thresh": 0.01, "rpn_post_nms_top_n": 60, **overrides}
-    config = detectors.network_config(architecture, **settings)
+    config = architectures.network_config(architecture, **settings)
     return Detector(ModelCard(network=config, class_names=CLASS_NAMES))
 
 
@@ -40,7 +42,7 @@ def image() -> imaging.Image:
     return np.random.default_rng(0).integers(0, 255, (90, 160, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("architecture", sorted(detectors.ARCHITECTURES))
+@pytest.mark.parametrize("architecture", sorted(architectures.ARCHITECTURES))
 def test_detect_answers_what_torchvisions_own_forward_answers(architecture, image):
     detector = make(architecture, min_size=96, max_size=128)
     with torch.inference_mode():
@@ -149,7 +151,7 @@ def test_half_precision_halves_the_file(light, tmp_path):
 
 def test_class_order_is_the_folders_not_the_codes(tmp_path, image):
     names = (BACKGROUND, "tarjeta", "knife", "pistol")
-    config = detectors.network_config(LIGHT, min_size=64, max_size=64)
+    config = architectures.network_config(LIGHT, min_size=64, max_size=64)
     Detector(ModelCard(network=config, class_names=names)).save_folder(tmp_path)
     assert detectors.load_folder(tmp_path).class_names == names
 
@@ -240,8 +242,8 @@ def theirs(tmp_path_factory):
     home = tmp_path_factory.mktemp("torch")
     (home / "hub/checkpoints").mkdir(parents=True)
     torch.manual_seed(0)
-    coco = detectors.ARCHITECTURES[default](detectors.network_config(default), 91)
-    torch.save(coco.state_dict(), home / "hub/checkpoints" / Path(detectors.COCO_WEIGHTS[default].url).name)
+    coco = architectures.ARCHITECTURES[default](architectures.network_config(default), 91)
+    torch.save(coco.state_dict(), home / "hub/checkpoints" / Path(COCO_WEIGHTS[default].url).name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCH_HOME", str(home))
         model = detecto.core.Model(list(CLASS_NAMES[1:]))
@@ -294,7 +296,7 @@ def test_weights_saved_by_detecto_find_in_ours_what_they_find_in_detecto(theirs,
 
 def test_weights_saved_by_ours_find_in_detecto_what_they_find_in_ours(theirs, tmp_path):
     photo = strip(*DETECTO_SIZES[1])
-    config = detectors.detectos_input(detectors.network_config(detectors.DETECTO_DEFAULT))
+    config = architectures.detectos_input(architectures.network_config(detectors.DETECTO_DEFAULT))
     ours = Detector(ModelCard(network=config, class_names=CLASS_NAMES))
     ours.network.load_state_dict(theirs.get_internal_model().state_dict())
     with torch.no_grad():  # other weights than theirs
@@ -317,7 +319,7 @@ def test_weights_saved_by_ours_find_in_detecto_what_they_find_in_ours(theirs, tm
 def test_weights_that_detecto_would_feed_other_numbers_are_not_saved_for_it(
     architecture, overrides, named, tmp_path
 ):
-    config = detectors.network_config(architecture, **overrides)
+    config = architectures.network_config(architecture, **overrides)
     detector = Detector(ModelCard(network=config, class_names=CLASS_NAMES))
     with pytest.raises(DetectorError, match=rf"{named}\. Use save_folder"):
         detector.save(tmp_path / "ours.pth")
@@ -325,15 +327,15 @@ def test_weights_that_detecto_would_feed_other_numbers_are_not_saved_for_it(
 
 
 def test_a_network_that_detecto_cannot_build_is_not_saved_for_it(tmp_path):
-    config = detectors.detectos_input(detectors.network_config(LIGHT))
+    config = architectures.detectos_input(architectures.network_config(LIGHT))
     with pytest.raises(DetectorError, match=f"differs in architecture {LIGHT}"):
         Detector(ModelCard(network=config, class_names=CLASS_NAMES)).save(tmp_path / "ours.pth")
 
 
 def test_normalising_once_by_the_doubled_numbers_is_normalising_twice():
     # (0.8 - 0.5) / 0.25 = 1.2; (1.2 - 0.5) / 0.25 = 2.8
-    once = detectors.network_config(LIGHT, image_mean=(0.5,) * 3, image_std=(0.25,) * 3)
-    twice = detectors.detectos_input(once)
+    once = architectures.network_config(LIGHT, image_mean=(0.5,) * 3, image_std=(0.25,) * 3)
+    twice = architectures.detectos_input(once)
     assert (0.8 - twice.image_mean[0]) / twice.image_std[0] == pytest.approx(2.8)
 
 
@@ -360,7 +362,7 @@ def test_detectos_fit_is_refused(light):
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     torch.save({"weight": torch.zeros(1), "callback": print}, tmp_path / "evil.pth")
     with pytest.raises(DetectorError, match="could run foreign code"):
-        detectors.load_state_dict(tmp_path / "evil.pth")
+        load_state_dict(tmp_path / "evil.pth")
 
 
 def test_backbone_weights_load_and_what_is_left_out_is_named(tmp_path):
@@ -369,7 +371,7 @@ def test_backbone_weights_load_and_what_is_left_out_is_named(tmp_path):
     source = mobilenet_v2(weights=None)
     torch.save(source.state_dict(), tmp_path / "backbone.pth")
     detector = make()
-    left_out = detectors.load_backbone_weights(detector.network, tmp_path / "backbone.pth")
+    left_out = load_backbone_weights(detector.network, tmp_path / "backbone.pth")
     assert left_out == ["classifier.1.weight", "classifier.1.bias"]
     torch.testing.assert_close(detector.network.backbone.body["0"][0].weight, source.features[0][0].weight)
 
@@ -377,19 +379,19 @@ def test_backbone_weights_load_and_what_is_left_out_is_named(tmp_path):
 def test_a_foreign_backbone_is_refused_with_the_names(tmp_path):
     torch.save({"layer1.0.conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
     with pytest.raises(DetectorError, match=r"does not fit this network: \d+ mismatches"):
-        detectors.load_backbone_weights(make().network, tmp_path / "resnet.pth")
+        load_backbone_weights(make().network, tmp_path / "resnet.pth")
 
 
 def test_coco_weights_come_from_torch_home_without_a_download(tmp_path, monkeypatch):
     architecture = "fasterrcnn_mobilenet_v3_large_320_fpn"
-    coco = detectors.ARCHITECTURES[architecture](detectors.network_config(architecture), 91)
-    weights = detectors.COCO_WEIGHTS[architecture]
+    coco = architectures.ARCHITECTURES[architecture](architectures.network_config(architecture), 91)
+    weights = COCO_WEIGHTS[architecture]
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     torch.save(coco.state_dict(), folder / Path(weights.url).name)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     detector = make(architecture)
-    detectors.load_coco_weights(detector.network, architecture)
+    load_coco_weights(detector.network, architecture)
     torch.testing.assert_close(detector.network.rpn.head.cls_logits.weight, coco.rpn.head.cls_logits.weight)
     assert detector.network.roi_heads.box_predictor.cls_score.out_features == len(CLASS_NAMES)
 
@@ -398,12 +400,12 @@ def test_without_network_the_message_says_what_to_pass(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens on the discard port
     with pytest.raises(DetectorError, match="--weights none"):
-        detectors.load_coco_weights(make("fasterrcnn_resnet50_fpn").network, "fasterrcnn_resnet50_fpn")
+        load_coco_weights(make("fasterrcnn_resnet50_fpn").network, "fasterrcnn_resnet50_fpn")
 
 
 def test_the_light_network_has_no_coco_weights():
     with pytest.raises(DetectorError, match="--backbone-weights FILE"):
-        detectors.load_coco_weights(make().network, LIGHT)
+        load_coco_weights(make().network, LIGHT)
 
 
 @pytest.mark.parametrize(
@@ -418,7 +420,7 @@ def test_the_light_network_has_no_coco_weights():
 )
 def test_only_the_last_stages_of_the_backbone_learn(architecture, layers, first_learning):
     network = make(architecture).network
-    detectors.freeze_backbone(network, layers)
+    architectures.freeze_backbone(network, layers)
     learning = [
         name
         for name, block in network.backbone.body.named_children()
@@ -429,9 +431,9 @@ def test_only_the_last_stages_of_the_backbone_learn(architecture, layers, first_
 
 def test_too_many_trainable_layers_is_a_sentence():
     with pytest.raises(DetectorError, match="between 0 and 5, got 6"):
-        detectors.freeze_backbone(make("fasterrcnn_resnet50_fpn").network, 6)
+        architectures.freeze_backbone(make("fasterrcnn_resnet50_fpn").network, 6)
 
 
 def test_an_unknown_architecture_lists_the_known():
     with pytest.raises(DetectorError, match=r"unknown architecture 'yolo'; known: fasterrcnn_resnet50_fpn, "):
-        detectors.network_config("yolo")
+        architectures.network_config("yolo")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import devices
-from settings import EvaluateConfig, evaluate_config, train_config
+from commands import EvaluateConfig, evaluate_config, train_config
+from detection import devices
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def with_cards(monkeypatch: pytest.MonkeyPatch, cards: int) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
-import imaging
+from detection import drawing, imaging
 
 GREY = 128
 
@@ -28,11 +28,11 @@ def is_color(image: imaging.Image, color: tuple[int, int, int]) -> np.ndarray:
 
 
 def test_a_weapon_has_a_solid_line_and_a_lookalike_gaps():
-    image = imaging.draw_boxes(
+    image = drawing.draw_boxes(
         grey(800, 600), boxes((100, 100, 300, 500), (450, 100, 650, 500)), ["pistol", "wallet"], [True, False]
     )
-    weapon_side = is_color(image, imaging.DANGEROUS_COLOR)[110:490, 100:106].any(axis=1)
-    lookalike_side = is_color(image, imaging.HARMLESS_COLOR)[130:490, 450:456].any(axis=1)
+    weapon_side = is_color(image, drawing.DANGEROUS_COLOR)[110:490, 100:106].any(axis=1)
+    lookalike_side = is_color(image, drawing.HARMLESS_COLOR)[130:490, 450:456].any(axis=1)
     assert weapon_side.all()
     assert 0.3 < lookalike_side.mean() < 0.8
 
@@ -44,24 +44,24 @@ def test_the_two_colours_stay_apart_without_colour_vision():
         ]
         return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
-    for color in (imaging.DANGEROUS_COLOR, imaging.HARMLESS_COLOR):
+    for color in (drawing.DANGEROUS_COLOR, drawing.HARMLESS_COLOR):
         assert 1.05 / (luminance(color) + 0.05) >= 3  # WCAG 2.2, 1.4.3: white on it, large bold letters
 
 
 def test_the_picture_given_is_not_changed():
     image = grey(640, 480)
-    imaging.draw_boxes(image, boxes((10, 10, 200, 200)), ["knife"], [True])
+    drawing.draw_boxes(image, boxes((10, 10, 200, 200)), ["knife"], [True])
     assert (image == GREY).all()
 
 
 def test_no_boxes_draw_nothing():
-    assert (imaging.draw_boxes(grey(640, 480), boxes(), [], []) == GREY).all()
+    assert (drawing.draw_boxes(grey(640, 480), boxes(), [], []) == GREY).all()
 
 
 def test_cyrillic_captions_have_letters():
     """A font without Cyrillic draws the same empty frame for every letter."""
     drawn = [
-        imaging.draw_boxes(grey(640, 480), boxes((50, 200, 600, 400)), [word], [True])
+        drawing.draw_boxes(grey(640, 480), boxes((50, 200, 600, 400)), [word], [True])
         for word in ("нож", "жон")
     ]
     assert (drawn[0] != drawn[1]).any()
@@ -74,7 +74,7 @@ def test_cyrillic_captions_have_letters():
 )
 def test_a_caption_stays_inside_the_frame(corners, size, taken):
     (x1, x2), (y1, y2) = sorted(corners[::2]), sorted(corners[1::2])
-    left, top, right, bottom = imaging.caption_place((x1, y1, x2, y2), size, (800, 600), taken)
+    left, top, right, bottom = drawing.caption_place((x1, y1, x2, y2), size, (800, 600), taken)
     assert (right - left, bottom - top) == size
     assert 0 <= left < right < 800
     assert 0 <= top < bottom < 600
@@ -90,14 +90,14 @@ def test_a_caption_stays_inside_the_frame(corners, size, taken):
     ],
 )
 def test_where_a_caption_goes(frame, place, reason):
-    assert imaging.caption_place(frame, (150, 30), (800, 600), []) == place, reason
+    assert drawing.caption_place(frame, (150, 30), (800, 600), []) == place, reason
 
 
 def test_captions_of_a_crowd_are_all_readable():
     """Five boxes on one small object: none of the captions covers another."""
     taken: list[tuple[float, float, float, float]] = []
     for _ in range(5):
-        taken.append(imaging.caption_place((380, 300, 420, 340), (150, 30), (800, 600), taken))
+        taken.append(drawing.caption_place((380, 300, 420, 340), (150, 30), (800, 600), taken))
     covered = np.zeros((600, 800), int)
     for x1, y1, x2, y2 in taken:
         covered[int(y1) : int(y2), int(x1) : int(x2)] += 1
@@ -106,9 +106,9 @@ def test_captions_of_a_crowd_are_all_readable():
 
 def test_captions_of_one_place_do_not_cover_each_other():
     found = boxes((200, 200, 500, 400), (205, 205, 505, 405))
-    image = imaging.draw_boxes(grey(800, 600), found, ["pistol 90%", "wallet 80%"], [True, False])
-    for color, name in ((imaging.DANGEROUS_COLOR, "pistol"), (imaging.HARMLESS_COLOR, "wallet")):
-        alone = imaging.draw_boxes(
+    image = drawing.draw_boxes(grey(800, 600), found, ["pistol 90%", "wallet 80%"], [True, False])
+    for color, name in ((drawing.DANGEROUS_COLOR, "pistol"), (drawing.HARMLESS_COLOR, "wallet")):
+        alone = drawing.draw_boxes(
             grey(800, 600), boxes((200, 200, 500, 400)), [f"{name} 90%"], [color[0] > 100]
         )
         assert is_color(image, color).sum() > 0.5 * is_color(alone, color).sum()
@@ -122,7 +122,7 @@ def test_captions_of_one_place_do_not_cover_each_other():
 @settings(max_examples=40, deadline=None)
 def test_any_box_on_any_picture_draws(width, height, corners):
     count = len(corners)
-    image = imaging.draw_boxes(
+    image = drawing.draw_boxes(
         grey(width, height),
         boxes(*corners),
         ["банковская карта 99 %"] * count,
@@ -133,23 +133,23 @@ def test_any_box_on_any_picture_draws(width, height, corners):
 
 
 def test_a_small_picture_is_enlarged_so_that_its_caption_can_be_read():
-    image = imaging.draw_boxes(grey(60, 40), boxes((10, 10, 50, 30)), ["knife 91%"], [True])
+    image = drawing.draw_boxes(grey(60, 40), boxes((10, 10, 50, 30)), ["knife 91%"], [True])
     assert image.shape == (320, 480, 3)
 
 
 def test_letters_grow_with_the_picture():
     def height_of_plate(width: int) -> int:
-        image = imaging.draw_boxes(
+        image = drawing.draw_boxes(
             grey(width, width), boxes((width * 0.4, width * 0.4, width * 0.6, width * 0.6)), ["l"], [False]
         )
-        return int(is_color(image, imaging.HARMLESS_COLOR)[:, round(width * 0.402)].sum())
+        return int(is_color(image, drawing.HARMLESS_COLOR)[:, round(width * 0.402)].sum())
 
     assert height_of_plate(3000) > 3 * height_of_plate(600)
 
 
 def test_as_many_captions_as_boxes():
     with pytest.raises(ValueError, match="as many captions"):
-        imaging.draw_boxes(grey(100, 100), boxes((0, 0, 10, 10)), [], [True])
+        drawing.draw_boxes(grey(100, 100), boxes((0, 0, 10, 10)), [], [True])
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP"])
@@ -164,7 +164,7 @@ def test_an_encoded_picture_decodes_to_itself(image_format):
 
 def test_a_crop_is_the_box_with_a_margin_where_there_is_one():
     image = np.arange(100 * 200 * 3, dtype=np.uint32).astype(np.uint8).reshape(100, 200, 3)
-    crops = imaging.crop_boxes(image, boxes((20, 30, 60, 50), (0, 0, 200, 100), (199, 99, 199, 99)))
+    crops = drawing.crop_boxes(image, boxes((20, 30, 60, 50), (0, 0, 200, 100), (199, 99, 199, 99)))
     np.testing.assert_array_equal(crops[0], image[27:53, 14:66])  # 15 % of 40 x 20 on each side
     assert crops[1].shape == (100, 200, 3)
     assert crops[2].shape == (1, 1, 3)

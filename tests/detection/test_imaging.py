@@ -25,9 +25,8 @@ from picture_files import (
 from PIL import Image as PillowImage
 from PIL import ImageCms
 
-import icc
-import imaging
-from containers import read_av1_sizes
+from detection import icc, imaging
+from detection.containers import read_av1_sizes
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 

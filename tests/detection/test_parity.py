@@ -10,13 +10,14 @@ from fake_detector import api_settings
 from PIL import Image as PillowImage
 from starlette.testclient import TestClient
 
-import mlapi
-from dataset import Sample
-from detections import CLASS_NAMES, Detections
-from detector import Detector, load_folder, network_config
-from engine import evaluate
+from detection.architectures import network_config
+from detection.detections import CLASS_NAMES, Detections
+from detection.detector import Detector, load_folder
+from photosets.samples import Sample
 from schemas import ModelCard
-from serving import granted_cores
+from serving import app
+from serving.cores import granted_cores
+from training.engine import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def as_many_threads_as_the_api():
 
 @pytest.fixture(scope="module")
 def client(folder):
-    with TestClient(mlapi.create_app(api_settings(model_dir=folder))) as client:
+    with TestClient(app.create_app(api_settings(model_dir=folder))) as client:
         wait_until(lambda: client.get("/ready").status_code == 200)
         yield client
 

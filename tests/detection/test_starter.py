@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-import detector as detectors
-import imaging
-from detections import CLASS_NAMES, WEAPONS
-from detector import Detector
+from detection import detector as detectors
+from detection import imaging
+from detection.detections import CLASS_NAMES, WEAPONS
+from detection.detector import Detector
 from schemas import WEIGHTS_FILE
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STARTER = ROOT / "weights" / "starter"
 
 

@@ -15,16 +15,19 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw
 from pydantic import TypeAdapter
 
-import dataset
-import detector
-import engine
 import evaluate
-import imaging
 import metrics
-import report
-from detections import CLASS_NAMES, Detections
+from commands import evaluate_config
+from detection import architectures, imaging
+from detection import detector as detectors
+from detection.card import read_card, write_card
+from detection.detections import CLASS_NAMES, Detections
+from evaluation import matching, results, robustness
+from evaluation import report as reports
+from photosets import layout
+from photosets import samples as photographs
 from schemas import ModelCard, OperatingPoint
-from settings import evaluate_config
+from training import engine
 
 PISTOL, SMARTPHONE = CLASS_NAMES.index("pistol"), CLASS_NAMES.index("smartphone")
 COLORS = {"pistol": (230, 40, 40), "smartphone": (40, 40, 230)}
@@ -33,7 +36,7 @@ SIZE = (160, 120)
 
 def write_picture(root: Path, stem: str, objects, *, side="test", filename=None):
     """Draw coloured ellipses and write picture and XML as the data set has them."""
-    images, annotations = (root / part for part in dataset.FOLDERS[side])
+    images, annotations = (root / part for part in layout.FOLDERS[side])
     images.mkdir(parents=True, exist_ok=True)
     annotations.mkdir(parents=True, exist_ok=True)
     picture = PillowImage.new("RGB", SIZE, (128, 128, 128))
@@ -90,7 +93,7 @@ def config_for(root, *arguments):
 
 
 def score(config, finder):
-    samples = dataset.read_samples(config.data, config.split)
+    samples = photographs.read_samples(config.data, config.split)
     return evaluate.score(config, finder, samples, "a model", None, CLASS_NAMES)
 
 
@@ -102,7 +105,7 @@ def test_score_measures_what_the_finder_finds(root):
     assert (result.measured.image_recall, result.measured.false_alarms_per_1000) == (1, 0)
     assert result.latency.images == 13
     assert result.recordings == 3  # gun_0 to 5, phone_0 to 5, nothing
-    assert result.data["Fingerprint"] == dataset.fingerprint(dataset.read_samples([root], "test"))
+    assert result.data["Fingerprint"] == photographs.fingerprint(photographs.read_samples([root], "test"))
 
 
 def test_time_is_not_measured_where_other_work_runs(root):
@@ -119,28 +122,28 @@ def test_robustness_shows_which_change_hurts(root):
         assert slices[name].map_50 == pytest.approx(1), name
 
 
-@pytest.mark.parametrize("change", evaluate.CHANGES.values(), ids=evaluate.CHANGES)
+@pytest.mark.parametrize("change", robustness.CHANGES.values(), ids=robustness.CHANGES)
 def test_boxes_stay_on_their_objects(change):
     picture = PillowImage.new("RGB", (200, 140), (128, 128, 128))
     ImageDraw.Draw(picture).ellipse((10, 10, 90, 50), fill=COLORS["pistol"])
     image, boxes = change(np.asarray(picture), np.array([(10, 10, 90, 50)], np.float32))
     assert image.dtype == np.uint8
     assert image.shape[2] == 3
-    assert metrics.box_iou(boxes, ColorFinder().detect(image).boxes)[0, 0] > 0.92
+    assert matching.box_iou(boxes, ColorFinder().detect(image).boxes)[0, 0] > 0.92
 
 
 def test_changes_do_what_they_say():
     image = np.full((60, 80, 3), 200, np.uint8)
     no_boxes = np.zeros((0, 4), np.float32)
-    assert evaluate.darken(image, no_boxes)[0].mean() == pytest.approx(200 * evaluate.DARKER, abs=1)
-    assert evaluate.halve(image, no_boxes)[0].shape == (30, 40, 3)
-    turned = evaluate.rotate(image, no_boxes)[0]
+    assert robustness.darken(image, no_boxes)[0].mean() == pytest.approx(200 * robustness.DARKER, abs=1)
+    assert robustness.halve(image, no_boxes)[0].shape == (30, 40, 3)
+    turned = robustness.rotate(image, no_boxes)[0]
     assert turned.shape[0] > 60
     assert turned.min() > 190  # the corners have the mean colour
     checks = np.indices((60, 80)).sum(axis=0) % 2 * 255
     fine = np.repeat(checks[..., None], 3, axis=2).astype(np.uint8)
-    assert np.ptp(evaluate.blur(np.tile(fine, (5, 5, 1)), no_boxes)[0][100:200, 100:200].astype(int)) < 60
-    assert (evaluate.compress(fine, no_boxes)[0] != fine).any()
+    assert np.ptp(robustness.blur(np.tile(fine, (5, 5, 1)), no_boxes)[0][100:200, 100:200].astype(int)) < 60
+    assert (robustness.compress(fine, no_boxes)[0] != fine).any()
 
 
 def test_local_images_are_never_put_beside_the_published_figures(root):
@@ -166,7 +169,7 @@ def test_official_split_stands_beside_them_on_all_and_on_the_originals_images(ro
 
 
 def test_other_pictures_are_not_the_official_test(root, official):
-    samples = dataset.read_samples([root], "test")
+    samples = photographs.read_samples([root], "test")
     elsewhere = dataclasses.replace(samples[0], root=root / "elsewhere")
     renamed = dataclasses.replace(samples[0], image_path=root / "images_test" / "other.png")
     assert samples[0].name == "gun_0"
@@ -193,7 +196,7 @@ def test_table_shows_two_reports_side_by_side(root):
 
 
 def test_a_picture_that_cannot_be_decoded_is_named(root):
-    samples = dataset.read_samples([root], "test")
+    samples = photographs.read_samples([root], "test")
     samples[3].image_path.write_bytes(b"no picture")
     with pytest.raises(imaging.ImageError, match=samples[3].image_path.name):
         engine.evaluate(ColorFinder(), samples, progress=False)
@@ -212,24 +215,24 @@ CHOSEN = OperatingPoint(
 def model(tmp_path_factory):
     """A model folder: the light network with random weights, at a size that takes no time."""
     torch.manual_seed(0)
-    network = detector.network_config(
+    network = architectures.network_config(
         "fasterrcnn_mobilenet_v2_fpn", min_size=64, max_size=96, fpn_channels=16, box_head_width=16,
         box_detections_per_img=10,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("model")
-    detector.Detector(ModelCard(network=network, class_names=CLASS_NAMES)).save_folder(folder)
+    detectors.Detector(ModelCard(network=network, class_names=CLASS_NAMES)).save_folder(folder)
     return folder
 
 
 def test_program_writes_the_report_and_says_where(root, model, tmp_path, capsys):
     other = dataclasses.replace(score(config_for(root), ColorFinder()), model="another one")
-    (tmp_path / "report.json").write_bytes(TypeAdapter(metrics.Report).dump_json(other))
+    (tmp_path / "report.json").write_bytes(TypeAdapter(results.Report).dump_json(other))
     out = tmp_path / "out"
     arguments = ["--data", str(root), "--model", str(model), "--output", str(out), "--limit", "4"]
     code = evaluate.main([*arguments, "--against", str(tmp_path)])
     said = capsys.readouterr().out
     assert code == 0
-    assert report.read_report(out).images == 4
+    assert reports.read_report(out).images == 4
     assert "local test, 4 images" in said
     assert "another" in said
     assert f"report: {out / 'report.html'}" in said
@@ -252,7 +255,7 @@ def test_a_report_of_other_images_is_not_taken_for_a_rival(root, model, tmp_path
     same = score(config_for(root), ColorFinder())
     others = dataclasses.replace(same, images=99, data={"Fingerprint": "of others"})
     for rival, warned in ((same, False), (others, True)):
-        (tmp_path / "report.json").write_bytes(TypeAdapter(metrics.Report).dump_json(rival))
+        (tmp_path / "report.json").write_bytes(TypeAdapter(results.Report).dump_json(rival))
         arguments = ["--data", str(root), "--model", str(model), "--against", str(tmp_path / "report.json")]
         assert evaluate.main([*arguments, "--output", str(tmp_path / "out")]) == 0
         said = " ".join(capsys.readouterr().out.split())
@@ -300,8 +303,8 @@ def test_problems_are_sentences_and_exit_code_1(arguments, message, root, model,
     file.write_bytes(b"")
     logged = tmp_path / "logged"
     shutil.copytree(model, logged)
-    card = detector.read_card(logged).model_copy(update={"run_id": "a run", "operating_point": CHOSEN})
-    detector.write_card(logged, card)
+    card = read_card(logged).model_copy(update={"run_id": "a run", "operating_point": CHOSEN})
+    write_card(logged, card)
     places = {"tmp": tmp_path, "model": model, "logged": logged, "data": root, "file": file}
     output = [] if "--output" in arguments else ["--output", str(tmp_path / "out")]
     filled = [argument.format(**places) for argument in arguments]
@@ -316,15 +319,13 @@ def test_problems_are_sentences_and_exit_code_1(arguments, message, root, model,
 def test_kept_figures_stand_in_the_models_card_beside_what_chose_it(root, model, tmp_path, capsys):
     folder = tmp_path / "model"
     shutil.copytree(model, folder)
-    before = detector.read_card(folder).model_copy(
-        update={"operating_point": CHOSEN, "metrics": {"val/map": 0.7}}
-    )
-    detector.write_card(folder, before)
+    before = read_card(folder).model_copy(update={"operating_point": CHOSEN, "metrics": {"val/map": 0.7}})
+    write_card(folder, before)
     arguments = ["--data", str(root), "--model", str(folder), "--output", str(tmp_path / "out"), "--keep"]
     assert evaluate.main(arguments) == 0
     assert f"kept in {folder / 'model.json'}" in capsys.readouterr().out
-    after = detector.load_folder(folder).card
-    result = report.read_report(tmp_path / "out")
+    after = detectors.load_folder(folder).card
+    result = reports.read_report(tmp_path / "out")
     assert after.operating_point == CHOSEN
     assert after.tested_alarm is not None
     assert after.tables is not None

@@ -14,7 +14,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import metrics
-from detections import CLASS_NAMES, Detections, GroundTruth
+from detection.detections import CLASS_NAMES, Detections, GroundTruth
+from evaluation import intervals, matching, mistakes
+from evaluation.alarms import alarm_curve, choose_operating_point, image_alarms
+from evaluation.results import build_report, card_tables, flat_metrics
 
 PISTOL, KNIFE, BILLETE, MONEDERO, SMARTPHONE, TARJETA = range(1, 7)
 A = (0, 0, 100, 100)  # boxes far apart
@@ -170,7 +173,7 @@ def test_what_does_not_belong_together_is_refused(truths, detections, message):
 
 def test_iou_by_hand():
     boxes = np.array([A, B, IN_A, CORNER_OF_A], np.float32)
-    assert metrics.box_iou(np.array([A], np.float32), boxes)[0] == pytest.approx([1, 0, 0.6, 1 / 7])
+    assert matching.box_iou(np.array([A], np.float32), boxes)[0] == pytest.approx([1, 0, 0.6, 1 / 7])
 
 
 corners = st.tuples(*[st.integers(0, 50)] * 4).map(lambda c: (c[0], c[1], c[0] + c[2], c[1] + c[3]))
@@ -178,32 +181,32 @@ corners = st.tuples(*[st.integers(0, 50)] * 4).map(lambda c: (c[0], c[1], c[0] +
 
 @given(st.lists(corners, min_size=1, max_size=6))
 def test_iou_is_symmetric_and_within_bounds(boxes):
-    iou = metrics.box_iou(np.array(boxes, np.float32), np.array(boxes, np.float32))
+    iou = matching.box_iou(np.array(boxes, np.float32), np.array(boxes, np.float32))
     assert np.array_equal(iou, iou.T)
     assert 0 <= iou.min() <= iou.max() <= 1
 
 
 def test_the_better_score_takes_the_box_it_overlaps_most():
     iou = np.array([[0.6, 0.7], [0.9, 0.8], [0.6, 0.6]])
-    assert metrics.match_boxes(iou, np.array([0.5, 0.75])).tolist() == [[1, 0, -1], [-1, 0, -1]]
+    assert matching.match_boxes(iou, np.array([0.5, 0.75])).tolist() == [[1, 0, -1], [-1, 0, -1]]
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_average_precision_with_equal_weights_is_cocos(seed):
     truths, detections = random_split(seed)
-    matches = metrics.match_class(truths, detections, KNIFE, metrics.COCO_IOUS)
-    ap = metrics.average_precision(matches, np.ones((1, len(truths)), np.int64))
+    matches = matching.match_class(truths, detections, KNIFE, metrics.COCO_IOUS)
+    ap = intervals.average_precision(matches, np.ones((1, len(truths)), np.int64))
     assert ap.mean() == pytest.approx(metrics.coco_summary(truths, detections)["ap/knife"], abs=1e-9)
 
 
 def test_an_image_drawn_twice_counts_as_two():
     truths, detections = random_split(5, images=20)
-    twice = metrics.match_class([*truths, truths[3]], [*detections, detections[3]], PISTOL)
+    twice = matching.match_class([*truths, truths[3]], [*detections, detections[3]], PISTOL)
     weights = np.ones((2, len(truths)), np.int64)
     weights[1, 3] = 2
-    once = metrics.match_class(truths, detections, PISTOL)
-    expected = metrics.average_precision(twice, np.ones((1, len(truths) + 1), np.int64))
-    assert metrics.average_precision(once, weights)[1] == pytest.approx(expected[0], abs=1e-9)
+    once = matching.match_class(truths, detections, PISTOL)
+    expected = intervals.average_precision(twice, np.ones((1, len(truths) + 1), np.int64))
+    assert intervals.average_precision(once, weights)[1] == pytest.approx(expected[0], abs=1e-9)
 
 
 # --- thresholds and alarms --------------------------------------------------------------------------
@@ -228,7 +231,7 @@ ALARM_FOUND = [
     ],
 )
 def test_operating_point_by_hand(budget, threshold, recall, false_alarms):
-    point = metrics.choose_operating_point(ALARM_TRUTHS, ALARM_FOUND, max_false_alarms_per_1000=budget)
+    point = choose_operating_point(ALARM_TRUTHS, ALARM_FOUND, max_false_alarms_per_1000=budget)
     assert point.score_threshold == pytest.approx(threshold, abs=1e-6)
     assert (point.image_recall, point.false_alarms_per_1000) == (recall, false_alarms)
     assert (point.weapon_images, point.weapon_free_images) == (5, 4)
@@ -237,11 +240,11 @@ def test_operating_point_by_hand(budget, threshold, recall, false_alarms):
 
 def test_operating_point_is_a_stop_of_the_slider_where_the_budget_allows():
     truths = [truth((A, PISTOL)), truth((A, PISTOL)), truth()]
-    free = metrics.choose_operating_point(
+    free = choose_operating_point(
         truths, [found((A, PISTOL, 0.876)), found((A, PISTOL, 0.514)), found((A, PISTOL, 0.4))]
     )
     assert free.score_threshold == 0.51
-    tight = metrics.choose_operating_point(
+    tight = choose_operating_point(
         truths, [found((A, PISTOL, 0.876)), found((A, PISTOL, 0.514)), found((A, PISTOL, 0.512))]
     )
     assert tight.score_threshold == np.float32(0.514), "0.51 would let a false alarm in"
@@ -249,13 +252,13 @@ def test_operating_point_is_a_stop_of_the_slider_where_the_budget_allows():
 
 def test_operating_point_counts_weapon_boxes_each_against_its_own_class():
     # At .6, of 5 boxes: pistol .9 right, knife .8 on a pistol wrong, pistol .6 right, .7 on a phone wrong.
-    point = metrics.choose_operating_point(ALARM_TRUTHS, ALARM_FOUND, max_false_alarms_per_1000=250)
+    point = choose_operating_point(ALARM_TRUTHS, ALARM_FOUND, max_false_alarms_per_1000=250)
     assert (point.precision, point.recall) == (0.5, 0.4)
 
 
 def test_without_weapon_free_images_the_point_of_best_weapon_f1_is_taken():
     # F1 = 2 hits / (detections + boxes): at .9 2/6, at .8 2/7, at .6 4/8, at .3 6/9, at .2 6/10.
-    point = metrics.choose_operating_point(ALARM_TRUTHS[:5], ALARM_FOUND[:5])
+    point = choose_operating_point(ALARM_TRUTHS[:5], ALARM_FOUND[:5])
     assert point.score_threshold == np.float32(0.3)
     assert point.rule == "best F1 over pistol and knife boxes (no weapon-free image in val)"
     assert point.weapon_free_images == 0
@@ -263,33 +266,31 @@ def test_without_weapon_free_images_the_point_of_best_weapon_f1_is_taken():
 
 def test_a_budget_that_no_threshold_keeps_falls_back_and_says_so():
     truths = [truth((A, PISTOL)), truth()]
-    point = metrics.choose_operating_point(truths, [found((A, PISTOL, 0.5)), found((A, PISTOL, 0.9))])
+    point = choose_operating_point(truths, [found((A, PISTOL, 0.5)), found((A, PISTOL, 0.9))])
     assert point.score_threshold == 0.5
     assert "no threshold keeps to 50 false alarms" in point.rule
     assert point.false_alarms_per_1000 == 1000
 
 
 def test_without_weapons_the_best_f1_over_all_classes_is_taken():
-    point = metrics.choose_operating_point(
-        [truth((A, BILLETE))], [found((A, BILLETE, 0.75), (B, BILLETE, 0.5))]
-    )
+    point = choose_operating_point([truth((A, BILLETE))], [found((A, BILLETE, 0.75), (B, BILLETE, 0.5))])
     assert point.score_threshold == 0.75
     assert point.rule == "best F1 over all boxes (no weapon image in val)"
 
 
 def test_a_model_that_finds_nothing_gets_threshold_one():
-    point = metrics.choose_operating_point([truth((A, PISTOL)), truth()], [found(), found()])
+    point = choose_operating_point([truth((A, PISTOL)), truth()], [found(), found()])
     assert (point.score_threshold, point.image_recall) == (1, 0)
 
 
 def test_operating_point_is_inclusive_and_survives_json():
-    point = metrics.choose_operating_point(ALARM_TRUTHS, ALARM_FOUND, max_false_alarms_per_1000=0)
+    point = choose_operating_point(ALARM_TRUTHS, ALARM_FOUND, max_false_alarms_per_1000=0)
     again = type(point).model_validate_json(point.model_dump_json())
     assert len(ALARM_FOUND[1].above(again.score_threshold)) == 1
 
 
 def test_alarm_curve_by_hand():
-    curve = {point.score_threshold: point for point in metrics.alarm_curve(ALARM_TRUTHS, ALARM_FOUND)}
+    curve = {point.score_threshold: point for point in alarm_curve(ALARM_TRUTHS, ALARM_FOUND)}
     assert len(curve) == 101
     assert [(curve[t].image_recall, curve[t].false_alarms_per_1000) for t in (0, 0.31, 0.55, 0.95)] == [
         (0.8, 750), (0.6, 500), (0.6, 250), (0, 0),
@@ -298,16 +299,16 @@ def test_alarm_curve_by_hand():
 
 @given(st.integers(0, 1000))
 def test_raising_the_threshold_never_adds_an_alarm(seed):
-    curve = metrics.alarm_curve(*random_split(seed, images=6))
+    curve = alarm_curve(*random_split(seed, images=6))
     assert all(a.image_recall >= b.image_recall for a, b in itertools.pairwise(curve))
     assert all(a.false_alarms_per_1000 >= b.false_alarms_per_1000 for a, b in itertools.pairwise(curve))
 
 
 def test_score_curve_counts_equal_scores_together():
-    matches = metrics.match_class(
+    matches = matching.match_class(
         [truth((A, KNIFE), (B, KNIFE))], [found((A, KNIFE, 0.75), (C, KNIFE, 0.75), (B, KNIFE, 0.5))], KNIFE
     )
-    curve = metrics.score_curve([matches])
+    curve = matching.score_curve([matches])
     assert curve.scores.tolist() == [0.75, 0.5]
     assert curve.precision == pytest.approx([1 / 2, 2 / 3])
     assert curve.recall.tolist() == [0.5, 1]
@@ -318,7 +319,7 @@ def test_class_thresholds_by_hand():
     # knife: at .75 P 1 R .5 F1 2/3; at .5 P 1 R 1 F1 1; at .25 P 2/3 R 1 F1 .8. pistol is never found.
     truths = [truth((A, KNIFE), (B, KNIFE), (C, PISTOL))]
     detections = [found((A, KNIFE, 0.75), (B, KNIFE, 0.5), (C, KNIFE, 0.25))]
-    thresholds = metrics.class_thresholds(truths, detections)
+    thresholds = matching.class_thresholds(truths, detections)
     assert thresholds.keys() == {"knife"}
     assert thresholds["knife"].score_threshold == 0.5
     assert (thresholds["knife"].precision, thresholds["knife"].recall, thresholds["knife"].f1) == (1, 1, 1)
@@ -328,7 +329,7 @@ def test_class_thresholds_by_hand():
 
 
 def test_diagnosis_by_hand():
-    one = metrics.diagnose(
+    one = mistakes.diagnose(
         truth((A, KNIFE), (B, PISTOL), (C, SMARTPHONE), ((600, 0, 700, 100), KNIFE)),
         found(
             (A, KNIFE, 0.9), (IN_A, KNIFE, 0.8), (B, BILLETE, 0.7), ((450, 50, 550, 150), SMARTPHONE, 0.6),
@@ -348,7 +349,7 @@ def test_confusion_matrix_by_hand():
         found((A, PISTOL, 0.9), (B, KNIFE, 0.8), (B, SMARTPHONE, 0.7)),  # knife takes the phone's box first
         found((A, TARJETA, 0.6)),
     ]
-    counts = metrics.confusion_matrix(truths, detections)
+    counts = mistakes.confusion_matrix(truths, detections)
     expected = np.zeros((7, 7), int)
     expected[PISTOL, PISTOL] = expected[SMARTPHONE, KNIFE] = expected[0, SMARTPHONE] = 1
     expected[KNIFE, 0] = expected[0, TARJETA] = 1
@@ -358,7 +359,7 @@ def test_confusion_matrix_by_hand():
 @given(st.integers(0, 1000))
 def test_confusion_matrix_holds_each_box_and_each_detection_once(seed):
     truths, detections = random_split(seed, images=5)
-    counts = metrics.confusion_matrix(truths, detections)
+    counts = mistakes.confusion_matrix(truths, detections)
     assert counts[1:].sum() == sum(len(one.labels) for one in truths)
     assert counts[:, 1:].sum() == sum(len(one) for one in detections)
 
@@ -369,7 +370,7 @@ def test_lookalike_table_by_hand():
         found((A, PISTOL, 0.9), (A, KNIFE, 0.8), (C, SMARTPHONE, 0.7)),  # a pistol seen as a phone alone
         found((A, KNIFE, 0.9), (A, SMARTPHONE, 0.8), (CORNER_OF_A, PISTOL, 0.5)),  # a knife also seen as one
     ]
-    table = {(cell.weapon, cell.lookalike): cell for cell in metrics.lookalike_table(truths, detections)}
+    table = {(cell.weapon, cell.lookalike): cell for cell in mistakes.lookalike_table(truths, detections)}
     assert len(table) == 15
     counts = {
         key: (cell.lookalike_boxes, cell.called_weapon, cell.weapon_boxes, cell.called_lookalike)
@@ -389,10 +390,10 @@ def test_lookalike_table_by_hand():
 
 def test_intervals_hold_the_estimate_and_narrow_with_more_images():
     truths, detections = random_split(6, images=40)
-    few = metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=200)
-    many = metrics.bootstrap_intervals(truths * 8, detections * 8, score_threshold=0.5, draws=200)
+    few = intervals.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=200)
+    many = intervals.bootstrap_intervals(truths * 8, detections * 8, score_threshold=0.5, draws=200)
     figures = metrics.coco_summary(truths, detections)
-    alarms = metrics.image_alarms(truths, detections)
+    alarms = image_alarms(truths, detections)
     figures["image_recall"] = alarms.recall(0.5)
     figures["false_alarms_per_1000"] = alarms.false_alarms_per_1000(0.5)
     assert few.keys() <= figures.keys()
@@ -405,7 +406,7 @@ def test_interval_of_recall_is_the_binomial_one():
     # 100 weapon images of which 80 alarm: standard error .04, so about .72 to .88.
     truths = [truth((A, PISTOL))] * 100
     detections = [found((A, PISTOL, 0.9))] * 80 + [found()] * 20
-    span = metrics.bootstrap_intervals(truths, detections, score_threshold=0.5)["image_recall"]
+    span = intervals.bootstrap_intervals(truths, detections, score_threshold=0.5)["image_recall"]
     assert (span.low, span.high) == pytest.approx((0.72, 0.88), abs=0.015)
 
 
@@ -413,7 +414,7 @@ def test_no_false_alarm_among_few_images_is_no_proof_of_none():
     # Wilson's interval at 0 of 6 and 4 of 4: 1.96^2 / (n + 1.96^2) from the edge.
     truths = [truth()] * 6 + [truth((A, PISTOL))] * 4
     detections = [found()] * 6 + [found((A, PISTOL, 0.9))] * 4
-    spans = metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=50)
+    spans = intervals.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=50)
     alarms, recall = spans["false_alarms_per_1000"], spans["image_recall"]
     assert (alarms.low, alarms.high) == pytest.approx((0, 390.3), abs=0.1)
     assert (recall.low, recall.high) == pytest.approx((0.510, 1), abs=0.001)
@@ -432,15 +433,15 @@ def test_frames_that_look_alike_count_as_one():
     ]
     frames = [pair for pair in single for _ in range(5)]
     names = [f"video {i}" for i in range(22) for _ in range(5)]
-    singly = metrics.bootstrap_intervals(*zip(*single, strict=True), score_threshold=0.5, draws=300)
+    singly = intervals.bootstrap_intervals(*zip(*single, strict=True), score_threshold=0.5, draws=300)
     truths, detections = zip(*frames, strict=True)
-    whole = metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=300, groups=names)
+    whole = intervals.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=300, groups=names)
     assert whole.keys() == singly.keys() == {
         "map", "map_50", "ap/pistol", "ap50/pistol", "image_recall", "false_alarms_per_1000",
     }  # fmt: skip
     for key, span in whole.items():
         assert (span.low, span.high) == pytest.approx((singly[key].low, singly[key].high)), key
-    as_pictures = metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=300)
+    as_pictures = intervals.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=300)
     assert as_pictures["ap50/pistol"].high - as_pictures["ap50/pistol"].low < 0.6 * (
         whole["ap50/pistol"].high - whole["ap50/pistol"].low
     )  # the square root of 5, about
@@ -451,22 +452,24 @@ def test_interval_of_recordings_worked_out():
     truths = [truth((A, PISTOL))] * 7
     detections = [found((A, PISTOL, 0.9))] * 4 + [found()] * 3
     groups = ["a"] * 4 + ["b"] * 3
-    span = metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, groups=groups)["image_recall"]
+    span = intervals.bootstrap_intervals(truths, detections, score_threshold=0.5, groups=groups)[
+        "image_recall"
+    ]
     assert (span.low, span.high) == (0, 1)
 
 
 def test_recordings_of_one_picture_are_pictures():
     truths, detections = random_split(8, images=30)
     names = [f"z{30 - i}" for i in range(30)]
-    by_name = metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=50, groups=names)
-    assert by_name == metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=50)
+    by_name = intervals.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=50, groups=names)
+    assert by_name == intervals.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=50)
 
 
 def test_one_recording_says_nothing_of_others():
     truths, detections = random_split(9, images=30)
     one = ["a"] * 30
-    assert metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=20, groups=one) == {}
-    report = metrics.build_report(truths, detections, groups=one, draws=20)
+    assert intervals.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=20, groups=one) == {}
+    report = build_report(truths, detections, groups=one, draws=20)
     assert report.recordings == 1
     assert any("one recording (a)" in note for note in report.notes)
 
@@ -475,19 +478,19 @@ def test_all_alike_in_two_recordings_is_wilsons_interval_of_two():
     # 1.96^2 / (2 + 1.96^2) from the edge, however many frames.
     truths, detections = [truth()] * 100, [found()] * 100
     groups = ["a"] * 60 + ["b"] * 40
-    spans = metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=20, groups=groups)
+    spans = intervals.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=20, groups=groups)
     assert spans["false_alarms_per_1000"].high == pytest.approx(657.6, abs=0.1)
 
 
 def test_a_recording_for_every_image_or_a_sentence():
     with pytest.raises(ValueError, match="one group per image: 2 images, 1 groups"):
-        metrics.bootstrap_intervals([truth()] * 2, [found()] * 2, score_threshold=0.5, groups=["a"])
+        intervals.bootstrap_intervals([truth()] * 2, [found()] * 2, score_threshold=0.5, groups=["a"])
 
 
 def test_intervals_are_the_same_again_and_leave_out_what_has_no_truth():
     truths, detections = [truth((A, PISTOL)), truth((B, PISTOL))], [found((A, PISTOL, 0.9)), found()]
-    first = metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=50)
-    assert first == metrics.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=50)
+    first = intervals.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=50)
+    assert first == intervals.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=50)
     assert first.keys() == {"map", "map_50", "ap/pistol", "ap50/pistol", "image_recall"}
 
 
@@ -495,8 +498,8 @@ def test_intervals_are_the_same_again_and_leave_out_what_has_no_truth():
 
 
 def test_report_counts_at_the_models_operating_point():
-    point = metrics.choose_operating_point(ALARM_TRUTHS, ALARM_FOUND, max_false_alarms_per_1000=250)
-    result = metrics.build_report(
+    point = choose_operating_point(ALARM_TRUTHS, ALARM_FOUND, max_false_alarms_per_1000=250)
+    result = build_report(
         ALARM_TRUTHS, ALARM_FOUND, names=list("abcdefghi"), operating_point=point, split="test", draws=20
     )
     assert (result.title, result.images, result.negatives) == ("local test", 9, 1)
@@ -514,10 +517,8 @@ def test_report_counts_at_the_models_operating_point():
 
 
 def test_worst_images_come_first_and_say_what_is_wrong():
-    point = metrics.choose_operating_point(ALARM_TRUTHS, ALARM_FOUND, max_false_alarms_per_1000=250)
-    result = metrics.build_report(
-        ALARM_TRUTHS, ALARM_FOUND, names=list("abcdefghi"), operating_point=point, draws=20
-    )
+    point = choose_operating_point(ALARM_TRUTHS, ALARM_FOUND, max_false_alarms_per_1000=250)
+    result = build_report(ALARM_TRUTHS, ALARM_FOUND, names=list("abcdefghi"), operating_point=point, draws=20)
     assert [one.name for one in result.worst] == ["b", "d", "e", "f", "h"]
     assert [one.problems for one in result.worst] == [
         ("knife 0.80 is a pistol",),
@@ -543,18 +544,18 @@ def test_worst_images_come_first_and_say_what_is_wrong():
     ],
 )
 def test_report_says_what_its_figures_cannot_tell(truths, detections, note):
-    assert any(note in said for said in metrics.build_report(truths, detections, draws=5).notes)
+    assert any(note in said for said in build_report(truths, detections, draws=5).notes)
 
 
 def test_only_official_images_stand_beside_the_published_figures():
-    result = metrics.build_report(ALARM_TRUTHS, ALARM_FOUND, split="test", official=True, draws=5)
+    result = build_report(ALARM_TRUTHS, ALARM_FOUND, split="test", official=True, draws=5)
     assert result.title == "official test"
     assert result.published["map"] == 0.6765
 
 
 def test_the_card_keeps_the_curves_and_tables_of_a_report():
-    report = metrics.build_report(ALARM_TRUTHS, ALARM_FOUND, split="test", draws=5)
-    tables = metrics.card_tables(report)
+    report = build_report(ALARM_TRUTHS, ALARM_FOUND, split="test", draws=5)
+    tables = card_tables(report)
     assert tables is not None
     assert tables.confusion == report.confusion
     assert len(tables.lookalikes) == len(report.lookalikes) == 15
@@ -565,7 +566,7 @@ def test_the_card_keeps_the_curves_and_tables_of_a_report():
 
 
 def test_flat_metrics_are_finite_and_named_by_split():
-    flat = metrics.flat_metrics(metrics.build_report([truth((A, PISTOL))], [found()], split="test", draws=5))
+    flat = flat_metrics(build_report([truth((A, PISTOL))], [found()], split="test", draws=5))
     assert flat["test/map"] == 0
     assert flat["test/alarm/image_recall"] == 0
     assert "test/alarm/false_alarms_per_1000" not in flat  # there is no weapon-free image
@@ -576,4 +577,4 @@ def test_flat_metrics_are_finite_and_named_by_split():
 
 def test_an_empty_split_is_refused():
     with pytest.raises(ValueError, match="at least one image in the val split, got none"):
-        metrics.build_report([], [])
+        build_report([], [])

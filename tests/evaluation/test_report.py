@@ -12,8 +12,10 @@ import pytest
 from PIL import Image as PillowImage
 
 import metrics
-import report
-from detections import Detections, GroundTruth
+from detection import detections
+from detection.detections import Detections, GroundTruth
+from evaluation import report as reports
+from evaluation import results
 
 A, B = (10, 10, 60, 50), (70, 10, 110, 80)
 PISTOL, SMARTPHONE = 1, 5
@@ -37,7 +39,7 @@ FOUND = [one_image(A, PISTOL, 0.9), one_image(A, PISTOL, 0.95), Detections.empty
 @pytest.fixture(scope="module")
 def result():
     names = ["gun", "phone <script>alert(1)</script>", "empty"]
-    return metrics.build_report(TRUTHS, FOUND, names=names, split="test", model="folder & co", draws=20)
+    return results.build_report(TRUTHS, FOUND, names=names, split="test", model="folder & co", draws=20)
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +48,13 @@ def folder(result, tmp_path_factory):
     root = tmp_path_factory.mktemp("report")
     PillowImage.fromarray(PICTURE).save(root / "picture.png")
     samples = [SimpleNamespace(image_path=root / "picture.png")] * len(TRUTHS)
-    return report.write_report(result, root / "new" / "folder", samples).parent
+    return reports.write_report(result, root / "new" / "folder", samples).parent
 
 
 def page_of(some_report):
     """The page without plots."""
     plots = ("alarm", "precision_recall", "classes", "confusion", "errors")
-    return report.render_page(some_report, {f"plots/{name}.png": b"" for name in plots}, {})
+    return reports.render_page(some_report, {f"plots/{name}.png": b"" for name in plots}, {})
 
 
 def test_report_is_json_plots_examples_and_one_page(result, folder):
@@ -67,8 +69,8 @@ def test_report_is_json_plots_examples_and_one_page(result, folder):
 
 def test_json_is_strict_and_reads_back_as_the_same_report(result, folder):
     json.loads((folder / "report.json").read_text(), parse_constant=pytest.fail)  # no NaN, no Infinity
-    assert report.read_report(folder) == result
-    assert report.read_report(folder / "report.json") == result
+    assert reports.read_report(folder) == result
+    assert reports.read_report(folder / "report.json") == result
 
 
 def test_page_needs_no_other_file_and_runs_nothing(result, folder):
@@ -93,14 +95,14 @@ def test_page_names_split_model_and_classes_for_people(result):
 def test_page_says_what_the_intervals_drew():
     drew = {}
     for groups in (None, ["street", "kitchen", "kitchen"]):
-        page = page_of(metrics.build_report(TRUTHS, FOUND, groups=groups, draws=5))
+        page = page_of(results.build_report(TRUTHS, FOUND, groups=groups, draws=5))
         drew[bool(groups)] = "the true intervals are wider" in page, "drawing 2 recordings" in page
     assert drew == {False: (True, False), True: (False, True)}
 
 
 def test_page_of_a_model_that_finds_nothing_on_images_without_objects(tmp_path):
-    nothing = metrics.build_report([NOTHING], [Detections.empty()], draws=5)
-    page = report.write_report(nothing, tmp_path).read_text(encoding="utf-8")  # its plots are empty too
+    nothing = results.build_report([NOTHING], [Detections.empty()], draws=5)
+    page = reports.write_report(nothing, tmp_path).read_text(encoding="utf-8")  # its plots are empty too
     assert "There is no truth box in these images" in page
     assert "No image here shows a weapon" in page
     assert "nan" not in re.sub(r"data:image/[^\"]*", "", page).lower().replace("panoptic", "")
@@ -111,8 +113,8 @@ def test_page_shows_changed_images_latency_and_the_originals_figures(result):
         result,
         published=metrics.ORIGINAL_PUBLISHED,
         original_subset={"images": 830.0, "map": 0.5},
-        latency=metrics.Latency(3, 4.0, 123.4, 150.0, "a machine"),
-        robustness=(metrics.SliceResult("half size", 0.25, 0.5, 0.75, 10.0),),
+        latency=detections.Latency(3, 4.0, 123.4, 150.0, "a machine"),
+        robustness=(results.SliceResult("half size", 0.25, 0.5, 0.75, 10.0),),
     )
     page = page_of(full)
     for text in ("0.6765", "the 830 images", "123 ms", "a machine", "half size", "0.250"):
@@ -120,12 +122,12 @@ def test_page_shows_changed_images_latency_and_the_originals_figures(result):
 
 
 def test_example_marks_what_was_not_found(result):
-    missed = dataclasses.replace(result.best[0], found=(), truth=(metrics.ExampleBox("pistol", B),))
+    missed = dataclasses.replace(result.best[0], found=(), truth=(results.ExampleBox("pistol", B),))
     drawn, untouched = (
-        report.draw_example(PICTURE, one)
+        reports.draw_example(PICTURE, one)
         for one in (
             missed,
-            dataclasses.replace(missed, truth=(metrics.ExampleBox("pistol", B, kind="correct"),)),
+            dataclasses.replace(missed, truth=(results.ExampleBox("pistol", B, kind="correct"),)),
         )
     )
     assert (drawn != untouched).any()
@@ -137,9 +139,9 @@ def test_example_of_a_large_picture_keeps_boxes_on_their_objects(result):
     one = dataclasses.replace(
         result.best[0],
         truth=(),
-        found=(metrics.ExampleBox("knife", (1000, 750, 1900, 1400), 0.9, "correct"),),
+        found=(results.ExampleBox("knife", (1000, 750, 1900, 1400), 0.9, "correct"),),
     )
-    drawn = report.draw_example(image, one)
+    drawn = reports.draw_example(image, one)
     assert drawn.shape == (360, 480, 3)
     rows, columns = np.nonzero(drawn.any(axis=2))
     assert columns.max() == pytest.approx(1900 * 0.24, abs=5)
@@ -148,7 +150,7 @@ def test_example_of_a_large_picture_keeps_boxes_on_their_objects(result):
 
 def test_a_picture_that_is_gone_costs_its_example_only(result, tmp_path):
     gone = [SimpleNamespace(image_path=tmp_path / "gone.jpg")] * len(TRUTHS)
-    assert report.draw_examples(result, gone) == {}
+    assert reports.draw_examples(result, gone) == {}
     assert "phone &lt;script&gt;" in page_of(result)
 
 
@@ -156,10 +158,12 @@ def test_unwritable_folder_is_a_sentence(result, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_bytes(b"")
     for attempt in (
-        lambda: report.check_writable(blocked),
-        lambda: report.write_report(result, blocked / "x"),
+        lambda: reports.check_writable(blocked),
+        lambda: reports.write_report(result, blocked / "x"),
     ):
-        with pytest.raises(report.ReportError, match=r"cannot write the report into .*Choose another folder"):
+        with pytest.raises(
+            reports.ReportError, match=r"cannot write the report into .*Choose another folder"
+        ):
             attempt()
 
 
@@ -169,5 +173,5 @@ def test_unwritable_folder_is_a_sentence(result, tmp_path):
 def test_what_is_no_report_is_named(content, message, tmp_path):
     if content:
         (tmp_path / "report.json").write_text(content)
-    with pytest.raises(report.ReportError, match=message):
-        report.read_report(tmp_path)
+    with pytest.raises(reports.ReportError, match=message):
+        reports.read_report(tmp_path)

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-import video
+from page.frames import Frame, NotAVideo, VideoTooLarge, duration_s, read_frames
 
 
 def encode(size_wh=(160, 120), codec="libx264", container_format="mp4", pix_fmt="yuv420p", frames=4) -> bytes:
@@ -26,8 +26,8 @@ def encode(size_wh=(160, 120), codec="libx264", container_format="mp4", pix_fmt=
     return output.getvalue()
 
 
-def frames_of(content: bytes) -> list[video.Frame]:
-    return list(video.read_frames(content, frames_per_second=4, max_seconds=60))
+def frames_of(content: bytes) -> list[Frame]:
+    return list(read_frames(content, frames_per_second=4, max_seconds=60))
 
 
 @pytest.mark.parametrize(
@@ -46,10 +46,10 @@ def test_what_phones_and_cameras_write_is_read(container_format, codec):
 def test_pictures_too_large_are_refused_before_any_is_decoded():
     small_file = encode((4096, 2308), frames=1)
     tracemalloc.start()
-    with pytest.raises(video.VideoTooLarge, match="got 4096 x 2308"):
+    with pytest.raises(VideoTooLarge, match="got 4096 x 2308"):
         frames_of(small_file)
-    with pytest.raises(video.VideoTooLarge):
-        video.duration_s(small_file)
+    with pytest.raises(VideoTooLarge):
+        duration_s(small_file)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4096 * 2308
@@ -92,7 +92,7 @@ SDP = (
 def test_a_description_of_a_stream_opens_no_port():
     """FFmpeg would listen there for half a minute: the time is what tells."""
     began = time.monotonic()
-    with pytest.raises(video.NotAVideo):
+    with pytest.raises(NotAVideo):
         frames_of(SDP)
     assert time.monotonic() - began < 15
 
@@ -107,7 +107,7 @@ def test_a_description_of_a_stream_opens_no_port():
 def test_a_list_of_other_files_fetches_none(content):
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
-        with pytest.raises(video.NotAVideo):
+        with pytest.raises(NotAVideo):
             frames_of(content.replace(b"PORT", str(server.getsockname()[1]).encode()))
         with pytest.raises(BlockingIOError):
             server.accept()

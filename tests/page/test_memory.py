@@ -21,13 +21,13 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 from websocket import create_connection
 
-import page_memory
-from page import Photo, Pictures
-from page_memory import BoundedUploads, Visitors, held_bytes
+from page import memory
+from page.memory import BoundedUploads, Visitors, held_bytes
+from page.session import Photo, Pictures
 from settings import WebSettings
 from tests.fake_api import FakeApi
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MB = 1_000_000
 # The page as it is, but quick to forget.
 PROGRAM = """
@@ -88,10 +88,10 @@ def test_a_visitor_who_left_is_let_go_of_in_time_and_not_before(server, monkeypa
     assert visitors.look_after(server, now) == []
     server.connected = {"boris"}
     assert visitors.look_after(server, now + 10) == []
-    assert visitors.look_after(server, now + 10 + page_memory.FORGET_AFTER_S - 1) == []
-    assert visitors.look_after(server, now + 10 + page_memory.FORGET_AFTER_S) == ["anna"]
+    assert visitors.look_after(server, now + 10 + memory.FORGET_AFTER_S - 1) == []
+    assert visitors.look_after(server, now + 10 + memory.FORGET_AFTER_S) == ["anna"]
     assert server.closed == ["anna"]
-    assert visitors.look_after(server, now + 20 + page_memory.FORGET_AFTER_S) == []
+    assert visitors.look_after(server, now + 20 + memory.FORGET_AFTER_S) == []
 
 
 def test_a_visitor_who_comes_back_keeps_everything(server, monkeypatch):
@@ -100,10 +100,10 @@ def test_a_visitor_who_comes_back_keeps_everything(server, monkeypatch):
     visitors.welcome("anna")
     visitors.look_after(server, now)
     server.connected = {"anna"}
-    visitors.look_after(server, now + page_memory.FORGET_AFTER_S - 1)
+    visitors.look_after(server, now + memory.FORGET_AFTER_S - 1)
     server.connected = set()
-    visitors.look_after(server, now + page_memory.FORGET_AFTER_S)
-    visitors.look_after(server, now + 2 * page_memory.FORGET_AFTER_S - 1)
+    visitors.look_after(server, now + memory.FORGET_AFTER_S)
+    visitors.look_after(server, now + 2 * memory.FORGET_AFTER_S - 1)
     assert server.closed == []
 
 
@@ -111,7 +111,7 @@ def test_streamlit_itself_forgets_later_than_the_page_does():
     """Else there would be nothing left to close, and what expired stays until somebody else leaves."""
     text = (ROOT / ".streamlit" / "config.toml").read_text()
     (seconds,) = re.findall(r"^disconnectedSessionTTL = (\d+)", text, flags=re.M)
-    assert int(seconds) > page_memory.FORGET_AFTER_S + 2 * page_memory.LOOK_EVERY_S
+    assert int(seconds) > memory.FORGET_AFTER_S + 2 * memory.LOOK_EVERY_S
 
 
 def test_files_of_an_idle_page_are_let_go_of_and_the_person_is_told(server, monkeypatch):
@@ -120,9 +120,9 @@ def test_files_of_an_idle_page_are_let_go_of_and_the_person_is_told(server, monk
     server.connected = {"anna"}
     visitors.welcome("anna")
     server.put("anna", 500)
-    assert visitors.look_after(server, now + page_memory.IDLE_AFTER_S - 1) == []
+    assert visitors.look_after(server, now + memory.IDLE_AFTER_S - 1) == []
     assert held_bytes(server.uploaded_file_mgr) == 500
-    assert visitors.look_after(server, now + page_memory.IDLE_AFTER_S) == ["anna"]
+    assert visitors.look_after(server, now + memory.IDLE_AFTER_S) == ["anna"]
     assert held_bytes(server.uploaded_file_mgr) == 0
     assert server.closed == []
     assert visitors.welcome("anna") == "uploads_forgotten"

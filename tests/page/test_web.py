@@ -19,21 +19,19 @@ from skimage import data
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.testing.v1 import AppTest
 
-import dataset
-import feedback
-import imaging
-import page_photos
-import page_video
-import texts
-import video
-from client import Client, draw_detections
-from page import Failure, Page, Photo, Recent
-from page_photos import Choice
+from client import Client
+from detection import imaging
+from detection.drawing import draw_detections
+from detection.names import LANGUAGES, closest_language
+from page import corrections, downloads, frames, gallery, texts, video
+from page.photos import CARDS_AT_ONCE, VIEWS, zoomed
+from page.session import Choice, Failure, Page, Photo, Recent
+from photosets import samples as photographs
 from schemas import AlarmFigures, AlarmPoint, ImageResult, ModelName
 from settings import WebSettings
 from tests.fake_api import CARD, FakeApi, detection
 
-WEB = str(Path(__file__).parents[1] / "web.py")
+WEB = str(Path(__file__).parents[2] / "web.py")
 PISTOL = detection("pistol", 0.91, 10, 20, 50, 80)
 PHONE = detection("smartphone", 0.72, 55, 10, 95, 60)
 FAINT_KNIFE = detection("knife", 0.31, 5, 60, 30, 95)
@@ -240,7 +238,7 @@ def test_of_very_many_photos_all_are_checked_and_the_first_shown(api, start):
     app = upload(start(), *((f"{i}.jpg", picture(i)) for i in range(14)))
     assert len(api.requests) == 14
     assert "Possible weapon in 14 of 14 photos" in app.error[0].value
-    assert len(app.error) == 1 + page_photos.CARDS_AT_ONCE
+    assert len(app.error) == 1 + CARDS_AT_ONCE
     more = app.button(key="more")
     assert more.label == "Show more photos (2 not shown yet)"
     more.click().run()
@@ -274,7 +272,7 @@ def test_an_example_is_checked_and_taken_away_again(start):
 
 def test_zoom_and_views_draw(start):
     app = upload(start(), ("shop.jpg", picture()))
-    for view in page_photos.VIEWS:
+    for view in VIEWS:
         next(g for g in app.button_group if (g.key or "").startswith("view_")).set_value(view).run()
         said(app)
     next(s for s in app.selectbox if (s.key or "").startswith("zoom_")).select_index(1).run()
@@ -282,9 +280,7 @@ def test_zoom_and_views_draw(start):
 
 
 def test_zooming_keeps_the_whole_caption_in_the_picture(result):
-    original, inside = page_photos.zoomed(
-        imaging.decode_image(picture()), result.detections, result.detections[0]
-    )
+    original, inside = zoomed(imaging.decode_image(picture()), result.detections, result.detections[0])
     drawn = draw_detections(original, inside, "ru").astype(int)
     vermilion = (drawn[..., 0] > 180) & (drawn[..., 1] < 130) & (drawn[..., 2] < 60)
     assert vermilion.any()
@@ -295,7 +291,7 @@ def test_zooming_keeps_the_whole_caption_in_the_picture(result):
 
 def test_zooming_leaves_out_what_is_elsewhere():
     left, right = (detection("knife", 0.9, *box) for box in ((0, 0, 20, 20), (200, 100, 220, 130)))
-    _, inside = page_photos.zoomed(imaging.decode_image(picture()), [left, right], right)
+    _, inside = zoomed(imaging.decode_image(picture()), [left, right], right)
     assert [d.box.x1 for d in inside] == [12]
 
 
@@ -408,13 +404,13 @@ ALL = Choice(0.6, frozenset({"pistol", "knife", "smartphone"}))
 
 
 def test_json_is_what_the_api_would_say_at_this_threshold(page, result):
-    content = json.loads(page_photos.json_of(page, [result], ALL))
+    content = json.loads(downloads.json_of(page, [result], ALL))
     assert content["score_threshold"] == 0.6
     assert [d["label"] for d in content["results"][0]["detections"]] == ["pistol", "smartphone"]
 
 
 def test_csv_opens_in_excel(result):
-    content = page_photos.csv_of([result], ALL)
+    content = downloads.csv_of([result], ALL)
     assert content.startswith(b"\xef\xbb\xbf")
     rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"))))
     assert [(row["file"], row["label"], row["x1"]) for row in rows] == [
@@ -424,7 +420,7 @@ def test_csv_opens_in_excel(result):
 
 def test_the_zip_holds_every_checked_photo(page, result):
     photos = [Photo("a.jpg", picture(1)), Photo("bad.txt", b"x"), Photo("a.jpg", picture(2))]
-    content = page_photos.zip_of(page, photos, [result, Failure("no"), result], ALL)
+    content = downloads.zip_of(page, photos, [result, Failure("no"), result], ALL)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         assert archive.namelist() == ["detections.json", "detections.csv", "001-a.jpg", "003-a.jpg"]
         assert Image.open(io.BytesIO(archive.read("001-a.jpg"))).format == "JPEG"
@@ -529,7 +525,7 @@ def test_the_clip_is_a_video_as_long_as_the_original(start):
     app.button(key="video_clip").click().run()
     said(app)
     (content,) = app.session_state["clips"].values()
-    assert video.duration_s(content) == pytest.approx(3, abs=0.2)
+    assert frames.duration_s(content) == pytest.approx(3, abs=0.2)
 
 
 def test_an_interrupted_video_goes_on_where_it_stopped(api, start):
@@ -573,7 +569,7 @@ def test_a_video_that_cannot_be_used(start, content, sentence):
     ],
 )
 def test_n_of_m(seen, needed, window, alarms):
-    flags = video.confirm([c == "1" for c in seen], needed=needed, window=window)
+    flags = frames.confirm([c == "1" for c in seen], needed=needed, window=window)
     assert flags == [c == "1" for c in alarms]
 
 
@@ -590,8 +586,8 @@ def test_n_of_m(seen, needed, window, alarms):
 )
 def test_an_alarm_is_dated_by_the_frames_that_agreed(seen, needed, window, spans):
     flags = [c == "1" for c in seen]
-    alarms = video.confirm(flags, needed=needed, window=window)
-    assert page_video.spans(list(range(10)), flags, alarms, window) == spans
+    alarms = frames.confirm(flags, needed=needed, window=window)
+    assert video.spans(list(range(10)), flags, alarms, window) == spans
 
 
 # --- model tab --------------------------------------------------------------------------------------
@@ -692,9 +688,9 @@ def test_a_correction_asks_about_boxes_that_the_filter_hides(start, tmp_path):
 
 def test_corrections_train_the_next_model(tmp_path):
     image = np.random.default_rng(0).integers(0, 255, (120, 200, 3), np.uint8)
-    feedback.keep(tmp_path, image, [feedback.Correction("smartphone", (-3, 20.4, 250, 90))])
-    feedback.keep(tmp_path, image // 2, [])
-    samples = [sample for split in ("train", "val") for sample in dataset.read_samples([tmp_path], split)]
+    corrections.keep(tmp_path, image, [corrections.Correction("smartphone", (-3, 20.4, 250, 90))])
+    corrections.keep(tmp_path, image // 2, [])
+    samples = [sample for split in ("train", "val") for sample in photographs.read_samples([tmp_path], split)]
     found = sorted((sample.labels.tolist(), sample.boxes.tolist()) for sample in samples)
     assert found == [([], []), ([5], [[0, 20, 200, 90]])]  # 5 is the smartphone
 
@@ -709,10 +705,10 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(start):
 
 def test_faces_are_blurred_before_they_are_kept(tmp_path):
     face = data.astronaut()
-    assert feedback.keep(tmp_path, face, []) == 1
+    assert corrections.keep(tmp_path, face, []) == 1
     (kept,) = (tmp_path / "images").iterdir()
     image = imaging.decode_image(kept.read_bytes())
-    for x1, y1, x2, y2 in feedback.find_faces(image):
+    for x1, y1, x2, y2 in corrections.find_faces(image):
         assert not (x1 < 224 < x2 and y1 < 116 < y2)  # where her face is
     inside, outside = np.s_[70:160, 180:260], np.s_[300:500, 100:400]
     assert image[inside].astype(float).std() < 0.7 * face[inside].astype(float).std()
@@ -729,24 +725,24 @@ def fields(sentence: str) -> set[str]:
 @pytest.mark.parametrize("key", texts.TEXTS)
 def test_every_text_exists_in_every_language_with_the_same_values(key):
     versions = texts.TEXTS[key]
-    assert versions.keys() == texts.LANGUAGES.keys()
+    assert versions.keys() == LANGUAGES.keys()
     assert all(version.strip() for version in versions.values())
     assert len({frozenset(fields(version)) for version in versions.values()}) == 1
 
 
 def test_every_example_has_a_name_in_every_language():
-    stems = {path.stem for path in page_photos.GALLERY.glob("*.jpg")}
+    stems = {path.stem for path in gallery.GALLERY.glob("*.jpg")}
     assert texts.EXAMPLE_TEXTS.keys() == stems
-    assert all(names.keys() == texts.LANGUAGES.keys() for names in texts.EXAMPLE_TEXTS.values())
+    assert all(names.keys() == LANGUAGES.keys() for names in texts.EXAMPLE_TEXTS.values())
 
 
 def test_russian_texts_are_in_russian():
     latin = {key for key, v in texts.TEXTS.items() if not any("а" <= c <= "я" for c in v["ru"].lower())}
-    assert latin == {"percent", "decimal_point", "download_json", "metric_map"}
+    assert latin == {"decimal_point", "download_json", "metric_map"}
 
 
 def test_the_page_uses_every_text_and_no_other():
-    sources = [p for p in Path(WEB).parent.glob("*.py") if p.stem.startswith("page") or p.stem == "web"]
+    sources = [Path(WEB), *Path(WEB).parent.glob("page/*.py")]
     code = "\n".join(path.read_text() for path in sources)
     unused = {key for key in texts.TEXTS if f'"{key}"' not in code and f"'{key}'" not in code}
     assert unused == {
@@ -764,7 +760,7 @@ def test_the_page_uses_every_text_and_no_other():
     [("ru-RU", "ru"), ("ru", "ru"), ("en-GB", "en"), ("de-DE", "en"), (None, "en"), ("RU_ru", "ru")],
 )
 def test_the_browser_chooses_the_first_language(locale, language):
-    assert texts.closest_language(locale) == language
+    assert closest_language(locale) == language
 
 
 def test_recent_forgets_what_was_used_longest_ago():

@@ -16,15 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
-import dataset
-import detections
-import imaging
-import synthetic
-import voc
-from dataset import DatasetReport, read_samples
-from texts import printable
+from detection import detections, imaging
+from detection.names import printable
+from photosets import layout, synthetic, voc
+from photosets import samples as photographs
+from photosets.samples import DatasetReport, read_samples
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHARED = [ROOT.parent / "shared" / "data" / name for name in ("weapons", "lookalikes")]
 
 
@@ -33,7 +31,7 @@ def add(
     size=(100, 80), side="train", filename=None, mode="RGB", annotated=True,
 ):  # fmt: skip
     """Add a grey picture of that file name and its annotation; return both paths."""
-    images, xmls = (root / folder for folder in dataset.FOLDERS[side])
+    images, xmls = (root / folder for folder in layout.FOLDERS[side])
     images.mkdir(parents=True, exist_ok=True)
     xmls.mkdir(parents=True, exist_ok=True)
     image_path, xml_path = images / name, xmls / f"{Path(name).stem}.xml"
@@ -44,7 +42,7 @@ def add(
     return image_path, xml_path
 
 
-def read_all(*roots: Path, **options) -> tuple[list[dataset.Sample], DatasetReport]:
+def read_all(*roots: Path, **options) -> tuple[list[photographs.Sample], DatasetReport]:
     report = DatasetReport()
     return read_samples(roots, "train", val_fraction=0, report=report, **options), report
 
@@ -112,9 +110,7 @@ def test_roots_are_merged_and_may_share_stems(tmp_path):
     assert [(sample.root.name, sample.labels.tolist()) for sample in samples] == [("one", [1]), ("two", [2])]
 
 
-@pytest.mark.parametrize(
-    "inside", [".", dataset.FOLDER_NAME, f"{dataset.DOWNLOADED_IN}/{dataset.FOLDER_NAME}"]
-)
+@pytest.mark.parametrize("inside", [".", layout.FOLDER_NAME, f"{layout.DOWNLOADED_IN}/{layout.FOLDER_NAME}"])
 def test_the_folder_above_and_a_download_count_as_the_root(tmp_path, inside):
     add(tmp_path / inside, "a.jpg", ("pistol", (1, 1, 9, 9)))
     assert read_all(tmp_path)[0][0].root == tmp_path / inside
@@ -163,7 +159,7 @@ def test_a_picture_without_annotation_is_a_negative_only_when_asked(tmp_path):
 def test_a_folder_of_pictures_alone_holds_negatives_when_asked(tmp_path):
     add(tmp_path, "a.jpg", annotated=False)
     shutil.rmtree(tmp_path / "annotations")
-    with pytest.raises(dataset.WrongLayout, match="annotations"):
+    with pytest.raises(layout.WrongLayout, match="annotations"):
         read_all(tmp_path)
     assert len(read_all(tmp_path, negatives=True)[0]) == 1
 
@@ -478,7 +474,7 @@ def test_a_file_name_that_is_not_utf8_is_used_and_has_a_name_that_can_be_written
     samples, report = read_all(oddly_named)
     assert report.problems == []
     assert [sample.name for sample in samples] == ["a", "b", "c", "mu\\udca4eca"]
-    assert len(dataset.fingerprint(samples)) == 64
+    assert len(photographs.fingerprint(samples)) == 64
     assert json.dumps([sample.name for sample in samples], ensure_ascii=False).encode()
 
 
@@ -499,7 +495,7 @@ def test_unknown_classes_are_refused_all_at_once(tmp_path):
     _, first = add(tmp_path, "a.jpg", ("gun", (1, 1, 9, 9)))
     add(tmp_path, "b.jpg", ("Pistol", (1, 1, 9, 9)))
     add(tmp_path, "c.jpg", ("pistol", (1, 1, 9, 9)))
-    with pytest.raises(dataset.UnknownClass) as caught:
+    with pytest.raises(photographs.UnknownClass) as caught:
         read_all(tmp_path)
     for part in ("2 annotations", "'gun'", "'Pistol'", str(first), "pistol, knife, billete"):
         assert part in str(caught.value)
@@ -514,28 +510,28 @@ def test_other_class_names_can_be_asked_for(tmp_path):
 def test_two_pictures_of_one_stem_are_refused(tmp_path):
     add(tmp_path, "a.jpg", ("pistol", (1, 1, 9, 9)))
     add(tmp_path, "a.png", ("pistol", (1, 1, 9, 9)))
-    with pytest.raises(dataset.DuplicateStem, match=r"a\.jpg and a\.png"):
+    with pytest.raises(layout.DuplicateStem, match=r"a\.jpg and a\.png"):
         read_all(tmp_path)
 
 
 def test_a_wrong_folder_is_refused_with_what_it_holds(tmp_path):
-    with pytest.raises(dataset.WrongLayout, match="no folder"):
+    with pytest.raises(layout.WrongLayout, match="no folder"):
         read_all(tmp_path / "absent")
     (tmp_path / "holiday").mkdir()
-    with pytest.raises(dataset.WrongLayout, match=r"expected images/.*found holiday"):
+    with pytest.raises(layout.WrongLayout, match=r"expected images/.*found holiday"):
         read_all(tmp_path)
 
 
 def test_an_empty_split_is_refused_and_says_why(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "annotations" / "xmls").mkdir(parents=True)
-    with pytest.raises(dataset.EmptySplit, match=r"train split.*found none"):
+    with pytest.raises(photographs.EmptySplit, match=r"train split.*found none"):
         read_all(tmp_path)
     image_path, _ = add(tmp_path, "a.jpg", ("pistol", (1, 1, 9, 9)))
     image_path.write_bytes(b"?")
-    with pytest.raises(dataset.EmptySplit, match="unreadable image"):
+    with pytest.raises(photographs.EmptySplit, match="unreadable image"):
         read_all(tmp_path)
-    with pytest.raises(dataset.EmptySplit, match="images_test"):
+    with pytest.raises(photographs.EmptySplit, match="images_test"):
         read_samples([tmp_path], "test")
 
 
@@ -622,15 +618,15 @@ def test_the_fingerprint_is_of_contents_not_of_places(tmp_path):
         add(tmp_path / folder, "a.jpg", ("pistol", (1, 1, 9, 9)))
         add(tmp_path / folder, "b.jpg", ("knife", (1, 1, 9, 9)))
     one, two = (read_all(tmp_path / folder)[0] for folder in ("one", "two"))
-    assert dataset.fingerprint(one) == dataset.fingerprint(two[::-1])
-    assert len(dataset.fingerprint(one)) == 64
+    assert photographs.fingerprint(one) == photographs.fingerprint(two[::-1])
+    assert len(photographs.fingerprint(one)) == 64
 
 
 @pytest.mark.parametrize("change", ["box", "label", "bytes", "name", "fewer"])
 def test_the_fingerprint_changes_with_anything_that_training_sees(tmp_path, change):
     add(tmp_path, "a.jpg", ("pistol", (1, 1, 9, 9)))
     add(tmp_path, "b.jpg", ("pistol", (1, 1, 9, 9)))
-    before = dataset.fingerprint(read_all(tmp_path)[0])
+    before = photographs.fingerprint(read_all(tmp_path)[0])
     image_path, xml_path = (tmp_path / "images" / "b.jpg", tmp_path / "annotations" / "xmls" / "b.xml")
     if change == "box":
         add(tmp_path, "b.jpg", ("pistol", (1, 1, 9, 10)))
@@ -643,7 +639,7 @@ def test_the_fingerprint_changes_with_anything_that_training_sees(tmp_path, chan
         xml_path.rename(xml_path.with_stem("c"))
     else:
         image_path.unlink()
-    assert dataset.fingerprint(read_all(tmp_path)[0]) != before
+    assert photographs.fingerprint(read_all(tmp_path)[0]) != before
 
 
 # --- the command ------------------------------------------------------------------------------------

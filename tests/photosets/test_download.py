@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import download
-from download import DownloadError, download_folder
+from photosets import download
+from photosets.download import DownloadError, download_folder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PARENT = "Weapons and similar handled objects"
 NAME = "Sohas_weapon-Detection"
 IMAGES = [f"images/armas ({number}).jpg" for number in range(7)]

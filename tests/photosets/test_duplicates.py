@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
-import duplicates
-from duplicates import Look, near_pairs, perceptual_hash, same_bytes
+from photosets import duplicates
+from photosets.duplicates import Look, near_pairs, perceptual_hash, same_bytes
 
 
 def pattern(seed: int, size=(120, 90)) -> np.ndarray:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splits import divide, in_val, recording_of
+from photosets.recordings import divide, in_val, recording_of
 
 
 def stems_of(pattern: str, count: int = 60) -> list[str]:

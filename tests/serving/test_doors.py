@@ -25,19 +25,22 @@ from PIL import Image as PillowImage
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-import gate
 import mlapi
-from answers import choose_media_type
-from gate import ApiProblem, BoundedConnection, FairShare, SentFile, read_files
+from serving import problems
+from serving.app import create_app
+from serving.bodies import SentFile, read_files
+from serving.gate import BoundedConnection, FairShare
+from serving.negotiation import choose_media_type
+from serving.problems import ApiProblem
 from settings import ApiSettings
 from settings import api_settings as read_settings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def make_app(detector=None, **settings):
     fake = detector or FakeDetector()
-    return mlapi.create_app(api_settings(**settings), load_detector=lambda _: fake)
+    return create_app(api_settings(**settings), load_detector=lambda _: fake)
 
 
 @pytest.fixture
@@ -69,7 +72,7 @@ def client():
 )
 def test_a_loopback_api_is_called_by_this_machines_names_only(changes, host, status):
     given = ApiSettings(model_dir="unused", **changes)
-    with TestClient(mlapi.create_app(given, load_detector=lambda _: FakeDetector())) as client:
+    with TestClient(create_app(given, load_detector=lambda _: FakeDetector())) as client:
         answer = client.get("/health", headers={"Host": host})
     assert answer.status_code == status
     if status == 400:
@@ -192,7 +195,7 @@ def test_a_stranger_learns_no_address_from_ready_and_a_keyholder_learns_why():
     def load(_folder):
         raise OSError("nobody answers at tracker.example")
 
-    with TestClient(mlapi.create_app(api_settings(api_keys="a:b"), load_detector=load)) as client:
+    with TestClient(create_app(api_settings(api_keys="a:b"), load_detector=load)) as client:
         headers = {"X-API-Key": "b"}
         wait_until(lambda: "tracker.example" in client.get("/model", headers=headers).text)
         answer = client.get("/ready")
@@ -203,7 +206,7 @@ def test_a_stranger_learns_no_address_from_ready_and_a_keyholder_learns_why():
 def test_neither_route_nor_log_tells_the_trackers_password(monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mluser:s3cretpass@127.0.0.1:9")
     settings = ApiSettings(api_watch_seconds=0.05, api_allowed_hosts=("*",))
-    with TestClient(mlapi.create_app(settings, load_detector=lambda _: FakeDetector())) as client:
+    with TestClient(create_app(settings, load_detector=lambda _: FakeDetector())) as client:
         wait_until(lambda: "No MLflow tracker answers at http://127.0.0.1:9" in client.get("/ready").text)
         for path in ("/ready", "/model", "/models", "/metrics"):
             assert "s3cretpass" not in client.get(path).text
@@ -515,10 +518,10 @@ def test_what_is_no_honest_http_gets_a_problem_and_the_connection_ends(request_t
     with served as (client, _), raw(client.base_url, request_text) as connection:
         answer = read_to_the_end(connection)
     head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(f"HTTP/1.1 {gate.PROBLEMS[kind][0]} ".encode())
+    assert head.startswith(f"HTTP/1.1 {problems.PROBLEMS[kind][0]} ".encode())
     assert b"application/problem+json" in head
     document = json.loads(body)
-    assert document["type"] == gate.TYPE_PREFIX + kind
+    assert document["type"] == problems.TYPE_PREFIX + kind
     assert document["request_id"].encode() in head
 
 

@@ -10,17 +10,11 @@ from typing import Any
 import pytest
 from fake_detector import FakeDetector
 
-from registry import RegisteredVersion, TrackerUnreachable, VersionNotFound
 from schemas import ListedVersion, ModelName
-from serving import (
-    FallbackSource,
-    FolderSource,
-    InferenceQueue,
-    ModelHost,
-    QueueFull,
-    RegistrySource,
-    ServedModel,
-)
+from serving.models import FallbackSource, FolderSource, ModelHost, RegistrySource, ServedModel
+from serving.queue import InferenceQueue, QueueFull
+from tracking.tracker import TrackerUnreachable
+from tracking.versions import RegisteredVersion, VersionNotFound
 
 
 class Source:

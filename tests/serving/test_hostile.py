@@ -38,13 +38,14 @@ from picture_files import (
 from PIL import Image as PillowImage
 from PIL import PngImagePlugin
 
-import imaging
-from detections import CLASS_NAMES
-from detector import Detector, network_config
-from gate import PROBLEMS, TYPE_PREFIX
+from detection import imaging
+from detection.architectures import network_config
+from detection.detections import CLASS_NAMES
+from detection.detector import Detector
 from schemas import ModelCard, Problem
+from serving.problems import PROBLEMS, TYPE_PREFIX
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MEGABYTE = 1_000_000
 MAX_PIXELS = 4_000_000  # of the server below: small, so that pictures at the limit are quick
 
@@ -433,7 +434,7 @@ def test_a_hostile_content_type_is_refused_as_a_problem(server, kind):
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"GET /predict?" + b"labels=pistol&" * 3000 + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
         b"GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        b"GET /static-offline-docs/..%2f..%2fgate.py HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET /static-offline-docs/..%2f..%2fmlapi.py HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     ],
 )  # fmt: skip
 def test_a_hostile_request_is_refused_and_the_next_one_served(server, request_bytes):

@@ -32,15 +32,18 @@ from PIL import Image as PillowImage
 from starlette.testclient import TestClient
 
 import mlapi
-import registry
 import settings
-from detections import CLASS_NAMES, Detections
-from gate import PROBLEMS, TYPE_PREFIX, BoundedConnection
+from detection.detections import CLASS_NAMES, Detections
+from serving.app import create_app
+from serving.gate import BoundedConnection
+from serving.problems import PROBLEMS, TYPE_PREFIX
+from settings import ApiSettings
+from tracking import logged_model, tracker
 
 
 def make_client(detector: FakeDetector | None = None, **settings) -> TestClient:
     fake = detector or FakeDetector()
-    return TestClient(mlapi.create_app(api_settings(**settings), load_detector=lambda _: fake))
+    return TestClient(create_app(api_settings(**settings), load_detector=lambda _: fake))
 
 
 @pytest.fixture
@@ -374,7 +377,7 @@ def test_a_request_id_that_could_do_harm_is_replaced(client, given):
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])
 def test_a_watcher_may_ask_for_the_head_alone(path):
-    app = mlapi.create_app(api_settings(), load_detector=lambda _: FakeDetector())
+    app = create_app(api_settings(), load_detector=lambda _: FakeDetector())
     with live_server(app) as (client, _):
         answer = client.head(path)
         assert (answer.status_code, answer.content) == (200, b"")
@@ -496,7 +499,7 @@ def test_a_model_that_cannot_be_loaded_shows_in_ready_and_metrics():
     def load(folder):
         raise OSError("there is no model.json in it")
 
-    with TestClient(mlapi.create_app(api_settings(), load_detector=load)) as client:
+    with TestClient(create_app(api_settings(), load_detector=load)) as client:
         wait_until(lambda: "there is no model.json" in client.get("/ready").text)
         assert_problem(client.get("/ready"), "not-ready")
         assert "weapon_api_watch_trouble 1.0" in client.get("/metrics").text
@@ -504,10 +507,10 @@ def test_a_model_that_cannot_be_loaded_shows_in_ready_and_metrics():
 
 def test_no_variable_of_the_environment_changes_while_the_api_serves(tracker_uri, small_model):
     """Threads read the environment meanwhile, and one that reads while another writes can fail."""
-    registry.import_folder(small_model, name="still", experiment="still", tracking_uri=tracker_uri)
-    given = settings.ApiSettings(model_name="still", api_watch_seconds=0.05, api_allowed_hosts=("*",))
-    registry.use_tracker("http://127.0.0.1:9")  # so that the API's own is another one
-    app = mlapi.create_app(given, load_detector=lambda _: FakeDetector())
+    logged_model.import_folder(small_model, name="still", experiment="still", tracking_uri=tracker_uri)
+    given = ApiSettings(model_name="still", api_watch_seconds=0.05, api_allowed_hosts=("*",))
+    tracker.use_tracker("http://127.0.0.1:9")  # so that the API's own is another one
+    app = create_app(given, load_detector=lambda _: FakeDetector())
     with environment_watched() as changed, TestClient(app) as client:
         wait_until(lambda: client.get("/ready").status_code == 200)
         assert send(client, png()).status_code == 200
@@ -531,7 +534,7 @@ def post(client, **query):
 
 
 def test_a_full_queue_is_503_with_retry_after_and_health_still_answers(detector):
-    app = mlapi.create_app(api_settings(api_queue_size=2), load_detector=lambda _: detector)
+    app = create_app(api_settings(api_queue_size=2), load_detector=lambda _: detector)
     with live_server(app) as (client, _), ThreadPoolExecutor(3) as threads, detector.held():
         accepted = [threads.submit(post, client) for _ in range(3)]  # one runs, two wait
         queue = app.state.service.queue
@@ -548,7 +551,7 @@ def test_a_full_queue_is_503_with_retry_after_and_health_still_answers(detector)
 
 
 def test_a_request_of_many_files_takes_one_place_and_its_files_come_one_after_the_other(detector):
-    app = mlapi.create_app(api_settings(api_queue_size=1, api_workers=2), load_detector=lambda _: detector)
+    app = create_app(api_settings(api_queue_size=1, api_workers=2), load_detector=lambda _: detector)
     with live_server(app) as (client, _), ThreadPoolExecutor(2) as threads, detector.held():
         eight = threads.submit(client.post, "/predict", files=[("file", ("a.png", png((8, 8))))] * 8)
         wait_until(lambda: len(detector.seen) == 1)
@@ -566,7 +569,7 @@ def test_a_request_of_many_files_takes_one_place_and_its_files_come_one_after_th
 def test_a_request_of_many_files_is_not_starved_by_others_of_one():
     """All places but one are taken whenever it asks, for as long as the others go on asking."""
     detector = FakeDetector()
-    app = mlapi.create_app(api_settings(api_queue_size=1), load_detector=lambda _: detector)
+    app = create_app(api_settings(api_queue_size=1), load_detector=lambda _: detector)
     done = threading.Event()
 
     def go_on_asking(client):
@@ -582,7 +585,7 @@ def test_a_request_of_many_files_is_not_starved_by_others_of_one():
 
 
 def test_an_answer_after_the_deadline_is_504_and_what_waited_is_dropped(detector):
-    app = mlapi.create_app(api_settings(api_deadline_seconds=2), load_detector=lambda _: detector)
+    app = create_app(api_settings(api_deadline_seconds=2), load_detector=lambda _: detector)
     with live_server(app) as (client, _), ThreadPoolExecutor(2) as threads, detector.held():
         late = [threads.submit(post, client) for _ in range(2)]
         for future in late:
@@ -617,7 +620,7 @@ def one_file(content: bytes) -> bytes:
 
 
 def test_an_upload_that_never_ends_is_408(detector):
-    app = mlapi.create_app(api_settings(api_deadline_seconds=0.5), load_detector=lambda _: detector)
+    app = create_app(api_settings(api_deadline_seconds=0.5), load_detector=lambda _: detector)
     with live_server(app) as (client, _), raw_request(client.base_url, UPLOAD_HEAD) as connection:
         connection.sendall(b"--x\r\n")
         answer = b""
@@ -628,16 +631,16 @@ def test_an_upload_that_never_ends_is_408(detector):
 
 
 def test_more_uploads_than_allowed_are_refused_at_the_door(detector):
-    app = mlapi.create_app(api_settings(api_max_uploads=1), load_detector=lambda _: detector)
+    app = create_app(api_settings(api_max_uploads=1), load_detector=lambda _: detector)
     with live_server(app) as (client, _), raw_request(client.base_url, UPLOAD_HEAD):
         wait_until(app.state.service.uploads.locked)
         assert_problem(post(client), "queue-full")
-    with live_server(mlapi.create_app(api_settings(), load_detector=lambda _: detector)) as (client, _):
+    with live_server(create_app(api_settings(), load_detector=lambda _: detector)) as (client, _):
         assert post(client).status_code == 200
 
 
 def test_work_of_a_client_that_went_away_is_dropped(detector):
-    app = mlapi.create_app(api_settings(), load_detector=lambda _: detector)
+    app = create_app(api_settings(), load_detector=lambda _: detector)
     queue, body = app.state.service.queue, one_file(png((50, 50)))
     with live_server(app) as (client, _), ThreadPoolExecutor(1) as threads, detector.held():
         first = threads.submit(post, client)
@@ -658,7 +661,7 @@ def test_a_client_that_never_reads_its_answer_is_let_go(detector):
     PillowImage.fromarray(noise).save(stream, "BMP")
     body = one_file(stream.getvalue())
     head = UPLOAD_HEAD.replace("1000", f"{len(body)}\nAccept: image/png")
-    app = mlapi.create_app(api_settings(api_deadline_seconds=2), load_detector=lambda _: detector)
+    app = create_app(api_settings(api_deadline_seconds=2), load_detector=lambda _: detector)
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)  # which connections inherit
     with (
@@ -678,7 +681,7 @@ def test_a_large_answer_arrives_whole(detector):
     stream = io.BytesIO()
     PillowImage.fromarray(noise).save(stream, "BMP")
     detector.detections = Detections.empty()
-    with live_server(mlapi.create_app(api_settings(), load_detector=lambda _: detector)) as (client, _):
+    with live_server(create_app(api_settings(), load_detector=lambda _: detector)) as (client, _):
         answer = client.post("/predict", files={"file": stream.getvalue()}, headers={"Accept": "image/png"})
     assert len(answer.content) == int(answer.headers["content-length"]) > 1_000_000
     assert np.array_equal(np.asarray(PillowImage.open(io.BytesIO(answer.content))), noise)
@@ -705,7 +708,7 @@ class HastyConnection(BoundedConnection):
 
 @pytest.fixture
 def server(request, detector):
-    app = mlapi.create_app(api_settings(), load_detector=lambda _: detector)
+    app = create_app(api_settings(), load_detector=lambda _: detector)
     with live_server(app, http=request.param, timeout_keep_alive=600) as (client, _):
         yield client
 
@@ -742,7 +745,7 @@ def test_a_request_that_takes_long_is_not_taken_for_silence(server, detector):
 
 
 def test_shutdown_finishes_what_was_accepted(detector):
-    app = mlapi.create_app(api_settings(), load_detector=lambda _: detector)
+    app = create_app(api_settings(), load_detector=lambda _: detector)
     with live_server(app) as (client, server), ThreadPoolExecutor(3) as threads, detector.held():
         accepted = [threads.submit(post, client) for _ in range(3)]
         wait_until(lambda: app.state.service.queue.waiting == 2)
@@ -755,7 +758,7 @@ def test_shutdown_finishes_what_was_accepted(detector):
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_refusal_reaches_a_client_that_is_still_sending(detector, chunked):
-    app = mlapi.create_app(api_settings(api_max_body_mb=3), load_detector=lambda _: detector)
+    app = create_app(api_settings(api_max_body_mb=3), load_detector=lambda _: detector)
     with live_server(app) as (client, _):
         content = bytes(5_000_000)
         for _ in range(5):
@@ -778,7 +781,7 @@ def test_nothing_is_written_to_disk(detector, tmp_path, monkeypatch):
     PillowImage.fromarray(noise).save(stream, "PNG")
     big = stream.getvalue()
     assert len(big) > 4_000_000, "over the megabyte from which the framework alone would use a file"
-    with live_server(mlapi.create_app(api_settings(), load_detector=lambda _: detector)) as (client, _):
+    with live_server(create_app(api_settings(), load_detector=lambda _: detector)) as (client, _):
         written.clear()
         for accept in ("application/json", "image/jpeg"):
             answer = client.post("/predict", files={"file": ("a.png", big)}, headers={"Accept": accept})

@@ -12,15 +12,15 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
 from schemathesis.transport.serialization import Binary
 
-import mlapi
-from detections import CLASS_NAMES
-from gate import PROBLEMS, TYPE_PREFIX
+from detection.detections import CLASS_NAMES
+from serving import app
+from serving.problems import PROBLEMS, TYPE_PREFIX
 
 
 @pytest.fixture(scope="module")
 def client():
     detector = FakeDetector()
-    with live_server(mlapi.create_app(api_settings(), load_detector=lambda _: detector)) as (client, _):
+    with live_server(app.create_app(api_settings(), load_detector=lambda _: detector)) as (client, _):
         yield client
 
 

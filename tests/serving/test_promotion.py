@@ -16,12 +16,13 @@ import torch
 from conftest import LONGEST_S, answers, free_port, running, wait_until
 from picture_files import encode, photo
 
-import registry
-from detections import CLASS_NAMES
-from detector import Detector, network_config
+from detection.architectures import network_config
+from detection.detections import CLASS_NAMES
+from detection.detector import Detector
 from schemas import ModelCard, OperatingPoint
+from tracking import champion, logged_model
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAME, CLIENTS = "promoted-under-load", 16
 SWAP_SECONDS = 60  # is what is tested: a look every second, a download, a load, and a busy machine
 
@@ -40,7 +41,7 @@ def register(folder: Path, uri: str, *, seed: int, score_threshold: float) -> No
         network=config, class_names=CLASS_NAMES, operating_point=point, metrics={"val/map": 0.5 + seed / 100}
     )
     Detector(card).save_folder(folder)
-    registry.import_folder(folder, name=NAME, experiment="promotion", tracking_uri=uri)
+    logged_model.import_folder(folder, name=NAME, experiment="promotion", tracking_uri=uri)
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_a_promotion_under_full_load_costs_no_request_and_each_answer_names_its_
         clients = [threads.submit(keep_asking) for _ in range(CLIENTS)]
         try:
             wait_until(lambda: versions()["1"] >= 50)
-            registry.promote(NAME, "2", tracking_uri=tracker_uri)
+            champion.promote(NAME, "2", tracking_uri=tracker_uri)
             promoted = time.monotonic()
             wait_until(lambda: versions()["2"] >= 50)
         finally:

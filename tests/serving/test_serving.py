@@ -11,18 +11,12 @@ import pytest
 from conftest import LONGEST_S
 from fake_detector import FakeDetector, make_card
 
-from detections import BACKGROUND
-from registry import RegisteredVersion, RegistryError
-from serving import (
-    RETRY_LONGEST_SECONDS,
-    FolderSource,
-    InferenceQueue,
-    ModelHost,
-    NoModel,
-    QueueFull,
-    RegistrySource,
-    granted_cores,
-)
+from detection.detections import BACKGROUND
+from serving.cores import granted_cores
+from serving.models import RETRY_LONGEST_SECONDS, FolderSource, ModelHost, NoModel, RegistrySource
+from serving.queue import InferenceQueue, QueueFull
+from tracking.tracker import RegistryError
+from tracking.versions import RegisteredVersion
 
 # --- cores ------------------------------------------------------------------------------------------
 
@@ -320,7 +314,7 @@ def test_a_folder_that_cannot_be_served_is_called_a_folder():
 
 
 def test_a_tracker_that_is_down_at_start_is_asked_again_until_it_answers(registry, monkeypatch):
-    monkeypatch.setattr("serving.RETRY_FIRST_SECONDS", 0.01)
+    monkeypatch.setattr("serving.models.RETRY_FIRST_SECONDS", 0.01)
 
     async def steps(host):
         registry.down = True

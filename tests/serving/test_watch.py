@@ -9,19 +9,19 @@ import pytest
 from conftest import wait_until
 from fake_detector import api_settings, live_server, png
 
-import detector
-import mlapi
-import registry
+from detection.card import read_card, write_card
+from serving import app
+from tracking import champion, logged_model
 
 NAME = "watched"
 
 
 def import_version(small_model: Path, folder: Path, uri: str, data_fingerprint: str) -> str:
     shutil.copytree(small_model, folder)
-    card = detector.read_card(folder)
+    card = read_card(folder)
     changed = card.model_copy(update={"data_fingerprint": data_fingerprint})
-    detector.write_card(folder, changed)
-    made, _ = registry.import_folder(folder, name=NAME, experiment="watch", tracking_uri=uri)
+    write_card(folder, changed)
+    made, _ = logged_model.import_folder(folder, name=NAME, experiment="watch", tracking_uri=uri)
     return made.version
 
 
@@ -41,7 +41,7 @@ def test_the_api_follows_a_real_tracker(tracker_server, small_model, tmp_path):
         model_dir=None, model_name=NAME, mlflow_tracking_uri=tracker_server.uri, api_watch_seconds=0.3
     )
     try:
-        with live_server(mlapi.create_app(settings), until_ready=False) as (client, _):
+        with live_server(app.create_app(settings), until_ready=False) as (client, _):
             wait_until(lambda: "No MLflow tracker answers" in client.get("/ready").text)
             assert client.get("/ready").status_code == 503
             assert client.get("/health").status_code == 200
@@ -58,7 +58,7 @@ def test_the_api_follows_a_real_tracker(tracker_server, small_model, tmp_path):
             assert predict(client).json()["model"]["version"] == first
 
             second = import_version(small_model, tmp_path / "2", tracker_server.uri, "2" * 64)
-            registry.promote(NAME, second, tracking_uri=tracker_server.uri, why="a try", force=True)
+            champion.promote(NAME, second, tracking_uri=tracker_server.uri, why="a try", force=True)
             answers: list[Any] = []
             while not answers or answers[-1].json()["model"]["version"] != second:
                 answers.append(predict(client))

@@ -1,6 +1,5 @@
 """Versions in a real MLflow tracker: registered, found, downloaded, promoted, rolled back."""
 
-import ast
 import base64
 import errno
 import http.server
@@ -26,14 +25,27 @@ from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from PIL import Image
 from rich.console import Console
 
-import detector
 import registry
-import tracker
-from detections import CLASS_NAMES
-from registry import RegisteredVersion, RegistryError
+from detection.card import read_card, write_card
+from detection.detections import CLASS_NAMES
+from docs.import_graph import code, imports
 from schemas import OperatingPoint
+from tracking import comparison, logged_model, provenance, tables, tracker
+from tracking.aliases import champion_line, read_history
+from tracking.champion import PromotionRefused, interval, not_told_apart, objections, promote, rollback
+from tracking.tracker import RegistryError
+from tracking.versions import (
+    OURS,
+    RECALL,
+    RegisteredVersion,
+    VersionNotFound,
+    check_name,
+    download_version,
+    find_version,
+    list_versions,
+)
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def point() -> OperatingPoint:
@@ -46,7 +58,7 @@ def point() -> OperatingPoint:
 def model_folder(small_model: Path, folder: Path, **metrics: float) -> Path:
     """Copy the small model and give it numbers, with "__" for the slash of val/map."""
     shutil.copytree(small_model, folder)
-    card = detector.read_card(folder)
+    card = read_card(folder)
     measured = {key.replace("__", "/"): value for key, value in metrics.items()}
     changed = card.model_copy(
         update={
@@ -56,12 +68,12 @@ def model_folder(small_model: Path, folder: Path, **metrics: float) -> Path:
             "git_commit": "c" * 40,
         }
     )
-    detector.write_card(folder, changed)
+    write_card(folder, changed)
     return folder
 
 
 def import_model(small_model: Path, folder: Path, name: str, uri: str, **metrics: float) -> RegisteredVersion:
-    made, _ = registry.import_folder(
+    made, _ = logged_model.import_folder(
         model_folder(small_model, folder, **metrics), name=name, experiment="imports", tracking_uri=uri
     )
     return made
@@ -103,7 +115,7 @@ def test_first_version_is_champion_and_the_next_challenger(two, tracker_uri):
     first, second = two
     assert (first.version, first.alias) == ("1", "champion")
     assert (second.version, second.alias) == ("2", "challenger")
-    assert registry.find_version("two", tracking_uri=tracker_uri).version == "1"
+    assert find_version("two", tracking_uri=tracker_uri).version == "1"
 
 
 def test_new_numbers_for_the_same_weights_are_a_new_version(two):
@@ -133,7 +145,7 @@ def test_run_and_logged_model_show_the_numbers(two, tracker_uri):
 
 
 def test_download_gives_the_same_two_files(two, tracker_uri, tmp_path):
-    got = registry.download_version(two[0], tmp_path / "got")
+    got = download_version(two[0], tmp_path / "got")
     assert sorted(path.name for path in got.iterdir()) == ["model.json", "weights.safetensors"]
     for file in ("model.json", "weights.safetensors"):
         assert (got / file).read_bytes() == (Path(two[0].tags["source"]) / file).read_bytes()
@@ -141,9 +153,11 @@ def test_download_gives_the_same_two_files(two, tracker_uri, tmp_path):
 
 def test_same_folder_is_imported_once(two, tracker_uri):
     folder = Path(two[0].tags["source"])
-    found, is_new = registry.import_folder(folder, name="two", experiment="imports", tracking_uri=tracker_uri)
+    found, is_new = logged_model.import_folder(
+        folder, name="two", experiment="imports", tracking_uri=tracker_uri
+    )
     assert (found.version, is_new) == ("1", False)
-    assert len(registry.list_versions("two", tracking_uri=tracker_uri)) == 2
+    assert len(list_versions("two", tracking_uri=tracker_uri)) == 2
 
 
 def test_a_logged_model_is_filed_under_its_runs_experiment(two, tracker_uri):
@@ -159,7 +173,7 @@ def test_training_curves_come_along_with_an_imported_folder(tracker_uri, small_m
         {"step": step, "timestamp": 1000 * step, "metrics": {"train/loss": 1 / step}} for step in (1, 2, 4)
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    made, _ = registry.import_folder(folder, name="curved", experiment="curved", tracking_uri=tracker_uri)
+    made, _ = logged_model.import_folder(folder, name="curved", experiment="curved", tracking_uri=tracker_uri)
     history = MlflowClient(tracker_uri).get_metric_history(made.run_id, "train/loss")
     assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5), (4, 0.25)]
 
@@ -173,7 +187,7 @@ def test_import_shows_what_the_folder_knows_of_its_training(tracker_uri, small_m
         "run_id": "abc",
         "created_at": "2026-01-02",
     }
-    detector.write_card(folder, detector.read_card(folder).model_copy(update=about))
+    write_card(folder, read_card(folder).model_copy(update=about))
     lines = [
         {"step": 1, "timestamp": 1_700_000_000_000, "metrics": {"train/loss": 1.0}},
         {"step": 1_700_000_009, "timestamp": 1_700_000_009_000, "metrics": {"system/cpu": 50.0}},
@@ -181,11 +195,11 @@ def test_import_shows_what_the_folder_knows_of_its_training(tracker_uri, small_m
         {"step": 20, "timestamp": 1_700_000_120_000, "metrics": {"system/cpu": 70.0}},
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    made, _ = registry.import_folder(folder, name="known", experiment="known", tracking_uri=tracker_uri)
+    made, _ = logged_model.import_folder(folder, name="known", experiment="known", tracking_uri=tracker_uri)
 
     client = MlflowClient(tracker_uri)
     run = client.get_run(made.run_id)
-    network = detector.read_card(folder).network
+    network = read_card(folder).network
     assert set(run.data.params) == set(type(network).model_fields)  # and not one that the card does not know
     assert run.data.params["min_size"] == "64"
     assert run.data.params["architecture"] == "fasterrcnn_mobilenet_v2_fpn"
@@ -206,9 +220,9 @@ def test_import_shows_what_the_folder_knows_of_its_training(tracker_uri, small_m
 
 
 def test_import_that_fails_ends_its_run(tracker_uri, small_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "SERVING_PACKAGES", ("no-such-package",))
+    monkeypatch.setattr(logged_model, "SERVING_PACKAGES", ("no-such-package",))
     with pytest.raises(importlib.metadata.PackageNotFoundError):
-        registry.import_folder(
+        logged_model.import_folder(
             model_folder(small_model, tmp_path / "a"),
             name="ends",
             experiment="ends",
@@ -275,7 +289,7 @@ def test_of_several_registered_at_once_one_is_champion_and_no_change_is_lost(
     finally:
         for child in children:
             child.communicate()  # the end of its input ends it
-    history = registry.read_history(MlflowClient(tracker_uri), "at-once")
+    history = read_history(MlflowClient(tracker_uri), "at-once")
     assert [change["action"] for change in history] == ["first", "promote", "promote"]
     assert sorted(change["version"] for change in history) == ["1", "2", "3"]
 
@@ -332,7 +346,7 @@ def test_lost_answer_makes_nothing_twice(path, tracker_uri, small_model, tmp_pat
     with LossyProxy(tracker_uri, path) as proxy:
         made = import_model(small_model, tmp_path / "a", name, proxy.uri, val__map=0.5)
         assert proxy.lost == 1
-    (found,) = registry.list_versions(name, tracking_uri=tracker_uri)
+    (found,) = list_versions(name, tracking_uri=tracker_uri)
     assert (found.version, found.aliases, made.version) == ("1", ("champion",), "1")
     client = MlflowClient(tracker_uri)
     run = client.get_run(found.run_id)
@@ -342,14 +356,14 @@ def test_lost_answer_makes_nothing_twice(path, tracker_uri, small_model, tmp_pat
     assert [str(each.status) for each in logged] == ["READY"]
     assert run.outputs is not None
     assert [output.model_id for output in run.outputs.model_outputs] == [logged[0].model_id]
-    got = registry.download_version(found, tmp_path / "got")
+    got = download_version(found, tmp_path / "got")
     assert (got / "model.json").read_bytes() == (tmp_path / "a" / "model.json").read_bytes()
 
 
 def test_import_goes_on_where_one_was_cut_short(tracker_uri, small_model, tmp_path):
     made = import_model(small_model, tmp_path / "a", "cut", tracker_uri)
     MlflowClient(tracker_uri).delete_registered_model_alias("cut", "champion")  # as if it had not come so far
-    found, is_new = registry.import_folder(
+    found, is_new = logged_model.import_folder(
         tmp_path / "a", name="cut", experiment="imports", tracking_uri=tracker_uri
     )
     assert (found.version, found.aliases, is_new) == (made.version, ("champion",), False)
@@ -360,7 +374,7 @@ def test_changed_file_in_the_store_is_refused(tracker_server, tracker_uri, small
     (stored,) = [path for path in stored_files(tracker_server, made) if path.name == "model.json"]
     stored.write_text(stored.read_text().replace("pistol", "pencil"))
     with pytest.raises(RegistryError, match=r"model\.json of version 1 of changed is not the file that was"):
-        registry.download_version(made, tmp_path / "got")
+        download_version(made, tmp_path / "got")
     assert not (tmp_path / "got" / "model.json").exists()
 
 
@@ -370,7 +384,7 @@ def test_full_disk_is_not_called_a_refusal_of_the_tracker(two, tracker_uri, tmp_
 
     monkeypatch.setattr(HttpArtifactRepository, "_download_file", full)
     with pytest.raises(RegistryError) as stopped:
-        registry.download_version(two[0], tmp_path / "got")
+        download_version(two[0], tmp_path / "got")
     assert str(stopped.value) == (
         f"version 1 of two cannot be written to {tmp_path / 'got'}: [Errno {errno.ENOSPC}] "
         f"{os.strerror(errno.ENOSPC)}. It needs room and the right to write there."
@@ -383,22 +397,22 @@ def test_full_disk_is_not_called_a_refusal_of_the_tracker(two, tracker_uri, tmp_
 ])  # fmt: skip
 def test_absent_version_is_said_to_be_absent(tracker_uri, wanted, sentence):
     MlflowClient(tracker_uri).search_registered_models()
-    with pytest.raises(registry.VersionNotFound, match=sentence):
-        registry.find_version("absent", **wanted, tracking_uri=tracker_uri)
+    with pytest.raises(VersionNotFound, match=sentence):
+        find_version("absent", **wanted, tracking_uri=tracker_uri)
 
 
 def test_folder_without_a_model_is_refused(tracker_uri, tmp_path):
     with pytest.raises(
         RegistryError, match=r"Expected a model folder with weights\.safetensors and model\.json"
     ):
-        registry.import_folder(tmp_path, name="m", experiment="imports", tracking_uri=tracker_uri)
+        logged_model.import_folder(tmp_path, name="m", experiment="imports", tracking_uri=tracker_uri)
 
 
 def test_broken_model_card_is_refused(tracker_uri, small_model, tmp_path):
     folder = model_folder(small_model, tmp_path / "a")
     (folder / "model.json").write_text('{"format": 1}')
     with pytest.raises(RegistryError, match=r"model\.json is no model card"):
-        registry.import_folder(folder, name="m", experiment="imports", tracking_uri=tracker_uri)
+        logged_model.import_folder(folder, name="m", experiment="imports", tracking_uri=tracker_uri)
 
 
 def test_name_of_somebody_elses_model_is_refused(tracker_uri, small_model, tmp_path):
@@ -406,14 +420,14 @@ def test_name_of_somebody_elses_model_is_refused(tracker_uri, small_model, tmp_p
     with pytest.raises(RegistryError, match="already has something named 'theirs'"):
         import_model(small_model, tmp_path / "a", "theirs", tracker_uri)
     with pytest.raises(RegistryError, match="already has something named 'theirs'"):
-        registry.check_name("theirs", tracking_uri=tracker_uri)
+        check_name("theirs", tracking_uri=tracker_uri)
 
 
 def test_name_of_a_prompt_is_refused(tracker_uri):
     mlflow.set_tracking_uri(tracker_uri)
     mlflow.genai.register_prompt("a-prompt", "text")
     with pytest.raises(RegistryError, match="a-prompt"):
-        registry.check_name("a-prompt", tracking_uri=tracker_uri)
+        check_name("a-prompt", tracking_uri=tracker_uri)
 
 
 def test_version_of_another_kind_is_said_to_hold_no_model_folder(tracker_uri, tmp_path):
@@ -422,25 +436,23 @@ def test_version_of_another_kind_is_said_to_hold_no_model_folder(tracker_uri, tm
     run = client.create_run("0")
     client.log_text(run.info.run_id, "hello", "model/readme.txt")
     client.create_model_version("other-kind", f"{run.info.artifact_uri}/model", run.info.run_id)
-    found = registry.find_version("other-kind", "1", tracking_uri=tracker_uri)
+    found = find_version("other-kind", "1", tracking_uri=tracker_uri)
     with pytest.raises(RegistryError, match="not registered by this project"):
-        registry.download_version(found, tmp_path / "got")
+        download_version(found, tmp_path / "got")
 
 
 def test_export_does_not_write_into_a_folder_with_files(tracker_uri, tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(RegistryError, match="Expected a new or empty folder"):
-        registry.export_folder(version("1"), tmp_path)
+        logged_model.export_folder(version("1"), tmp_path)
 
 
 # --- the tracker is away ----------------------------------------------------------------------------
 
 
 def test_nobody_at_the_address_is_said_at_once():
-    with pytest.raises(
-        registry.TrackerUnreachable, match=r"No MLflow tracker answers at http://127\.0\.0\.1"
-    ):
-        registry.find_version("m", tracking_uri=f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(tracker.TrackerUnreachable, match=r"No MLflow tracker answers at http://127\.0\.0\.1"):
+        find_version("m", tracking_uri=f"http://127.0.0.1:{free_port()}")
 
 
 class Dull(http.server.BaseHTTPRequestHandler):
@@ -459,23 +471,25 @@ def test_a_tracker_that_stays_away_costs_no_model(small_model, monkeypatch):
     monkeypatch.setattr(tracker, "RETRY_SECONDS", 0.1)
     uri = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(RegistryError, match=r"No MLflow tracker answers.* The model is safe in .* import "):
-        registry.log_and_register(small_model, name="m", tracking_uri=uri, run_id="r", patience_seconds=0.1)
+        logged_model.log_and_register(
+            small_model, name="m", tracking_uri=uri, run_id="r", patience_seconds=0.1
+        )
 
 
 def test_another_server_at_the_address_is_told_apart():
     with http.server.HTTPServer(("127.0.0.1", 0), Dull) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            with pytest.raises(registry.TrackerUnreachable, match="is no MLflow tracker"):
-                registry.check_tracker(f"http://127.0.0.1:{server.server_port}")
+            with pytest.raises(tracker.TrackerUnreachable, match="is no MLflow tracker"):
+                tracker.check_tracker(f"http://127.0.0.1:{server.server_port}")
         finally:
             server.shutdown()
 
 
 def test_tracker_that_does_not_know_the_name_it_is_called_by_is_named(tracker_uri):
     port = tracker_uri.rpartition(":")[2]
-    with pytest.raises(registry.TrackerUnreachable, match="MLFLOW_SERVER_ALLOWED_HOSTS"):
-        registry.check_tracker(f"http://0177.0.0.1:{port}")  # 127.0.0.1 in another spelling
+    with pytest.raises(tracker.TrackerUnreachable, match="MLFLOW_SERVER_ALLOWED_HOSTS"):
+        tracker.check_tracker(f"http://0177.0.0.1:{port}")  # 127.0.0.1 in another spelling
 
 
 # --- promote and roll back --------------------------------------------------------------------------
@@ -506,7 +520,7 @@ SOUND = {"val__map": 0.5, "val__alarm__image_recall": 0.9, "val__alarm__false_al
 ])  # fmt: skip
 def test_gate(challenger, champion, against):
     one, other = version("2", **SOUND | challenger), version("1", **SOUND | champion)
-    assert registry.objections(one, other) == against
+    assert objections(one, other) == against
 
 
 def measured(number: str, map_: float, recall: float, false_alarms: float, **tags: object):
@@ -519,18 +533,18 @@ def measured(number: str, map_: float, recall: float, false_alarms: float, **tag
 def test_gate_refuses_fewer_alarms_for_a_better_map():
     champion, challenger = measured("1", 0.549, 0.938, 41.0), measured("2", 0.554, 0.888, 41.0)
     # 0.938 - 0.888 = 0.050; the 95 % interval of the difference is 0.050 +- hypot(0.0241, 0.0239) = 0.034
-    assert registry.objections(challenger, champion) == [
+    assert objections(challenger, champion) == [
         "its val/alarm/image_recall is 0.8880 (0.8583 to 0.9121), the champion's (version 1) 0.9380 "
         "(0.9141 to 0.9556)"
     ]
-    assert registry.not_told_apart(challenger, champion) == []
+    assert not_told_apart(challenger, champion) == []
 
 
 def test_differences_within_the_interval_are_named_and_refuse_nothing():
     champion = measured("1", 0.549, 0.938, 41.0, val__map__low=0.51, val__map__high=0.59)
     challenger = measured("2", 0.530, 0.930, 46.2, val__map__low=0.49, val__map__high=0.57)
-    assert registry.objections(challenger, champion) == []
-    in_map, in_recall, in_false_alarms = registry.not_told_apart(challenger, champion)
+    assert objections(challenger, champion) == []
+    in_map, in_recall, in_false_alarms = not_told_apart(challenger, champion)
     assert in_map == (
         "its val/map is 0.5300 (0.4900 to 0.5700), the champion's (version 1) 0.5490 (0.5100 to 0.5900)"
     )
@@ -538,7 +552,7 @@ def test_differences_within_the_interval_are_named_and_refuse_nothing():
     assert in_false_alarms.startswith("its val/alarm/false_alarms_per_1000 is 46.2 (")
     # 0.549 - 0.49 = 0.059 is more than hypot(0.04, 0.039) = 0.0559
     worse = measured("3", 0.490, 0.938, 41.0, val__map__low=0.45, val__map__high=0.53)
-    assert [text[:27] for text in registry.objections(worse, champion)] == ["its val/map is 0.4900 (0.45"]
+    assert [text[:27] for text in objections(worse, champion)] == ["its val/map is 0.4900 (0.45"]
 
 
 @pytest.mark.parametrize(
@@ -561,7 +575,7 @@ def test_differences_within_the_interval_are_named_and_refuse_nothing():
     ),
 ])  # fmt: skip
 def test_a_useless_alarm_is_refused_whatever_the_champion_does(challenger, sentences, champion):
-    assert registry.objections(challenger, champion)[:2] == sentences
+    assert objections(challenger, champion)[:2] == sentences
 
 
 def test_version_without_the_alarms_metrics_is_judged_by_its_operating_point():
@@ -569,26 +583,26 @@ def test_version_without_the_alarms_metrics_is_judged_by_its_operating_point():
     tags = {f"operating_point.{key}": value for key, value in old.items()}
     tags["operating_point.weapon_free_images"] = 195
     champion = version("1", val__map=0.5, **tags)
-    assert registry.objections(champion, None) == []
-    (said,) = registry.objections(measured("2", 0.5, 0.888, 41.0), champion)
+    assert objections(champion, None) == []
+    (said,) = objections(measured("2", 0.5, 0.888, 41.0), champion)
     assert said.startswith("its val/alarm/image_recall is 0.8880")
     unmeasured = replace(champion, tags={**champion.tags, "operating_point.weapon_images": "0"})
-    assert registry.objections(unmeasured, None) == ["val/alarm/image_recall of version 1 was not measured"]
+    assert objections(unmeasured, None) == ["val/alarm/image_recall of version 1 was not measured"]
 
 
 def test_rates_between_weapon_and_lookalike_have_the_interval_of_their_boxes(small_model, tmp_path):
     folder = model_folder(small_model, tmp_path / "a", val__lookalike_alarm_rate=0.1)
     boxes = {"pistol": 300, "knife": 200, "billete": 60, "monedero": 40}
-    card = detector.read_card(folder).model_copy(update={"data": {"val": {"boxes": boxes}}})
-    found = replace(version("1"), tags=registry.version_tags(folder, card))
+    card = read_card(folder).model_copy(update={"data": {"val": {"boxes": boxes}}})
+    found = replace(version("1"), tags=logged_model.version_tags(folder, card))
     assert (found.count("val/lookalike_alarm_rate"), found.count("val/weapon_as_lookalike_rate")) == (
         100,
         500,
     )
     # Wilson for 10 of 100, as in every textbook: 0.0552 to 0.1744
-    assert registry.interval(found, "val/lookalike_alarm_rate") == pytest.approx((0.0552, 0.1744), abs=5e-5)
+    assert interval(found, "val/lookalike_alarm_rate") == pytest.approx((0.0552, 0.1744), abs=5e-5)
     for odd in ({}, {"val": None}, {"val": {"boxes": [1]}}, {"val": {"boxes": {"pistol": "many"}}}):
-        tags = registry.version_tags(folder, card.model_copy(update={"data": odd}))
+        tags = logged_model.version_tags(folder, card.model_copy(update={"data": odd}))
         assert replace(version("1"), tags=tags).count("val/lookalike_alarm_rate") == 0
 
 
@@ -596,16 +610,16 @@ def test_interval_drawn_from_the_images_wins_over_that_of_the_count():
     found = measured(
         "1", 0.5, 0.9, 40.0, val__alarm__image_recall__low=0.8, val__alarm__image_recall__high=0.95
     )
-    assert registry.interval(found, registry.RECALL) == (0.8, 0.95)
+    assert interval(found, RECALL) == (0.8, 0.95)
     # every image drawn was found, which says nothing of how sure that is: 529 of 529
     certain = {"val__alarm__image_recall__low": 1.0, "val__alarm__image_recall__high": 1.0}
-    low, high = registry.interval(measured("1", 0.5, 1.0, 40.0, **certain), registry.RECALL)
+    low, high = interval(measured("1", 0.5, 1.0, 40.0, **certain), RECALL)
     assert (low, high) == pytest.approx((0.9928, 1.0), abs=5e-5)
 
 
 def test_gate_says_when_the_two_were_measured_on_different_data():
     worse = version("2", **SOUND | {"val__map": 0.4, "data_fingerprint": "a"})
-    against = registry.objections(worse, version("1", **SOUND, data_fingerprint="b"))
+    against = objections(worse, version("1", **SOUND, data_fingerprint="b"))
     assert len(against) == 2
     assert "measured on different data" in against[1]
 
@@ -614,33 +628,33 @@ def test_promotion_is_guarded_recorded_and_undone(tracker_uri, small_model, tmp_
     uri = {"tracking_uri": tracker_uri}
     for folder, score in (("a", 0.5), ("b", 0.4), ("c", 0.6)):
         import_model(small_model, tmp_path / folder, "gate", tracker_uri, val__map=score)
-    with pytest.raises(registry.PromotionRefused, match=r"its val/map is 0\.4000"):
-        registry.promote("gate", "2", **uri)
-    with pytest.raises(registry.PromotionRefused, match="Use --force with --why REASON"):
-        registry.promote("gate", "2", **uri, force=True)  # overruling the gate takes a reason
-    assert registry.find_version("gate", **uri).version == "1"
+    with pytest.raises(PromotionRefused, match=r"its val/map is 0\.4000"):
+        promote("gate", "2", **uri)
+    with pytest.raises(PromotionRefused, match="Use --force with --why REASON"):
+        promote("gate", "2", **uri, force=True)  # overruling the gate takes a reason
+    assert find_version("gate", **uri).version == "1"
 
-    now, overruled = registry.promote("gate", "2", **uri, why="fewer false alarms", force=True)
+    now, overruled = promote("gate", "2", **uri, why="fewer false alarms", force=True)
     assert (now.version, now.aliases) == ("2", ("champion",))
     assert overruled == ["its val/map is 0.4000, the champion's (version 1) 0.5000"]
     assert now.tags["promoted.why"] == "fewer false alarms"
-    assert now.tags["promoted.who"] == tracker.who()
+    assert now.tags["promoted.who"] == provenance.who()
     assert now.tags["promoted.when"].startswith("20")
     assert now.tags["promoted.against"] == overruled[0]
 
-    now, overruled = registry.promote("gate", None, **uri)  # the challenger, which is then none any more
+    now, overruled = promote("gate", None, **uri)  # the challenger, which is then none any more
     assert (now.version, now.aliases, overruled) == ("3", ("champion",), [])
 
-    assert registry.rollback("gate", **uri, why="too slow").version == "2"
-    assert registry.find_version("gate", "3", **uri).tags["rolled_back.why"] == "too slow"
-    assert registry.rollback("gate", **uri).version == "1"
+    assert rollback("gate", **uri, why="too slow").version == "2"
+    assert find_version("gate", "3", **uri).tags["rolled_back.why"] == "too slow"
+    assert rollback("gate", **uri).version == "1"
     with pytest.raises(RegistryError, match="There is no champion of gate before version 1"):
-        registry.rollback("gate", **uri)
+        rollback("gate", **uri)
 
-    registry.promote("gate", "3", **uri)
+    promote("gate", "3", **uri)
     import_model(small_model, tmp_path / "d", "gate", tracker_uri, val__map=0.3)
-    registry.promote("gate", "4", **uri, why="an experiment", force=True)
-    now, _ = registry.promote("gate", "2", **uri)  # better than 4, and for no stated reason this time
+    promote("gate", "4", **uri, why="an experiment", force=True)
+    now, _ = promote("gate", "2", **uri)  # better than 4, and for no stated reason this time
     assert (now.tags["promoted.before"], now.tags["promoted.why"], now.tags["promoted.against"]) == (
         "4",
         "",
@@ -653,9 +667,9 @@ def test_alarm_that_catches_nothing_is_not_promoted_even_where_there_is_no_champ
 ):
     import_model(small_model, tmp_path / "a", "deaf", tracker_uri, val__map=0.5, val__alarm__image_recall=0.0)
     MlflowClient(tracker_uri).delete_registered_model_alias("deaf", "champion")
-    with pytest.raises(registry.PromotionRefused, match="it raises an alarm on no weapon image at all"):
-        registry.promote("deaf", "1", tracking_uri=tracker_uri)
-    now, overruled = registry.promote("deaf", "1", tracking_uri=tracker_uri, why="a demo", force=True)
+    with pytest.raises(PromotionRefused, match="it raises an alarm on no weapon image at all"):
+        promote("deaf", "1", tracking_uri=tracker_uri)
+    now, overruled = promote("deaf", "1", tracking_uri=tracker_uri, why="a demo", force=True)
     assert (now.aliases, len(overruled)) == (("champion",), 1)
 
 
@@ -671,7 +685,7 @@ def test_promotion_names_what_is_not_told_apart(tracker_uri, small_model, tmp_pa
 
 def test_changes_recorded_by_earlier_versions_are_read_first(two, tracker_uri):
     client = MlflowClient(tracker_uri)
-    client.create_registered_model("long-ago", tags=registry.OURS)
+    client.create_registered_model("long-ago", tags=OURS)
     for number, alike in ((1, "1"), (2, "1"), (3, "2")):
         source = str(client.get_model_version("two", alike).source)
         client.create_model_version("long-ago", source, model_id=source.removeprefix("models:/"))
@@ -680,10 +694,10 @@ def test_changes_recorded_by_earlier_versions_are_read_first(two, tracker_uri):
             key = f"champion_history.{number:05}"
             client.set_registered_model_tag("long-ago", key, json.dumps(change))
     client.set_registered_model_alias("long-ago", "champion", "2")
-    registry.promote("long-ago", "3", tracking_uri=tracker_uri, why="newer", force=True)
-    history = registry.read_history(client, "long-ago")
+    promote("long-ago", "3", tracking_uri=tracker_uri, why="newer", force=True)
+    history = read_history(client, "long-ago")
     assert [change["version"] for change in history] == ["1", "2", "3"]
-    assert registry.rollback("long-ago", tracking_uri=tracker_uri).version == "2"
+    assert rollback("long-ago", tracking_uri=tracker_uri).version == "2"
 
 
 def test_promotion_says_when_the_numbers_are_of_different_data(tracker_uri, small_model, tmp_path):
@@ -691,7 +705,7 @@ def test_promotion_says_when_the_numbers_are_of_different_data(tracker_uri, smal
         folder = model_folder(small_model, tmp_path / name, val__map=0.5)
         card = folder / "model.json"
         card.write_text(card.read_text().replace("f" * 64, data))
-        registry.import_folder(folder, name="data", experiment="imports", tracking_uri=tracker_uri)
+        logged_model.import_folder(folder, name="data", experiment="imports", tracking_uri=tracker_uri)
     done = run_command(tracker_uri, "data", "promote")
     assert "Champion of data is now version 2." in done.stdout
     assert "were measured on different data" in " ".join(done.stdout.split())
@@ -706,12 +720,12 @@ def test_promotion_says_when_the_numbers_are_of_different_data(tracker_uri, smal
 ])  # fmt: skip
 def test_champion_line(changes, line):
     history = [dict(zip(("action", "version"), change.split(), strict=True)) for change in changes]
-    assert registry.champion_line(history) == line
+    assert champion_line(history) == line
 
 
 def test_champion_is_not_promoted_again(two, tracker_uri):
     with pytest.raises(RegistryError, match="is the champion already"):
-        registry.promote("two", "1", tracking_uri=tracker_uri)
+        promote("two", "1", tracking_uri=tracker_uri)
 
 
 # --- the command ------------------------------------------------------------------------------------
@@ -764,8 +778,8 @@ def test_command_says_a_persons_text_as_typed(tracker_uri, small_model, tmp_path
     assert f"{name} at " in run("list")
     imported = run("--experiment", name, "import", str(folder), "--source", "usb [/stick]")
     assert f"{folder} is now version 1 of {name}" in imported
-    card = detector.read_card(folder)
-    detector.write_card(folder, card.model_copy(update={"data_fingerprint": "e" * 64}))
+    card = read_card(folder)
+    write_card(folder, card.model_copy(update={"data_fingerprint": "e" * 64}))
     run("--experiment", name, "import", str(folder))
     run("promote", "--why", "fewer [/false] alarms :knife:")
     shown = run("show", "1") + run("show")
@@ -790,7 +804,7 @@ def test_command_ends_in_a_sentence_without_a_traceback(tmp_path):
 
 
 @pytest.fixture
-def side_by_side(tracker_uri, tmp_path) -> registry.Comparison:
+def side_by_side(tracker_uri, tmp_path) -> comparison.Comparison:
     """Two unlike runs and, newest, one that was imported and has no parameters but one."""
     client = MlflowClient(tracker_uri)
     experiment = client.create_experiment(tmp_path.name)
@@ -804,7 +818,7 @@ def side_by_side(tracker_uri, tmp_path) -> registry.Comparison:
         client.log_metric(run, "best/val/map_50", score)
         client.log_metric(run, "val/map_50", 0.1)  # of the last epoch, which was not the best
         client.set_terminated(run)
-    return registry.compare_runs(registry.last_runs(tmp_path.name, 5, tracking_uri=tracker_uri), [], 1)
+    return comparison.compare_runs(comparison.last_runs(tmp_path.name, 5, tracking_uri=tracker_uri), [], 1)
 
 
 def test_runs_side_by_side_show_best_values_and_only_differing_parameters(side_by_side):
@@ -820,7 +834,7 @@ def test_runs_side_by_side_show_best_values_and_only_differing_parameters(side_b
 
 
 def test_runs_side_by_side_as_a_markdown_table(side_by_side):
-    assert registry.comparison_markdown(side_by_side).splitlines() == [
+    assert tables.comparison_markdown(side_by_side).splitlines() == [
         "|  | imported | high | low\\| |",
         "| --- | ---: | ---: | ---: |",
         "| val: mAP | 0.5 | **0.75** | 0.25 |",
@@ -843,7 +857,9 @@ def test_runs_measured_on_different_images_have_no_best(tracker_uri, tmp_path):
         client.set_tag(run, "evaluation.test", test)
         for split in ("val", "test"):
             client.log_metric(run, f"{split}/map", score)
-    compared = registry.compare_runs(registry.last_runs(tmp_path.name, 5, tracking_uri=tracker_uri), [], 1)
+    compared = comparison.compare_runs(
+        comparison.last_runs(tmp_path.name, 5, tracking_uri=tracker_uri), [], 1
+    )
     measured, facts = dict(compared.measured), dict(compared.facts)
     assert [cell.best for cell in measured["val/map"]] == [True, False]
     assert [cell.best for cell in measured["test/map"]] == [False, False]
@@ -852,9 +868,9 @@ def test_runs_measured_on_different_images_have_no_best(tracker_uri, tmp_path):
 
 
 def test_versions_are_listed_whole_in_80_columns():
-    numbers = {key.replace("/", "__"): 0.00012345678 for key in registry.LIST_COLUMNS.values()}
+    numbers = {key.replace("/", "__"): 0.00012345678 for key in tables.LIST_COLUMNS.values()}
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(registry.versions_table([replace(version("12", **numbers), aliases=("challenger",))]))
+    console.print(tables.versions_table([replace(version("12", **numbers), aliases=("challenger",))]))
     text = console.export_text()
     assert "…" not in text
     assert "challenger" in text
@@ -871,18 +887,14 @@ def jpeg() -> bytes:
 
 
 def test_serving_code_is_all_that_the_logged_model_imports():
-    wanted = {"pyfunc_model"}
-    seen: set[str] = set()
-    while wanted - seen:
-        module = (wanted - seen).pop()
-        seen.add(module)
-        tree = ast.parse((ROOT / f"{module}.py").read_text())
-        names = {
-            alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
-        }
-        names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-        wanted |= {name for name in names if (ROOT / f"{name}.py").is_file()}
-    assert {f"{module}.py" for module in seen - {"pyfunc_model"}} == set(registry.SERVING_CODE)
+    modules, seen, waiting = code(), set[str](), ["tracking.pyfunc_model"]
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += imports(modules[name]) & modules.keys()
+    ours = {name.partition(".")[0] for name in seen - {"tracking.pyfunc_model"}}
+    assert ours == {name.removesuffix(".py") for name in logged_model.SERVING_CODE}
 
 
 def test_logged_model_answers_through_pyfunc(two, tracker_uri):

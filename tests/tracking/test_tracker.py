@@ -13,11 +13,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-import registry
-import tracker
-from tracker import RegistryError, TrainingRun
+from tracking import logged_model, outbox, provenance, tracker, versions
+from tracking import run as runs
+from tracking.run import TrainingRun
+from tracking.tracker import RegistryError
 
-training_run = partial(tracker.training_run, patience_seconds=LONGEST_S)
+training_run = partial(runs.training_run, patience_seconds=LONGEST_S)
 
 
 @pytest.fixture(autouse=True)
@@ -61,13 +62,13 @@ def test_tracker_that_stays_away_gets_everything_by_sync(tracker_server, tracker
     wait_until(lambda: "does not answer" in caplog.text or "No MLflow tracker answers" in caplog.text)
     assert f"python registry.py sync {tmp_path}" in caplog.text
     with pytest.raises(tracker.TrackerUnreachable):
-        tracker.sync(tmp_path)
+        runs.sync(tmp_path)
     tracker_server.start()
     with pytest.raises(
         RegistryError, match="holds metrics of an earlier run"
     ):  # and not mixed up with a new run
         training_run(tracker_uri, "away", "next", {}, folder=tmp_path).__enter__()
-    assert tracker.sync(tmp_path) == run.run_id
+    assert runs.sync(tmp_path) == run.run_id
     assert history(tracker_uri, run, "val/map") == [(0, 0.25), (1, 0.5)]
     assert artifacts(tracker_uri, run, "splits") == {"splits/train.txt"}
     found = MlflowClient(tracker_uri).get_run(run.run_id)
@@ -76,7 +77,7 @@ def test_tracker_that_stays_away_gets_everything_by_sync(tracker_server, tracker
     assert found.inputs is not None
     assert [given.dataset.name for given in found.inputs.dataset_inputs] == ["train"]
     with pytest.raises(RegistryError, match="Nothing waits"):
-        tracker.sync(tmp_path)
+        runs.sync(tmp_path)
 
 
 def test_tracker_away_at_the_start_is_an_error_before_anything_is_done(tmp_path):
@@ -106,7 +107,7 @@ def test_resumed_run_goes_on_and_keeps_what_it_had(tracker_uri, tmp_path):
         resumed.log_metrics({"train/loss": 0.5}, 2)
     assert resumed.run_id == run.run_id
     assert history(tracker_uri, run, "train/loss") == [(0, 2.0), (1, 1.0), (2, 0.5)]
-    assert [metric.value for metric in tracker.read_metrics(tmp_path / "metrics.jsonl")] == [2.0, 1.0, 0.5]
+    assert [metric.value for metric in outbox.read_metrics(tmp_path / "metrics.jsonl")] == [2.0, 1.0, 0.5]
     data = client.get_run(run.run_id).data
     assert data.params == {"lr": "0.1", "minutes": "5", "epochs": "3"}
     assert data.tags["resumed_with.minutes"] == "9"
@@ -114,9 +115,9 @@ def test_resumed_run_goes_on_and_keeps_what_it_had(tracker_uri, tmp_path):
 
 def test_metrics_file_keeps_numbers_that_json_has_no_word_for(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    tracker._append_metrics(path, [Metric("a", math.nan, 2, 7), Metric("b", -math.inf, 2, 7)])
+    outbox.append_metrics(path, [Metric("a", math.nan, 2, 7), Metric("b", -math.inf, 2, 7)])
     assert json.loads(path.read_text())["metrics"] == {"a": "nan", "b": "-inf"}
-    nan, infinite = tracker.read_metrics(path)
+    nan, infinite = outbox.read_metrics(path)
     assert math.isnan(nan.value)
     assert (infinite.key, infinite.step, infinite.timestamp, infinite.value) == ("b", 7, 2, -math.inf)
 
@@ -214,10 +215,10 @@ def test_data_environment_and_figures_are_logged(tracker_uri, tmp_path):
 
 
 def test_machine_is_measured_at_the_steps_of_the_training(tracker_uri, tmp_path, monkeypatch):
-    monkeypatch.setattr(tracker, "SYSTEM_SECONDS", 0.05)
+    monkeypatch.setattr(runs, "SYSTEM_SECONDS", 0.05)
 
     def measured_at() -> set[int]:
-        found = tracker.read_metrics(tmp_path / "metrics.jsonl")
+        found = outbox.read_metrics(tmp_path / "metrics.jsonl")
         return {metric.step for metric in found if metric.key == "system/cpu_utilization_percentage"}
 
     with training_run(tracker_uri, "system", "r", {}, folder=tmp_path) as run:
@@ -253,7 +254,7 @@ def test_monitor_that_fails_in_the_middle_costs_what_would_have_come(
     def broken() -> None:
         raise OSError("no such counter")
 
-    monkeypatch.setattr(tracker, "SYSTEM_SECONDS", 0.05)
+    monkeypatch.setattr(runs, "SYSTEM_SECONDS", 0.05)
     with training_run(tracker_uri, "broken", "r", {}, folder=tmp_path) as run:
         monkeypatch.setattr(psutil, "virtual_memory", broken)
         wait_until(lambda: "OSError: no such counter" in caplog.text)
@@ -311,7 +312,7 @@ def test_two_runs_that_start_at_once_share_a_new_experiment(tracker_uri):
             made.append(MlflowClient(tracker_uri).create_experiment(name))
             return None
 
-    assert tracker.open_experiment(Slower(tracker_uri), "shared", tracker_uri) == made[0]
+    assert runs.open_experiment(Slower(tracker_uri), "shared", tracker_uri) == made[0]
 
 
 def test_experiment_that_keeps_files_on_the_clients_disk_is_refused():
@@ -326,7 +327,7 @@ def test_experiment_that_keeps_files_on_the_clients_disk_is_refused():
             return Old()
 
     with pytest.raises(RegistryError, match="keeps its files in /mlflow/artifacts/1"):
-        tracker.open_experiment(Client(), "old", "http://127.0.0.1:5000")
+        runs.open_experiment(Client(), "old", "http://127.0.0.1:5000")
 
 
 def test_database_used_directly_needs_no_server(tmp_path, monkeypatch):
@@ -367,11 +368,11 @@ class RefusingOnce:
 
 def test_data_that_two_runs_log_at_once_is_logged_by_both():
     client: Any = RefusingOnce("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id")
-    tracker.log_inputs(client, "run", [])
+    provenance.log_inputs(client, "run", [])
     assert client.asked == 2
     full: Any = RefusingOnce("the disk is full")
     with pytest.raises(MlflowException, match="disk is full"):
-        tracker.log_inputs(full, "run", [])
+        provenance.log_inputs(full, "run", [])
 
 
 def test_no_variable_of_the_environment_changes_while_a_run_lasts(tracker_uri, small_model, tmp_path):
@@ -381,10 +382,10 @@ def test_no_variable_of_the_environment_changes_while_a_run_lasts(tracker_uri, s
         with training_run(tracker_uri, "still", "r", {"lr": 0.1}, folder=tmp_path / "run") as run:
             run.log_metrics({"train/loss": 1.0}, 0)
             run.log_text("kept", "note.txt")
-        made = registry.log_and_register(
+        made = logged_model.log_and_register(
             small_model, name="still", tracking_uri=tracker_uri, run_id=run.run_id, patience_seconds=LONGEST_S
         )
-        registry.download_version(made, tmp_path / "got")
+        versions.download_version(made, tmp_path / "got")
     assert history(tracker_uri, run, "train/loss") == [(0, 1.0)]
     assert (tmp_path / "got" / "model.json").is_file()
     assert changed == []

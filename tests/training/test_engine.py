@@ -12,16 +12,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
-import detector as detectors
-import engine
-import imaging
-import transforms
-from dataset import Sample
-from detections import CLASS_NAMES
-from detector import Detector
-from engine import NonFiniteLoss, Progress, Training, WrongCheckpoint
+from detection import architectures, imaging
+from detection.detections import CLASS_NAMES
+from detection.detector import Detector
+from photosets.samples import Sample
 from schemas import ModelCard
-from tests.test_transforms import red_box, red_box_image, sample
+from tests.training.test_transforms import red_box, red_box_image, sample
+from training import checkpoints, engine, transforms
+from training import loader as loading
+from training.checkpoints import Progress, Training, WrongCheckpoint
+from training.engine import NonFiniteLoss
+from training.schedule import MovingAverage, build_optimizer, learning_rate_factor
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +39,13 @@ def make_training(
 ) -> Training:
     torch.manual_seed(1)
     sizes = {"min_size": 64, "max_size": 64, "fpn_channels": 16, "box_head_width": 16}
-    config = detectors.network_config("fasterrcnn_mobilenet_v2_fpn", norm="batch", **sizes)
+    config = architectures.network_config("fasterrcnn_mobilenet_v2_fpn", norm="batch", **sizes)
     detector = Detector(ModelCard(network=config, class_names=CLASS_NAMES))
     network = detector.network
     network.rpn.fg_bg_sampler.batch_size_per_image = network.roi_heads.fg_bg_sampler.batch_size_per_image = 16
     network.rpn._pre_nms_top_n["training"] = network.rpn._post_nms_top_n["training"] = 50
-    optimizer = engine.build_optimizer(detector.network, "adamw", lr=lr, backbone_lr_factor=0.5)
-    average = engine.MovingAverage(detector.network, decay)
+    optimizer = build_optimizer(detector.network, "adamw", lr=lr, backbone_lr_factor=0.5)
+    average = MovingAverage(detector.network, decay)
     return Training(
         detector, detector.network, optimizer, lambda progress: 1.0, average=average, clip_norm=10.0,
         precision=precision,
@@ -61,9 +62,9 @@ def draw(one):
 
 def make_batches(samples, order) -> DataLoader[Any]:
     flip = transforms.augmentation("flip", min_size=90, max_size=120)
-    images = transforms.TrainingImages(samples, flip, seed=0, read=draw)
+    images = loading.TrainingImages(samples, flip, seed=0, read=draw)
     generator = torch.Generator()  # as in train.py: a new iterator must not draw from the network's numbers
-    return DataLoader(images, batch_sampler=order, collate_fn=transforms.collate, generator=generator)
+    return DataLoader(images, batch_sampler=order, collate_fn=loading.collate, generator=generator)
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def samples():
 
 @pytest.fixture
 def order(samples):
-    return transforms.EpochOrder(np.ones(len(samples)), 2, seed=0)
+    return loading.EpochOrder(np.ones(len(samples)), 2, seed=0)
 
 
 @pytest.fixture
@@ -84,10 +85,10 @@ def batches(samples, order):
 def jittered(samples, order, workers):
     """Return batches that differ from epoch to epoch in place, colour and sharpness."""
     augment = transforms.augmentation("surveillance", min_size=64, max_size=64)
-    images = transforms.TrainingImages(samples, augment, seed=0, read=draw)
+    images = loading.TrainingImages(samples, augment, seed=0, read=draw)
     return DataLoader(
-        images, batch_sampler=order, num_workers=workers, collate_fn=transforms.collate,
-        worker_init_fn=transforms.one_thread, persistent_workers=bool(workers), generator=torch.Generator(),
+        images, batch_sampler=order, num_workers=workers, collate_fn=loading.collate,
+        worker_init_fn=loading.one_thread, persistent_workers=bool(workers), generator=torch.Generator(),
     )  # fmt: skip
 
 
@@ -130,10 +131,10 @@ def test_truth_boxes_reach_the_box_loss_unrounded_in_any_precision(order, batche
 def test_a_worker_that_is_not_forked_feeds_a_step(samples, order, method):
     """What macOS and Windows do, and Linux from Python 3.14 on: everything the worker needs is pickled."""
     augment = transforms.augmentation("large_scale_jitter", min_size=96, max_size=96)
-    images = transforms.TrainingImages(samples, augment, seed=0, read=draw)
+    images = loading.TrainingImages(samples, augment, seed=0, read=draw)
     batches = DataLoader(
-        images, batch_sampler=order, num_workers=1, collate_fn=transforms.collate,
-        worker_init_fn=transforms.one_thread, multiprocessing_context=method,
+        images, batch_sampler=order, num_workers=1, collate_fn=loading.collate,
+        worker_init_fn=loading.one_thread, multiprocessing_context=method,
     )  # fmt: skip
     training = make_training()
     run_epochs(training, order, batches, 1, stop_at_step=1)
@@ -157,10 +158,10 @@ def test_an_interrupted_training_ends_with_the_same_weights(samples, order, work
 
     first = make_training()
     run_epochs(first, order, batches, 2, stop_at_step=6)  # in the middle of the second epoch
-    engine.save_checkpoint(first, tmp_path / "checkpoint.pt", identity={})
+    checkpoints.save_checkpoint(first, tmp_path / "checkpoint.pt", identity={})
     torch.rand(1000)  # whatever else happened in between
     second = make_training(lr=123.0)  # the optimiser's state comes from the checkpoint
-    engine.load_checkpoint(second, tmp_path / "checkpoint.pt", identity={})
+    checkpoints.load_checkpoint(second, tmp_path / "checkpoint.pt", identity={})
     assert second.progress == first.progress
     resumed_means = run_epochs(second, order, batches, 2)
 
@@ -184,7 +185,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_takes_the_old_ones_place(tmp_path
         seen.append((os.fstat(descriptor).st_size > 100_000, path.read_bytes() == b"the old one"))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    engine.save_checkpoint(make_training(), path, identity={})
+    checkpoints.save_checkpoint(make_training(), path, identity={})
     assert seen == [(True, True)]
     assert path.stat().st_size > 100_000
 
@@ -195,9 +196,9 @@ def test_float16_scales_its_loss_and_resumes_with_the_same_scale(order, batches,
     run_epochs(first, order, batches, 1)
     assert first.scaler.is_enabled()
     first.scaler.update(scale / 8)  # as after gradients that were too large
-    engine.save_checkpoint(first, tmp_path / "checkpoint.pt", identity={})
+    checkpoints.save_checkpoint(first, tmp_path / "checkpoint.pt", identity={})
     second = make_training(precision=torch.float16)
-    engine.load_checkpoint(second, tmp_path / "checkpoint.pt", identity={})
+    checkpoints.load_checkpoint(second, tmp_path / "checkpoint.pt", identity={})
     assert second.scaler.get_scale() == scale / 8
 
 
@@ -264,7 +265,7 @@ def test_the_losses_of_a_step_are_read_from_the_device_at_once(order, batches):
 
 def test_the_average_takes_as_many_operations_for_a_large_network_as_for_a_small_one():
     network = torch.nn.Sequential(*(torch.nn.Linear(3, 3) for _ in range(50)), torch.nn.BatchNorm1d(3))
-    average = engine.MovingAverage(network, 0.9)
+    average = MovingAverage(network, 0.9)
     with Calls() as calls:
         average.follow(network)
     assert sum(calls.names.values()) <= 4
@@ -280,7 +281,7 @@ def test_the_average_goes_on_from_a_checkpoint_as_fast_as_it_was():
         return float(average.module.weight.detach())
 
     network = torch.nn.Linear(1, 1, bias=False)
-    whole, first, second = (engine.MovingAverage(network, 0.99) for _ in range(3))
+    whole, first, second = (MovingAverage(network, 0.99) for _ in range(3))
     expected = after([1.0, 2.0, 3.0, 5.0], whole, network)
     after([1.0, 2.0, 3.0], first, network)
     second.load_state_dict(first.state_dict())
@@ -289,7 +290,7 @@ def test_the_average_goes_on_from_a_checkpoint_as_fast_as_it_was():
 
 def test_what_batch_norm_learnt_is_taken_over_as_it_is():
     network = torch.nn.BatchNorm1d(2)
-    average = engine.MovingAverage(network, 0.9)
+    average = MovingAverage(network, 0.9)
     network(torch.tensor([[1.0, 3.0], [5.0, 3.0]]))
     average.follow(network)
     average.follow(network)
@@ -320,7 +321,7 @@ def photographs(tmp_path_factory):
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (3, 0), (3, 2)])
 def test_a_split_seen_in_batches_gives_the_boxes_of_each_photograph_alone(photographs, batch_size, workers):
     torch.manual_seed(3)
-    config = detectors.network_config(
+    config = architectures.network_config(
         "fasterrcnn_mobilenet_v2_fpn", min_size=128, max_size=160, box_score_thresh=0.01
     )
     detector = Detector(ModelCard(network=config, class_names=CLASS_NAMES))
@@ -336,7 +337,7 @@ def test_a_split_seen_in_batches_gives_the_boxes_of_each_photograph_alone(photog
 
 
 def test_only_photographs_that_the_network_sees_at_one_size_are_batched(photographs):
-    config = detectors.network_config("fasterrcnn_mobilenet_v2_fpn", min_size=128, max_size=160)
+    config = architectures.network_config("fasterrcnn_mobilenet_v2_fpn", min_size=128, max_size=160)
     detector = Detector(ModelCard(network=config, class_names=CLASS_NAMES))
     # 160 x 90 and what has its form become 160 x 90 and lie on 160 x 96; 158 x 90 becomes 160 x 91
     # 90 x 160 lies on 96 x 160, 100 x 100 becomes 128 x 128, 160 x 120 stays and lies on 160 x 128
@@ -346,9 +347,9 @@ def test_only_photographs_that_the_network_sees_at_one_size_are_batched(photogra
 
 def test_a_checkpoint_of_another_run_is_refused_and_the_difference_named(tmp_path):
     path = tmp_path / "checkpoint.pt"
-    engine.save_checkpoint(make_training(), path, identity={"lr": "0.1", "epochs": "3"})
+    checkpoints.save_checkpoint(make_training(), path, identity={"lr": "0.1", "epochs": "3"})
     with pytest.raises(WrongCheckpoint, match=r"another configuration: lr was 0\.1, now 0\.2\. Give"):
-        engine.load_checkpoint(make_training(), path, identity={"lr": "0.2", "epochs": "3"})
+        checkpoints.load_checkpoint(make_training(), path, identity={"lr": "0.2", "epochs": "3"})
 
 
 def write_nothing(path):
@@ -374,7 +375,7 @@ def write_weights(path):
 def test_a_bad_checkpoint_is_a_sentence(write, message, tmp_path):
     write(tmp_path / "checkpoint.pt")
     with pytest.raises(WrongCheckpoint, match=message):
-        engine.load_checkpoint(make_training(), tmp_path / "checkpoint.pt", identity={})
+        checkpoints.load_checkpoint(make_training(), tmp_path / "checkpoint.pt", identity={})
 
 
 def test_a_loss_that_is_not_finite_names_the_images(order, batches):
@@ -394,8 +395,8 @@ def test_a_loss_that_is_not_finite_names_the_images(order, batches):
 def test_a_batch_of_negatives_trains(order):
     negatives = [sample((), ())] * 8
     unchanged = transforms.augmentation("none", min_size=90, max_size=120)
-    images = transforms.TrainingImages(negatives, unchanged, seed=0, read=red_box)
-    batches = DataLoader(images, batch_sampler=order, collate_fn=transforms.collate)
+    images = loading.TrainingImages(negatives, unchanged, seed=0, read=red_box)
+    batches = DataLoader(images, batch_sampler=order, collate_fn=loading.collate)
     means = engine.train_one_epoch(make_training(), batches, names=["n"] * 8, after_step=lambda losses: False)
     assert means["loss_box_reg"] == 0
     assert means["loss_classifier"] > 0
@@ -403,7 +404,7 @@ def test_a_batch_of_negatives_trains(order):
 
 def test_the_average_follows_quickly_at_first_and_slowly_later():
     network = torch.nn.Linear(1, 1, bias=False)
-    average = engine.MovingAverage(network, 0.5)
+    average = MovingAverage(network, 0.5)
     for value in (0.0, 8.0, 16.0):
         with torch.no_grad():
             network.weight.fill_(value)
@@ -430,13 +431,13 @@ def test_the_average_follows_quickly_at_first_and_slowly_later():
     ],
 )
 def test_learning_rate_by_hand(schedule, fraction, step, epoch, expected):
-    factor = engine.learning_rate_factor(schedule, fraction, step=step, epoch=epoch, warmup_steps=10)
+    factor = learning_rate_factor(schedule, fraction, step=step, epoch=epoch, warmup_steps=10)
     assert factor == pytest.approx(expected)
 
 
 def test_without_a_warm_up_the_cosine_starts_at_the_highest_rate():
-    assert engine.learning_rate_factor("cosine", 0.0, step=0) == 1.0
-    assert engine.learning_rate_factor("cosine", 0.5, step=50) == pytest.approx(0.505)
+    assert learning_rate_factor("cosine", 0.0, step=0) == 1.0
+    assert learning_rate_factor("cosine", 0.5, step=50) == pytest.approx(0.505)
 
 
 def test_the_backbone_learns_at_its_own_rate():

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-import engine
-import processes
+from training import checkpoints, processes
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
@@ -103,6 +102,6 @@ def test_the_random_numbers_of_the_card_are_kept_and_put_back(monkeypatch):
     put_back = Calls()
     monkeypatch.setattr(torch.cuda, "get_rng_state", drawn.__getitem__)
     monkeypatch.setattr(torch.cuda, "set_rng_state", put_back.note("set"))
-    state = engine._random_state(SECOND_CARD)
-    engine._set_random_state(state, SECOND_CARD)
+    state = checkpoints._random_state(SECOND_CARD)
+    checkpoints._set_random_state(state, SECOND_CARD)
     assert put_back == [("set", drawn[SECOND_CARD], SECOND_CARD, {})]

@@ -19,21 +19,24 @@ from conftest import LONGEST_S, wait_until
 from mlflow import MlflowClient
 from PIL import Image as PillowImage
 
-import dataset
-import detector as detectors
-import devices
-import engine
 import metrics
-import registry
-import report
-import synthetic
-import tracker
 import train
-import transforms
-from detections import CLASS_NAMES
-from settings import TorchrunSettings, train_config
+from commands import TorchrunSettings, train_config
+from detection import architectures, devices, weights
+from detection import detector as detectors
+from detection.card import DetectorError, read_card, write_card
+from detection.detections import CLASS_NAMES
+from evaluation import alarms
+from evaluation import report as reports
+from photosets import layout, synthetic
+from photosets import samples as photographs
+from tracking import run as runs
+from tracking import tracker, versions
+from training import checkpoints, engine, terminal, transforms
+from training import loader as loading
+from training.start import build_detector, build_training, network_overrides, training_precision
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = [
     "--preset", "smoke", "--epochs", "2", "--eval-epochs", "1", "--batch-size", "4", "--min-size", "96",
     "--max-size", "96", "--fpn-channels", "16", "--box-head-width", "16", "--threads", "1", "--workers", "0",
@@ -105,8 +108,8 @@ def test_a_run_ends_with_a_champion_a_report_and_curves(arguments, drawn, tmp_pa
     assert inputs == {"train", "val"}
     for given in logged.inputs.dataset_inputs:
         assert json.loads(given.dataset.source) == {"folders": [str(drawn / "images")]}
-    version = registry.find_version(name, alias="champion", tracking_uri=tracker_uri)
-    folder = registry.download_version(version, tmp_path / "served")
+    version = versions.find_version(name, alias="champion", tracking_uri=tracker_uri)
+    folder = versions.download_version(version, tmp_path / "served")
     card = detectors.load_folder(folder).card
     assert card.operating_point is not None
     assert card.operating_point.split == "val"
@@ -115,7 +118,7 @@ def test_a_run_ends_with_a_champion_a_report_and_curves(arguments, drawn, tmp_pa
     assert card.run_id == logged.info.run_id
     assert card.data["train"]["images"] + card.data["val"]["images"] == 24
     assert (tmp_path / "run" / "report" / "report.html").stat().st_size > 10_000
-    written = report.read_report(tmp_path / "run" / "report" / "report.json")
+    written = reports.read_report(tmp_path / "run" / "report" / "report.json")
     assert written.latency is not None
     assert written.latency.detect_median_ms > 0
     assert written.data["MLflow run"] == logged.info.run_id
@@ -161,14 +164,14 @@ def test_the_operating_point_is_measured_on_the_model_as_it_is_served(
 ):
     monkeypatch.setattr(detectors, "has_fast_bf16", lambda: True)  # on every machine, slow as it may be
     folder = shutil.copytree(ROOT / "weights" / "starter", tmp_path / "best")
-    card = detectors.read_card(folder)
+    card = read_card(folder)
     small = card.network.model_copy(update={"min_size": 128, "max_size": 128, "box_score_thresh": 0.001})
-    detectors.write_card(folder, card.model_copy(update={"network": small}))
+    write_card(folder, card.model_copy(update={"network": small}))
     flags = ["--data", str(drawn), "--output", str(tmp_path), "--weights", str(folder), "--no-register-model"]
     config, process = train_config(flags), TorchrunSettings()
-    samples = dataset.read_samples([drawn], "train")
-    training, _ = train.build_training(config, process, samples, torch.device("cpu"))
-    with tracker.training_run(tracker_uri, tmp_path.name, None, {}, folder=tmp_path) as logged:
+    samples = photographs.read_samples([drawn], "train")
+    training, _ = build_training(config, process, samples, torch.device("cpu"))
+    with runs.training_run(tracker_uri, tmp_path.name, None, {}, folder=tmp_path) as logged:
         train.finish(config, training, samples, samples, logged, workers=0)
     truths = [sample.truth for sample in samples]
     served, plain = (
@@ -176,7 +179,7 @@ def test_the_operating_point_is_measured_on_the_model_as_it_is_served(
         for fast in (True, False)
     )
     as_served, as_trained = (
-        metrics.choose_operating_point(
+        alarms.choose_operating_point(
             truths, found, CLASS_NAMES, split="val", max_false_alarms_per_1000=config.max_false_alarms
         )
         for found in (served, plain)
@@ -190,7 +193,7 @@ def test_the_operating_point_is_measured_on_the_model_as_it_is_served(
 def test_a_second_run_becomes_the_challenger(arguments, tmp_path, tracker_uri):
     run([*arguments, "--epochs", "1"])
     run([*arguments, "--epochs", "1", "--output", str(tmp_path / "second")])
-    challenger = registry.find_version(arguments[-1], alias="challenger", tracking_uri=tracker_uri)
+    challenger = versions.find_version(arguments[-1], alias="challenger", tracking_uri=tracker_uri)
     assert challenger.version == "2"
 
 
@@ -213,7 +216,7 @@ def test_resume_needs_no_start_weights_and_minds_no_spelling_of_a_path(
 ):
     config = train_config(arguments)
     start_weights = tmp_path / "start.safetensors"
-    start_from = train.build_detector(config, torch.device("cpu")).network.state_dict()
+    start_from = build_detector(config, torch.device("cpu")).network.state_dict()
     safetensors.torch.save_file(start_from, start_weights)
     monkeypatch.chdir(drawn.parent)
     press_ctrl_c_at(3, monkeypatch)
@@ -230,7 +233,7 @@ def test_resume_with_other_data_is_refused(drawn, arguments, tmp_path, tracker_u
     run(arguments)
     annotation = sorted((tmp_path / "set" / "annotations" / "xmls").iterdir())[0]
     annotation.write_text(re.sub(r"<xmax>(\d+)", lambda x: f"<xmax>{int(x[1]) - 1}", annotation.read_text()))
-    with pytest.raises(engine.WrongCheckpoint, match=r"(train|val) data was"):
+    with pytest.raises(checkpoints.WrongCheckpoint, match=r"(train|val) data was"):
         run([*arguments, "--resume"])
 
 
@@ -262,7 +265,7 @@ def test_a_deterministic_training_gives_the_same_weights_twice(
         flags += ["--augmentation", "large_scale_jitter"]  # whose pictures are all of one size
         run([*arguments, *flags, "--output", str(tmp_path / name)])
     once, twice = (
-        detectors.load_state_dict(tmp_path / name / "best" / "weights.safetensors")
+        weights.load_state_dict(tmp_path / name / "best" / "weights.safetensors")
         for name in ("once", "twice")
     )
     assert modes == [True, True]
@@ -294,7 +297,7 @@ def test_a_first_signal_is_answered_and_a_ctrl_c_after_it_stops_at_once(capfd):
 
 def test_a_time_budget_ends_the_run_with_a_model(arguments, tmp_path, tracker_uri):
     run([*arguments, "--epochs", "1000", "--minutes", "0.02"])
-    assert registry.find_version(arguments[-1], alias="champion", tracking_uri=tracker_uri).version == "1"
+    assert versions.find_version(arguments[-1], alias="champion", tracking_uri=tracker_uri).version == "1"
 
 
 def test_patience_ends_a_run_that_no_longer_improves(arguments, tracker_uri):
@@ -318,11 +321,11 @@ def test_an_absent_tracker_is_told_before_anything_else(drawn, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (["--data", "nowhere"], dataset.WrongLayout, "nowhere"),
-        (["--resume"], engine.WrongCheckpoint, "found none; leave --resume out"),
-        (["--weights", "nothing.pth"], detectors.DetectorError, "expected a weights file at nothing.pth"),
-        (["--weights", "coco"], detectors.DetectorError, "no COCO weights for fasterrcnn_mobilenet_v2_fpn"),
-        (["--architecture", "yolo"], detectors.DetectorError, "unknown architecture 'yolo'"),
+        (["--data", "nowhere"], layout.WrongLayout, "nowhere"),
+        (["--resume"], checkpoints.WrongCheckpoint, "found none; leave --resume out"),
+        (["--weights", "nothing.pth"], DetectorError, "expected a weights file at nothing.pth"),
+        (["--weights", "coco"], DetectorError, "no COCO weights for fasterrcnn_mobilenet_v2_fpn"),
+        (["--architecture", "yolo"], DetectorError, "unknown architecture 'yolo'"),
         (["--output", "/proc/nothing"], train.UnusableOutput, "expected a folder to write to"),
         (["--trainable-layers", "5", "--architecture", "fasterrcnn_resnet50_fpn", "--norm", "frozen",
           "--device", "cuda"], devices.NoSuchDevice, "graphics card for the device cuda"),
@@ -337,7 +340,7 @@ def test_bad_input_is_one_sentence(change, error, message, arguments):
 
 def test_an_empty_folder_says_what_is_expected(arguments, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(dataset.DatasetError, match="empty"):
+    with pytest.raises(layout.DatasetError, match="empty"):
         run(with_data(arguments, tmp_path / "empty"))
 
 
@@ -345,7 +348,7 @@ def test_a_damaged_picture_is_named_before_the_run_begins(drawn, arguments, tmp_
     shutil.copytree(drawn, tmp_path / "damaged")
     picture = sorted((tmp_path / "damaged" / "images").iterdir())[2]
     picture.write_bytes(picture.read_bytes()[:900])  # its head, with the size, is whole
-    with pytest.raises(dataset.DamagedImages, match=re.escape(picture.name)):
+    with pytest.raises(photographs.DamagedImages, match=re.escape(picture.name)):
         run([*arguments, "--data", str(tmp_path / "damaged")])
     assert MlflowClient(tracker_uri).get_experiment_by_name(arguments[-1]) is None
     assert list((tmp_path / "run").iterdir()) == []
@@ -385,8 +388,8 @@ def training_and_batches(flags, samples):
     """Return the training of flags, from random weights, and its first batch."""
     config = train_config([*flags, "--data", "unused"])
     process = TorchrunSettings()
-    training, order = train.build_training(config, process, samples, torch.device("cpu"))
-    return training, train.loader(config, process, training, samples, order)
+    training, order = build_training(config, process, samples, torch.device("cpu"))
+    return training, loading.loader(config, process, training, samples, order)
 
 
 @pytest.fixture
@@ -399,7 +402,7 @@ def no_benchmark():
 @pytest.mark.usefixtures("no_benchmark")
 @pytest.mark.parametrize("preset", sorted(path.stem for path in (ROOT / "config").glob("*.toml")))
 def test_every_preset_trains_on_pictures_of_its_networks_own_size(preset, drawn):
-    samples = dataset.read_samples([drawn], "train")
+    samples = photographs.read_samples([drawn], "train")
     training, batches = training_and_batches(
         ["--preset", preset, "--weights", "none", "--workers", "0"], samples
     )
@@ -415,7 +418,7 @@ def test_every_preset_trains_on_pictures_of_its_networks_own_size(preset, drawn)
 
 @pytest.mark.usefixtures("no_benchmark")
 def test_a_model_folder_to_go_on_from_brings_the_size_of_the_pictures(small_model, drawn):
-    samples = dataset.read_samples([drawn], "train")
+    samples = photographs.read_samples([drawn], "train")
     folder = ["--weights", str(small_model), "--workers", "0", "--preset", "cpu"]
     _, batches = training_and_batches(folder, samples)
     assert {image.shape for image in next(iter(batches))[0]} == {(3, 64, 64)}
@@ -425,7 +428,7 @@ def test_a_model_folder_to_go_on_from_brings_the_size_of_the_pictures(small_mode
 
 @pytest.mark.usefixtures("no_benchmark")
 def test_batches_are_the_same_however_many_processes_make_them(small_model, drawn):
-    samples = dataset.read_samples([drawn], "train")
+    samples = photographs.read_samples([drawn], "train")
     flags = ["--weights", str(small_model), "--preset", "cpu", "--paste", "0.5", "--mosaic", "0.3"]
     alone, shared = (list(training_and_batches([*flags, "--workers", n], samples)[1]) for n in ("0", "2"))
     assert len(alone) == len(shared) == 2
@@ -440,21 +443,21 @@ def test_batches_are_the_same_however_many_processes_make_them(small_model, draw
 def test_processes_on_one_machine_share_its_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(12)), raising=False)
     config = train_config(["--data", "a"])
-    assert train.loader_workers(config, TorchrunSettings()) == 11
-    assert train.loader_workers(config, TorchrunSettings(local_world_size=4)) == 2
-    assert train.loader_workers(config, TorchrunSettings(local_world_size=12)) == 1
-    assert train.loader_workers(train_config(["--data", "a", "--workers", "0"]), TorchrunSettings()) == 0
+    assert loading.loader_workers(config, TorchrunSettings()) == 11
+    assert loading.loader_workers(config, TorchrunSettings(local_world_size=4)) == 2
+    assert loading.loader_workers(config, TorchrunSettings(local_world_size=12)) == 1
+    assert loading.loader_workers(train_config(["--data", "a", "--workers", "0"]), TorchrunSettings()) == 0
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(96)))
-    assert train.loader_workers(config, TorchrunSettings()) == train.MOST_WORKERS
+    assert loading.loader_workers(config, TorchrunSettings()) == loading.MOST_WORKERS
 
 
 @pytest.mark.usefixtures("no_benchmark")
 def test_the_containers_shared_memory_holds_the_batches_of_the_best_preset(drawn):
-    samples = dataset.read_samples([drawn], "train")
+    samples = photographs.read_samples([drawn], "train")
     _, batches = training_and_batches(["--preset", "best", "--weights", "none", "--workers", "2"], samples)
-    images = transforms.TrainingImages(samples, batches.dataset.augment, seed=0)
+    images = loading.TrainingImages(samples, batches.dataset.augment, seed=0)
     picture = images[(0, 0, 0)][0]
-    ahead = train.MOST_WORKERS * (batches.prefetch_factor + 1) * batches.batch_sampler.batch_size
+    ahead = loading.MOST_WORKERS * (batches.prefetch_factor + 1) * batches.batch_sampler.batch_size
     compose = yaml.safe_load((ROOT / "mlflow_tracker.compose.yaml").read_text())
     size = compose["services"]["train"]["shm_size"]
     assert size.endswith("g")
@@ -468,7 +471,7 @@ def test_several_roots_follow_one_flag():
 
 
 def test_a_persons_text_is_said_as_typed(capsys):
-    train.say("stopped; /data/shots [/v2] :knife: holds an unfinished training")
+    terminal.say("stopped; /data/shots [/v2] :knife: holds an unfinished training")
     assert capsys.readouterr().err == "stopped; /data/shots [/v2] :knife: holds an unfinished training\n"
 
 
@@ -496,7 +499,7 @@ def test_a_misspelt_key_in_a_preset_is_refused(tmp_path):
 
 
 def build(arguments):
-    return train.build_detector(train_config(arguments), torch.device("cpu"))
+    return build_detector(train_config(arguments), torch.device("cpu"))
 
 
 def test_weights_of_a_folder_go_to_the_classes_they_were_learnt_for(arguments, tmp_path):
@@ -519,9 +522,7 @@ def test_weights_of_a_folder_with_other_classes_are_refused(arguments, tmp_path)
     other = build(arguments)
     other.card = other.card.model_copy(update={"class_names": (*CLASS_NAMES[:-1], "umbrella")})
     other.save_folder(tmp_path / "other")
-    with pytest.raises(
-        detectors.DetectorError, match=r"expected weights of a model with the classes .*umbrella"
-    ):
+    with pytest.raises(DetectorError, match=r"expected weights of a model with the classes .*umbrella"):
         build([*arguments, "--weights", str(tmp_path / "other")])
 
 
@@ -541,12 +542,12 @@ def test_auto_computes_in_what_the_hardware_multiplies(monkeypatch, device, nati
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation
     )
     monkeypatch.setattr(detectors, "has_fast_bf16", lambda: native)
-    assert train.training_precision(wanted, torch.device(device)) == expected
+    assert training_precision(wanted, torch.device(device)) == expected
 
 
 def test_the_originals_double_normalisation_is_two_normalisations():
     config = train_config(["--data", "a", "--preset", "original", "--weights", "none"])
-    network = detectors.network_config(config.architecture, **train.network_overrides(config))
+    network = architectures.network_config(config.architecture, **network_overrides(config))
     x, m, s = 0.8, 0.485, 0.229  # red
     twice = ((x - m) / s - m) / s
     assert (x - network.image_mean[0]) / network.image_std[0] == pytest.approx(twice)
@@ -555,7 +556,7 @@ def test_the_originals_double_normalisation_is_two_normalisations():
 def test_the_normalisation_a_backbone_expects_reaches_the_network():
     flags = ["--image-mean", "0.1,0.2,0.3", "--image-std", "0.5,0.25,0.2"]
     config = train_config(["--data", "a", "--preset", "cpu", *flags])
-    network = detectors.network_config(config.architecture, **train.network_overrides(config))
+    network = architectures.network_config(config.architecture, **network_overrides(config))
     assert (network.image_mean, network.image_std) == ((0.1, 0.2, 0.3), (0.5, 0.25, 0.2))
 
 
@@ -599,8 +600,7 @@ def test_a_run_killed_outright_resumes_to_the_same_weights(arguments, tmp_path, 
     killed.wait()
     assert start([*arguments, "--resume"], tracker_uri).wait() == 0
     left, right = (
-        detectors.load_state_dict(tmp_path / name / "best" / "weights.safetensors")
-        for name in ("whole", "run")
+        weights.load_state_dict(tmp_path / name / "best" / "weights.safetensors") for name in ("whole", "run")
     )
     for key, value in left.items():
         torch.testing.assert_close(value, right[key], rtol=0, atol=0, msg=key)
@@ -643,8 +643,7 @@ def test_sigterm_to_the_whole_group_saves_and_resume_ends_with_the_same_weights(
 
     assert start([*arguments, "--resume"], tracker_uri, launcher=launcher).wait(900) == 0
     left, right = (
-        detectors.load_state_dict(tmp_path / name / "best" / "weights.safetensors")
-        for name in ("whole", "run")
+        weights.load_state_dict(tmp_path / name / "best" / "weights.safetensors") for name in ("whole", "run")
     )
     for key, value in left.items():
         torch.testing.assert_close(value, right[key], rtol=0, atol=0, msg=key)
@@ -702,7 +701,7 @@ def test_the_smoke_preset_really_learns(tmp_path, tracker_uri):
     assert report["coco"]["map_50"] > 0.5
     trained = detectors.load_folder(output / "best")
     untrained = detectors.Detector(trained.card)
-    samples = dataset.read_samples([root], "test")
+    samples = photographs.read_samples([root], "test")
     truths = [sample.truth for sample in samples]
     scores = [
         metrics.coco_summary(truths, engine.evaluate(one, samples, progress=False)[0])["map_50"]

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-import imaging
-import transforms
-from dataset import Sample
-from transforms import EpochOrder, LargeScaleJitter, QuarterTurn, TrainingImages, augmentation, repeat_factors
+from detection import imaging
+from photosets.samples import Sample
+from training import transforms
+from training.loader import EpochOrder, TrainingImages, repeat_factors
+from training.transforms import LargeScaleJitter, QuarterTurn, augmentation
 
 RED = np.array([255, 0, 0], np.uint8)
 

@@ -1,0 +1,1 @@
+"""A photograph becomes boxes with names and scores."""

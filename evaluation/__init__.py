@@ -1,0 +1,1 @@
+"""How good detections are: matches, alarms, mistakes, intervals, and the report of them."""

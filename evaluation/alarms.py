@@ -1,0 +1,152 @@
+"""Alarms by picture: how many weapons are found at which price in false alarms; the point chosen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detection.detections import CLASS_NAMES, Detections, GroundTruth
+from evaluation.matching import best_f1_threshold, match_class, weapon_labels
+from metrics import Bools, check_pairs
+from schemas import AlarmPoint, OperatingPoint
+
+MAX_FALSE_ALARMS_PER_1000 = 50.0  # default budget of an alarm operating point
+
+
+@dataclass(frozen=True, eq=False)
+class ImageAlarms:
+    """The highest weapon score of each image, and whether a weapon is in it.
+
+    Attributes:
+        scores: (I,) float32, as the detector gave them; -1 where no weapon was detected.
+        armed: (I,) a pistol or knife is in the truth.
+    """
+
+    scores: NDArray[np.float32]
+    armed: Bools
+
+    def recall(self, score_threshold: float) -> float:
+        """Return the share of weapon images that raise an alarm; 0 without weapon images."""
+        return float((self.scores[self.armed] >= score_threshold).sum() / max(self.armed.sum(), 1))
+
+    def false_alarms_per_1000(self, score_threshold: float) -> float:
+        """Return false alarms per 1,000 weapon-free images; 0 without weapon-free images."""
+        free = ~self.armed
+        return float(1000 * (self.scores[free] >= score_threshold).sum() / max(free.sum(), 1))
+
+
+def image_alarms(
+    truths: Sequence[GroundTruth], detections: Sequence[Detections], class_names: Sequence[str] = CLASS_NAMES
+) -> ImageAlarms:
+    """Reduce each image to one alarm score: its best pistol or knife, wherever in the picture."""
+    check_pairs(truths, detections, class_names)
+    weapons = weapon_labels(class_names)
+    best = [found.of(weapons).scores[:1] for found in detections]
+    scores = np.array([score[0] if len(score) else -1.0 for score in best], np.float32)
+    armed = np.array([bool(np.isin(truth.labels, weapons).any()) for truth in truths], bool)
+    return ImageAlarms(scores, armed)
+
+
+def alarm_curve(
+    truths: Sequence[GroundTruth], detections: Sequence[Detections], class_names: Sequence[str] = CLASS_NAMES
+) -> tuple[AlarmPoint, ...]:
+    """Return what an alarm at each of the thresholds 0.00, 0.01, ... 1.00 would catch and cost.
+
+    Exact at those thresholds, which are the stops of a slider. Without weapon-free images
+    false_alarms_per_1000 is 0 and means nothing: see OperatingPoint.weapon_free_images.
+    """
+    alarms = image_alarms(truths, detections, class_names)
+    return tuple(
+        AlarmPoint(
+            score_threshold=threshold,
+            image_recall=alarms.recall(threshold),
+            false_alarms_per_1000=alarms.false_alarms_per_1000(threshold),
+        )
+        for threshold in np.linspace(0, 1, 101).round(2).tolist()
+    )
+
+
+def choose_operating_point(
+    truths: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    class_names: Sequence[str] = CLASS_NAMES,
+    *,
+    split: str = "val",
+    max_false_alarms_per_1000: float = MAX_FALSE_ALARMS_PER_1000,
+) -> OperatingPoint:
+    """Choose the alarm threshold: highest image-level weapon recall within the false alarm budget.
+
+    The threshold is the score of an observed weapon image, so that an alarm at score >= threshold catches
+    it; among thresholds of equal recall the highest is taken, rounded down to a whole hundredth (a stop of
+    the page's slider) if that keeps to the budget too. Where that rule cannot decide (no weapon-free
+    image, no weapon image, or no threshold within the budget) the threshold of best F1 over pistol and knife
+    boxes is taken, then of best F1 over all classes, and `rule` says so. With nothing found at all it is 1.
+
+    Args:
+        truths: one per image of the split.
+        detections: one per image, down to a low score.
+        class_names: index 0 is background.
+        split: name of the split, kept in the result.
+        max_false_alarms_per_1000: budget, in weapon-free images out of 1,000 that may raise an alarm.
+    """
+    alarms = image_alarms(truths, detections, class_names)
+    if not (~alarms.armed).any():
+        why = f"no weapon-free image in {split}"
+    elif not alarms.armed.any():
+        why = f"no weapon image in {split}"
+    else:
+        budget = f"{max_false_alarms_per_1000:g} false alarms per 1,000 weapon-free images"
+        threshold = _alarm_threshold(alarms, max_false_alarms_per_1000)
+        if threshold is not None:
+            rule = f"highest image-level weapon recall with at most {budget}"
+            return measure_operating_point(threshold, truths, detections, class_names, rule=rule, split=split)
+        why = f"no threshold keeps to {budget}"
+    threshold, rule = best_f1_threshold(truths, detections, class_names)
+    rule = f"{rule} ({why})"
+    return measure_operating_point(threshold, truths, detections, class_names, rule=rule, split=split)
+
+
+def _alarm_threshold(alarms: ImageAlarms, max_false_alarms_per_1000: float) -> float | None:
+    """Return the lowest score of a weapon image that keeps to the budget, None if none does."""
+    candidates = np.unique(alarms.scores[alarms.armed & (alarms.scores >= 0)])
+    for score in candidates.tolist():
+        hundredth = math.floor(100 * score) / 100
+        for threshold in (hundredth, score):
+            if alarms.false_alarms_per_1000(threshold) <= max_false_alarms_per_1000:
+                return float(threshold)
+    return None
+
+
+def measure_operating_point(
+    score_threshold: float,
+    truths: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    class_names: Sequence[str] = CLASS_NAMES,
+    *,
+    rule: str,
+    split: str,
+) -> OperatingPoint:
+    """Measure a given threshold on a split.
+
+    Precision and recall count pistol boxes and knife boxes at IoU 0.5, each against its own class: a pistol
+    called a knife is a false detection and a miss here, yet still an alarm in image_recall.
+    """
+    alarms = image_alarms(truths, detections, class_names)
+    found = [one.above(score_threshold) for one in detections]
+    matches = [match_class(truths, found, label) for label in weapon_labels(class_names)]
+    hits = sum(int(one.hits[0].sum()) for one in matches)
+    return OperatingPoint(
+        score_threshold=score_threshold,
+        rule=rule,
+        split=split,
+        precision=hits / max(sum(len(one.scores) for one in matches), 1),
+        recall=hits / max(sum(int(one.boxes.sum()) for one in matches), 1),
+        image_recall=alarms.recall(score_threshold),
+        false_alarms_per_1000=alarms.false_alarms_per_1000(score_threshold),
+        weapon_images=int(alarms.armed.sum()),
+        weapon_free_images=int((~alarms.armed).sum()),
+    )

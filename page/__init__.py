@@ -1,0 +1,1 @@
+"""The parts of the page that people use in a browser."""

@@ -1,0 +1,1 @@
+"""Photographs with boxes on disk: read, split, checked, downloaded, drawn."""

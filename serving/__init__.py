@@ -1,0 +1,1 @@
+"""The API: one model for many callers, over HTTP."""

@@ -1,0 +1,1 @@
+"""MLflow: runs, registered versions, and which of them is champion."""

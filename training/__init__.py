@@ -1,0 +1,1 @@
+"""A network learns from photographs: batches, steps, checkpoints."""
