@@ -4,7 +4,7 @@
 
 The API is asked once per photo, at its lowest threshold; slider and filter act on that answer. Nothing of a
 photo is written to disk, not even on its way in, and nothing is shared between two people's sessions, unless
-feedback is turned on and a person sends some. page_memory.py bounds what memory holds, and for how long.
+feedback is turned on and a person sends some. page/memory.py bounds what memory holds, and for how long.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import imagehash
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
@@ -17,10 +18,9 @@ from PIL import Image as PillowImage
 from detection import imaging
 
 SIDE = 64  # pixels a picture is shrunk to before its frequencies are taken
-FREQUENCIES = 16  # lowest ones kept per axis: 16 x 16 - 1 bits that mean something
-NEAR = (
-    40  # bits of 256: the same picture again, re-encoded, resized, a little cropped or the next video frame
-)
+FREQUENCIES = 16  # lowest ones kept per axis: 256 bits
+# Bits of 256: the same picture again, re-encoded, resized, a little cropped, or the next video frame.
+NEAR = 40
 _ROWS_AT_ONCE = 1024
 
 
@@ -83,25 +83,12 @@ def perceptual_hash(image: imaging.Image) -> tuple[NDArray[np.uint64], NDArray[n
     Source:
         Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2.1.
     """
-    small = PillowImage.fromarray(image).convert("L").resize((SIDE, SIDE), PillowImage.Resampling.BOX)
-    frequencies = _COSINES @ np.asarray(small, np.float64) @ _COSINES.T  # (16, 16)
-    frequencies[0, 0] = 0  # mean brightness
-    odd_columns_turned = frequencies * np.where(np.arange(FREQUENCIES) % 2, -1, 1)  # what mirroring does
-    return _above_median(frequencies), _above_median(odd_columns_turned)
-
-
-def _above_median(frequencies: NDArray[np.float64]) -> NDArray[np.uint64]:
-    return np.packbits(frequencies > np.median(frequencies)).view(np.uint64)
-
-
-def _cosines() -> NDArray[np.float64]:
-    """Return the first rows of the discrete cosine transform, type II: (FREQUENCIES, SIDE)."""
-    positions = (np.arange(SIDE) + 0.5) * np.pi / SIDE
-    cosines: NDArray[np.float64] = np.cos(np.outer(np.arange(FREQUENCIES), positions))
-    return cosines
-
-
-_COSINES = _cosines()
+    straight = PillowImage.fromarray(image)
+    straight.thumbnail((2 * SIDE, 2 * SIDE), PillowImage.Resampling.BOX)  # else each hash shrinks all pixels
+    mirrored = straight.transpose(PillowImage.Transpose.FLIP_LEFT_RIGHT)
+    hashes = (imagehash.phash(each, hash_size=FREQUENCIES) for each in (straight, mirrored))
+    first, second = (np.packbits(each.hash).view(np.uint64) for each in hashes)
+    return first, second
 
 
 def same_bytes(looks: Sequence[Look]) -> list[list[int]]:

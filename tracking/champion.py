@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from scipy.stats import binomtest
+
 from tracking.aliases import champion_line, make_champion, read_history
 from tracking.tracker import RegistryError, connection
 from tracking.versions import (
@@ -135,22 +137,17 @@ def interval(found: RegisteredVersion, key: str) -> tuple[float, float]:
     assert value is not None
     low, high = found.measured(f"{key}/low"), found.measured(f"{key}/high")
     if (low is None or high is None or low == high) and count:
-        low, high = (per * bound for bound in wilson(value / per, count))
+        low, high = (per * bound for bound in share_interval(value / per, count))
     if low is None or high is None:
         return value, value
     return min(low, value), max(high, value)
 
 
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of count.
-
-    Source:
-        Wilson, Probable inference, Journal of the American Statistical Association 22 (1927).
-    """
-    z2, share = 1.959964**2 / count, min(max(share, 0.0), 1.0)
-    middle = (share + z2 / 2) / (1 + z2)
-    half = math.sqrt(z2 * (share * (1 - share) + z2 / 4)) / (1 + z2)
-    return middle - half, middle + half
+def share_interval(share: float, count: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share of count pictures or boxes."""
+    successes = round(min(max(share, 0.0), 1.0) * count)
+    found = binomtest(successes, count).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 def same_data(one: RegisteredVersion, other: RegisteredVersion) -> bool:

@@ -214,7 +214,7 @@ def send(client, content: bytes):
 def serve_faulty(monkeypatch, **changes):
     """Return the application with faulty decoders, and its fake detector."""
     detector = FakeDetector()
-    monkeypatch.setattr("serving.app.Decoders", partial(Decoders, program=FAULTY))
+    monkeypatch.setattr("serving.service.Decoders", partial(Decoders, program=FAULTY))
     return create_app(api_settings(**changes), load_detector=lambda _: detector), detector
 
 
@@ -273,9 +273,9 @@ def test_the_queue_closes_though_a_worker_is_stuck():
 
 def test_a_stuck_worker_keeps_no_process_from_ending():
     code = (
-        "import asyncio, threading, serving\n"
+        "import asyncio, threading\nfrom serving.queue import InferenceQueue\n"
         "async def run():\n"
-        "    queue = serving.InferenceQueue(1, 0)\n"
+        "    queue = InferenceQueue(1, 0)\n"
         "    queue.submit(threading.Event().wait)\n"
         "    print(queue.close(0.1))\n"
         "asyncio.run(run())"

@@ -32,7 +32,7 @@ MB = 1_000_000
 # The page as it is, but quick to forget.
 PROGRAM = """
 import sys
-import page_memory
+from page import memory as page_memory
 page_memory.FORGET_AFTER_S, page_memory.LOOK_EVERY_S = 1.0, 0.1
 from streamlit.web import cli
 cli.main(["run", "web.py", *sys.argv[1:]])
@@ -40,7 +40,7 @@ cli.main(["run", "web.py", *sys.argv[1:]])
 
 
 class Server:
-    """What page_memory asks of Streamlit's runtime, over its real store of uploads."""
+    """What page.memory asks of Streamlit's runtime, over its real store of uploads."""
 
     def __init__(self) -> None:
         self.uploaded_file_mgr = MemoryUploadedFileManager("/_stcore/upload_file")

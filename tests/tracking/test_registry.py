@@ -411,7 +411,7 @@ def test_folder_without_a_model_is_refused(tracker_uri, tmp_path):
 def test_broken_model_card_is_refused(tracker_uri, small_model, tmp_path):
     folder = model_folder(small_model, tmp_path / "a")
     (folder / "model.json").write_text('{"format": 1}')
-    with pytest.raises(RegistryError, match=r"model\.json is no model card"):
+    with pytest.raises(RegistryError, match=r"model\.json is not a model card"):
         logged_model.import_folder(folder, name="m", experiment="imports", tracking_uri=tracker_uri)
 
 
