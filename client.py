@@ -47,7 +47,9 @@ CONNECT_TIMEOUT_S = 3.0
 RETRY_STATUSES = (429, 503)  # busy with other photos, or with ours
 SAME_FOR_ALL = (401, 422)  # a refused key or parameter: the next photo would fare no better
 FAILURES_IN_A_ROW = 5  # then the API is ill, and the photos are not to blame
-CSV_COLUMNS = ("file", "alarm", "label", "dangerous", "score", "x1", "y1", "x2", "y2", "error", "notes")
+CSV_COLUMNS = (
+    "file", "alarm", "label", "dangerous", "score", "x1", "y1", "x2", "y2", "error", "notes", "verdict",
+)  # fmt: skip
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Found = tuple[Path, ImageResult]
@@ -416,7 +418,7 @@ def csv_rows(result: ImageResult) -> list[dict[str, Any]]:
     """Return one row of CSV_COLUMNS per detection; a photo without any has one row all the same."""
     if result.error:
         return [{"file": result.file, "error": result.error.detail}]
-    photo = {"file": result.file, "alarm": result.alarm, "notes": " ".join(result.notes or ())}
+    photo = result.model_dump(include={"file", "alarm", "verdict"}) | {"notes": " ".join(result.notes or ())}
     return [
         {**photo, "label": d.label, "dangerous": d.dangerous, "score": d.score, **d.box.model_dump()}
         for d in result.detections or ()

@@ -27,6 +27,10 @@ PRESETS = Path(__file__).parent / "config"
 # What several programs say of the same setting.
 VAL_FRACTION = "share of train held out, by recording"
 NEGATIVE_VAL_FRACTION = "share of the recordings without a weapon held out; unset = as the others"
+MAX_FALSE_ALARMS = (
+    "weapon-free images in 1,000, at most, at the alarm point; the upper end of the 95 % interval counts"
+)
+MAX_UNSURE = "the same at the unsure point, from which a person is asked to look"
 
 
 class ListCommand(BaseModel):
@@ -273,9 +277,13 @@ class TrainConfig(BaseSettings):
     # evaluation and stopping
     eval_epochs: int = Field(1, ge=1, description="epochs between evaluations on the validation split")
     patience: int = Field(0, ge=0, description="evaluations without a better mAP before stopping; 0 = never")
-    max_false_alarms: float = Field(
-        50.0, ge=0, description="per 1,000 weapon-free images, at the alarm point"
+    point_data: list[Path] = Field(
+        [],
+        description="the roots of --data whose validation split chooses points, calibration and bands; "
+        "unset = all. Leave out roots whose photos were picked because a model was wrong on them",
     )
+    max_false_alarms: float = Field(50.0, ge=0, description=MAX_FALSE_ALARMS)
+    max_unsure: float = Field(200.0, ge=0, description=MAX_UNSURE)
 
     # machine
     device: Device = Field("auto", description="where the network learns; auto: cuda if there, else cpu")
@@ -347,7 +355,7 @@ def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
             {"model_config": SettingsConfigDict(**{**TrainConfig.model_config, "toml_file": path}),
              "__doc__": TrainConfig.__doc__, "__module__": __name__},
         )  # fmt: skip
-    return parse_arguments(config_class, given, list_flags=("--data",))
+    return parse_arguments(config_class, given, list_flags=("--data", "--point-data"))
 
 
 class PredictConfig(BaseSettings):
@@ -423,7 +431,13 @@ class EvaluateConfig(BaseSettings):
     latency: bool = Field(True, description="time the detector; leave it out where other work runs too")
     against: Path | None = Field(None, description="report of another evaluation to print beside this one")
     log: bool = Field(False, description="log figures and report to the MLflow run that made the model")
-    keep: bool = Field(False, description="write the test's figures into the model folder, for the page")
+    keep: bool = Field(
+        False,
+        description="write into the model folder: of the test split, its figures; of --split val, the "
+        "points, calibration and bands that it chooses anew",
+    )
+    max_false_alarms: float = Field(50.0, ge=0, description=f"{MAX_FALSE_ALARMS} (--keep --split val)")
+    max_unsure: float = Field(200.0, ge=0, description=f"{MAX_UNSURE} (--keep --split val)")
     device: Device = Field("auto", description="where the network runs; auto: cuda if there, else cpu")
     threads: int = Field(0, ge=0, description="CPU threads of the network; 0 = all")
     mlflow_tracking_uri: str = Field(

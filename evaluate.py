@@ -21,18 +21,20 @@ from commands import EvaluateConfig, evaluate_config
 from detection import detector as detectors
 from detection import devices, imaging
 from detection.card import DetectorError, read_card, write_card
-from detection.detections import Detections, GroundTruth
+from detection.detections import Detections, GroundTruth, Latency
 from detection.names import printable
 from detection.runtime import warm_up
 from evaluation import plots
 from evaluation import report as reports
 from evaluation.alarms import image_alarms
+from evaluation.chosen import Chosen, choose, into_card, uncalibrated, with_reliability
 from evaluation.results import Report, SliceResult, build_report, card_tables, flat_metrics
 from evaluation.robustness import CHANGES
 from photosets import layout
 from photosets import samples as photographs
 from photosets.samples import Sample
-from schemas import CARD_FILE, AlarmFigures, OperatingPoint
+from photosets.statistics import split_summary
+from schemas import CARD_FILE, AlarmFigures, ModelCard
 from tracking import provenance, tracker
 from tracking.versions import download_version, find_version
 from training import engine
@@ -69,19 +71,25 @@ def run(config: EvaluateConfig) -> Report:
     with ExitStack() as stack:
         folder, model, run_id = find_model(config, stack)
         detector = detectors.load_folder(folder, device=device)
-    point = detector.card.operating_point
-    if config.keep and (not config.model or config.split != "test" or config.limit or point is None):
-        raise DetectorError(
-            "--keep writes figures of the whole test split into a model folder with an operating point: name "
-            "one that train.py wrote with --model, and leave out --split and --limit"
-        )
+    if config.keep:
+        check_keep(config, detector.card)
     if config.log:  # before the work, not after it
         if not run_id:
             raise tracker.RegistryError(f"{model} does not say which MLflow run made it: leave out --log")
         tracker.check_tracker(config.mlflow_tracking_uri)
     samples = read_split(config, detector.class_names)
     warm_up(detector)
-    result = score(config, detector, samples, model, point, detector.class_names)
+    choosing = config.keep and config.split == "val"
+    if choosing:
+        detector.card = uncalibrated(detector.card)
+    detections, latency = engine.evaluate(detector, samples)
+    choice = None
+    if choosing:
+        choice = choose_anew(config, samples, detections, detector.class_names)
+        detections, detector.card = choice.detections, choice.onto(detector.card)
+    result = score(config, detector, samples, (detections, latency), model, detector.card)
+    if choice:
+        result = with_reliability(result, choice)
     page = reports.write_report(result, config.output, samples)
     console.print(figures_table(result, other))
     notes = list(result.notes)
@@ -92,7 +100,9 @@ def run(config: EvaluateConfig) -> Report:
         )
     for note in notes:
         console.print(f"note: {note}", highlight=False)
-    if config.keep:
+    if choice:
+        keep_choice(choice, result, samples, folder)
+    elif config.keep:
         keep_figures(result, folder)
     if config.log:
         log_report(result, config.output, run_id, config.mlflow_tracking_uri)
@@ -132,18 +142,52 @@ def read_split(config: EvaluateConfig, class_names: Sequence[str]) -> list[Sampl
     return samples
 
 
+def check_keep(config: EvaluateConfig, card: ModelCard) -> None:
+    """Raise DetectorError unless --keep can write what it measures, before the work and not after it."""
+    whole = config.split != "train" and not config.limit
+    if not config.model or not whole or (config.split == "test" and card.operating_point is None):
+        raise DetectorError(
+            "--keep writes into the model folder named with --model: figures of the whole test split, if it "
+            "has an operating point, or with --split val the points, calibration and bands that the whole "
+            "validation split chooses; leave out --limit"
+        )
+
+
+def choose_anew(
+    config: EvaluateConfig, samples: Sequence[Sample], detections: Sequence[Detections],
+    class_names: Sequence[str],
+) -> Chosen:  # fmt: skip
+    """Choose calibration, points and bands for a model's raw scores, as train.py does at its end."""
+    return choose(
+        [sample.truth for sample in samples], detections, class_names,
+        groups=[sample.recording for sample in samples],
+        max_false_alarms_per_1000=config.max_false_alarms, max_unsure_per_1000=config.max_unsure,
+    )  # fmt: skip
+
+
 def score(
-    config: EvaluateConfig, finder: Finder, samples: Sequence[Sample], model: str,
-    operating_point: OperatingPoint | None, class_names: Sequence[str],
+    config: EvaluateConfig, finder: Finder, samples: Sequence[Sample],
+    found: tuple[Sequence[Detections], Latency], model: str, card: ModelCard,
 ) -> Report:  # fmt: skip
-    """Detect in every image, and measure all that the report holds."""
-    detections, latency = engine.evaluate(finder, samples)
+    """Measure all that the report holds; the finder looks at changed images only.
+
+    Args:
+        config: what is wanted.
+        finder: what made the detections.
+        samples: the images.
+        found: of engine.evaluate: one per image, and how long it took.
+        model: what to call it.
+        card: of the model: classes, points and bands.
+    """
+    detections, latency = found
     truths = [sample.truth for sample in samples]
     official = is_official(samples, config.split)
+    class_names = card.class_names
     result = build_report(
         truths, detections, class_names, names=[sample.name for sample in samples],
-        groups=[sample.recording for sample in samples], operating_point=operating_point,
-        split=config.split, official=official, model=model, data=describe_data(samples),
+        groups=[sample.recording for sample in samples], operating_point=card.operating_point,
+        unsure_point=card.unsure_point, bands=card.bands, split=config.split, official=official, model=model,
+        data=describe_data(samples),
     )  # fmt: skip
     if config.latency:
         result = dataclasses.replace(result, latency=latency)
@@ -285,6 +329,12 @@ FIGURES = {
     "alarm/score_threshold": "alarm from score",
     "alarm/image_recall": "weapon images that raise an alarm",
     "alarm/false_alarms_per_1000": "false alarms per 1,000 weapon-free images",
+    "unsure/score_threshold": "unsure from score",
+    "unsure/image_recall": "weapon images at least unsure",
+    "unsure/false_alarms_per_1000": "unsure or alarms per 1,000 weapon-free images",
+    "calibration_error/raw": "calibration error, the network's scores",
+    "calibration_error/calibrated": "calibration error, calibrated on other recordings",
+    "calibration_error/served": "calibration error",
     "lookalike_alarm_rate": "look-alikes taken for a weapon",
     "weapon_as_lookalike_rate": "weapons taken for a look-alike",
     "latency/detect_median_ms": "ms per image, median",
@@ -302,14 +352,29 @@ def keep_figures(result: Report, folder: Path) -> None:
     """Write the test's figures into the folder's model card; what validation chose stays as it is."""
     card = read_card(folder)
     assert card.operating_point is not None
-    point = result.measured.model_copy(update={"rule": card.operating_point.rule})
+    point, unsure = result.measured.model_copy(update={"rule": card.operating_point.rule}), None
+    if card.unsure_point and result.unsure_measured:
+        unsure = result.unsure_measured.model_copy(update={"rule": card.unsure_point.rule})
     figures = {
-        "tested_alarm": AlarmFigures(operating_point=point, curve=result.alarm_curve),
+        "tested_alarm": AlarmFigures(operating_point=point, unsure_point=unsure, curve=result.alarm_curve),
         "metrics": card.metrics | flat_metrics(result),
         "tables": card_tables(result),
     }
     write_card(folder, card.model_copy(update=figures))
     console.print(f"kept in {folder / CARD_FILE}", highlight=False, soft_wrap=True)
+
+
+def keep_choice(choice: Chosen, result: Report, samples: Sequence[Sample], folder: Path) -> None:
+    """Write what validation chose into the folder's model card; figures at the old points go."""
+    card = into_card(read_card(folder), choice, result, [sample.truth for sample in samples])
+    roots = sorted({sample.root.parent.name for sample in samples})
+    data = card.data | {"points": {"roots": roots, **split_summary(samples)}}
+    write_card(folder, card.model_copy(update={"data": data}))
+    console.print(
+        f"points, calibration and bands kept in {folder / CARD_FILE}; what the test measured at the old ones "
+        "is gone: run evaluate.py --keep on the test split again",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def log_report(result: Report, folder: Path, run_id: str, tracking_uri: str) -> None:

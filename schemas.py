@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 WEIGHTS_FILE, CARD_FILE = "weights.safetensors", "model.json"  # a model folder's two files
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Verdict = Literal["alarm", "unsure", "none"]  # possible weapon; not sure, look closely; nothing found
 
 
 class _Frozen(BaseModel):
@@ -66,6 +67,7 @@ class OperatingPoint(_Frozen):
     recall: Fraction
     image_recall: Fraction
     false_alarms_per_1000: float = Field(ge=0, le=1000)
+    false_alarms_per_1000_high: float | None = Field(None, ge=0, le=1000)
     weapon_images: int = Field(ge=0)
     weapon_free_images: int = Field(ge=0)
 
@@ -79,10 +81,34 @@ class AlarmPoint(_Frozen):
 
 
 class AlarmFigures(_Frozen):
-    """What the alarm catches and costs on one split: at the operating point, and at every threshold."""
+    """What the alarm catches and costs on one split: at the model's points, and at every threshold."""
 
     operating_point: OperatingPoint
+    unsure_point: OperatingPoint | None = None
     curve: tuple[AlarmPoint, ...] = ()
+
+
+class Calibration(_Frozen):
+    """How the network's score of one class becomes the probability that such a box is right.
+
+    logit(probability) = slope * logit(score) + offset, which rises with the score: a class's boxes keep
+    their order. Right means: that class, at IoU 0.5 or more with a box of the truth that no better one took.
+    """
+
+    slope: float = Field(gt=0, allow_inf_nan=False)
+    offset: float = Field(allow_inf_nan=False)
+
+
+class Band(_Frozen):
+    """A span of scores with a word for people, and how often a pistol or knife box in it was right.
+
+    It reaches from score_from up to the next band; bands stand in the order of their scores.
+    """
+
+    name: Literal["weak", "likely", "strong"]
+    score_from: Fraction
+    boxes: int = Field(ge=0, description="pistol and knife boxes of the split that fell into it")
+    right: Fraction | None = Field(description="share of them that were right; null of no box")
 
 
 class ClassThreshold(_Frozen):
@@ -129,8 +155,10 @@ class ModelCard(_Frozen):
     """model.json: with weights.safetensors beside it, all that is needed to rebuild and run a detector.
 
     class_names has "__background__" first. metrics are fractions named split/word, as in MLflow.
-    operating_point and alarm_curve are of the validation split, which chose the threshold and so flatters
-    it; tested_alarm is of the test split, once evaluate.py has kept it.
+    From operating_point a weapon is an alarm, from unsure_point a person is asked to look closely.
+    Both, alarm_curve and bands are of the validation split, which chose them and so flatters them;
+    tested_alarm is of the test split, once evaluate.py has kept it. All scores and thresholds are
+    calibrated ones, by class name, where there is a calibration; without one they are the network's own.
     data_fingerprint is the SHA-256 of the training and validation file names, boxes and bytes.
     weights_sha256 is that of weights.safetensors, so that a mixed-up pair is noticed.
     """
@@ -139,7 +167,10 @@ class ModelCard(_Frozen):
     network: NetworkConfig
     class_names: tuple[str, ...]
     weights_sha256: str = ""
+    calibration: dict[str, Calibration] = Field(default_factory=dict)
     operating_point: OperatingPoint | None = None
+    unsure_point: OperatingPoint | None = None
+    bands: tuple[Band, ...] = ()
     class_thresholds: dict[str, ClassThreshold] = Field(default_factory=dict)
     alarm_curve: tuple[AlarmPoint, ...] = ()
     tested_alarm: AlarmFigures | None = None
@@ -157,7 +188,9 @@ class ModelCard(_Frozen):
         """The alarm's figures on the best evidence there is: test, else validation, else None."""
         if self.tested_alarm or self.operating_point is None:
             return self.tested_alarm
-        return AlarmFigures(operating_point=self.operating_point, curve=self.alarm_curve)
+        return AlarmFigures(
+            operating_point=self.operating_point, unsure_point=self.unsure_point, curve=self.alarm_curve
+        )
 
 
 # --- the API ----------------------------------------------------------------------------------------
@@ -224,6 +257,11 @@ class ImageResult(_Answer):
     file: str
     image_size: ImageSize | None = None
     alarm: bool | None = Field(None, description="a pistol or knife reaches the model's operating point")
+    verdict: Verdict | None = Field(
+        None,
+        description="alarm; unsure: a weapon reaches the unsure point, or the picture has notes, so a person "
+        "should look closely; none: nothing found, which is no proof that there is none",
+    )
     detections: list[Detection] | None = None
     notes: list[str] | None = Field(
         None, description="what makes the picture hard to judge: too-dark, blank; absent where nothing does"

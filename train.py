@@ -32,9 +32,9 @@ from detection.card import DetectorError, write_card
 from detection.detections import CLASS_NAMES
 from detection.detector import Detector
 from detection.runtime import warm_up
-from evaluation import alarms, matching
+from evaluation import chosen
 from evaluation import report as reports
-from evaluation.results import build_report, card_tables, flat_metrics
+from evaluation.results import build_report, flat_metrics
 from photosets import layout
 from photosets import samples as photographs
 from photosets.samples import Sample
@@ -215,6 +215,7 @@ def read_data(config: TrainConfig, process: TorchrunSettings) -> tuple[list[Samp
         for problem in found.errors:
             say(f"  {problem}")
     train_samples, val_samples = splits
+    point_samples(config, val_samples)  # now, not after the last epoch
     if config.limit:
         train_samples = train_samples[:: max(1, len(train_samples) // config.limit)][: config.limit]
     if process.rank == 0:
@@ -374,45 +375,43 @@ def finish(
     config: TrainConfig, training: Training, train_samples: Sequence[Sample], val_samples: Sequence[Sample],
     run: runs.TrainingRun, *, workers: int,
 ) -> None:  # fmt: skip
-    """Choose the operating point on the validation split, write report and model, register it.
+    """Choose calibration, points and bands on the validation split, write report and model, register it.
 
-    All figures are those of the model as it is served: its folder, loaded as the API loads it.
+    All figures are those of the model as it is served: its folder, loaded as the API loads it; and of the
+    images that choose.
     """
     folder = config.output / "best"
     served = detectors.load_folder(folder, device=training.detector.device)
-    found = engine.detect_all(served, val_samples, workers=workers, description="choose the operating point")
-    truths = [sample.truth for sample in val_samples]
-    point = alarms.choose_operating_point(
-        truths, found, CLASS_NAMES, split="val", max_false_alarms_per_1000=config.max_false_alarms
-    )
+    served.card = chosen.uncalibrated(served.card)
+    samples = point_samples(config, val_samples)
+    found = engine.detect_all(served, samples, workers=workers, description="choose the points")
+    truths, groups = [sample.truth for sample in samples], [sample.recording for sample in samples]
+    choice = chosen.choose(
+        truths, found, CLASS_NAMES, groups=groups, max_false_alarms_per_1000=config.max_false_alarms,
+        max_unsure_per_1000=config.max_unsure,
+    )  # fmt: skip
+    point = choice.operating_point
     results = build_report(
-        truths, found, CLASS_NAMES, names=[sample.name for sample in val_samples],
-        groups=[sample.recording for sample in val_samples], operating_point=point, split="val",
+        truths, choice.detections, CLASS_NAMES, names=[sample.name for sample in samples], groups=groups,
+        operating_point=point, unsure_point=choice.unsure_point, bands=choice.bands, split="val",
         model=config.run_name or config.output.name,
         data={
-            "Data": ", ".join(map(str, config.data)),
-            "Fingerprint": photographs.fingerprint(val_samples),
+            "Data": ", ".join(map(str, config.point_data or config.data)),
+            "Fingerprint": photographs.fingerprint(samples),
             "Code": git_commit() or "not under git",
             "MLflow run": run.run_id,
         },
     )  # fmt: skip
-    results = dataclasses.replace(results, latency=measure_latency(served, val_samples))
-    reports.write_report(results, config.output / "report", samples=val_samples)
+    results = chosen.with_reliability(results, choice)
+    results = dataclasses.replace(results, latency=measure_latency(served, samples))
+    reports.write_report(results, config.output / "report", samples=samples)
     run.log_artifacts(config.output / "report", "report")
     numbers = flat_metrics(results)
     run.log_metrics(
         {name.replace("val/", "best/val/"): value for name, value in numbers.items()}, training.progress.step
     )
-    card = served.card.model_copy(
-        update={
-            "operating_point": point,
-            "class_thresholds": matching.class_thresholds(truths, found, CLASS_NAMES),
-            "alarm_curve": alarms.alarm_curve(truths, found, CLASS_NAMES),
-            "metrics": numbers,
-            "tables": card_tables(results),
-            **provenance(config, train_samples, val_samples, run.run_id),
-        }
-    )
+    origin = provenance(config, train_samples, val_samples, run.run_id)
+    card = chosen.into_card(served.card, choice, results, truths).model_copy(update=origin)
     write_card(folder, card)
     where = str(folder)
     if config.register_model:
@@ -428,6 +427,26 @@ def finish(
         f"{point.score_threshold:.2f} weapon image recall {point.image_recall:.3f} with "
         f"{point.false_alarms_per_1000:.0f} false alarms per 1,000 weapon-free images (validation split)"
     )
+
+
+def point_samples(config: TrainConfig, val_samples: Sequence[Sample]) -> list[Sample]:
+    """Return the validation samples that choose points, calibration and bands.
+
+    Raises:
+        DatasetError: one of their roots is none of --data, or they are none.
+    """
+    roots = {layout.find_root(root) for root in config.point_data or config.data}
+    unknown = sorted(map(str, roots - {layout.find_root(root) for root in config.data}))
+    if unknown:
+        raise layout.DatasetError(
+            f"expected folders of --data at --point-data, got {', '.join(unknown)}: write them alike"
+        )
+    samples = [sample for sample in val_samples if sample.root in roots]
+    if not samples:
+        raise layout.DatasetError(
+            "expected validation pictures in --point-data, found none: name a root that has some"
+        )
+    return samples
 
 
 def measure_latency(served: Detector, samples: Sequence[Sample]) -> detections.Latency:
@@ -446,6 +465,7 @@ def provenance(
             "roots": [layout.find_root(root).parent.name for root in config.data],
             "train": split_summary(train_samples),
             "val": split_summary(val_samples),
+            "points": split_summary(point_samples(config, val_samples)),
         },
         "library_versions": library_versions(),
         "git_commit": git_commit(),

@@ -1,9 +1,11 @@
-"""The one alarm rule: when a weapon is called. The API, the logged model, the page and cameras ask here."""
+"""The one alarm rule: alarm, unsure or none. The API, the logged model, the page and cameras ask here."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from detection.detections import WEAPONS, Detections
-from schemas import ModelCard
+from schemas import ModelCard, Verdict
 
 
 def alarm_threshold(card: ModelCard) -> float:
@@ -11,12 +13,26 @@ def alarm_threshold(card: ModelCard) -> float:
     return card.operating_point.score_threshold if card.operating_point else card.network.box_score_thresh
 
 
-def is_alarm(found: Detections, card: ModelCard) -> bool:
-    """Return whether one of all that a model found is a weapon at its alarm threshold or above.
+def unsure_threshold(card: ModelCard) -> float:
+    """Return the score from which a person is asked to look.
+
+    A card without an unsure point has nothing between alarm and none: the alarm's score serves for both.
+    """
+    return card.unsure_point.score_threshold if card.unsure_point else alarm_threshold(card)
+
+
+def verdict_of(found: Detections, card: ModelCard, notes: Sequence[str] = ()) -> Verdict:
+    """Return what is to be said of a picture; there is no answer "safe".
+
+    Look-alikes play no part, so that a weapon under the better score of a phone counts like any other. A
+    picture in which little can be seen is never "none".
 
     Args:
         found: everything, not only what somebody asked to see.
         card: of the model that found it.
+        notes: of imaging.notes_on the picture: too dark, blank, partly missing.
     """
     weapons = found.of([card.class_names.index(name) for name in WEAPONS])
-    return len(weapons.above(alarm_threshold(card))) > 0
+    if len(weapons.above(alarm_threshold(card))):
+        return "alarm"
+    return "unsure" if notes or len(weapons.above(unsure_threshold(card))) else "none"

@@ -28,6 +28,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from detection import imaging
 from detection.architectures import HEAD, build_network, detectos_input, input_size, network_config
+from detection.calibration import calibrate
 from detection.card import DetectorError, read_card, write_card
 from detection.detections import BACKGROUND, CLASS_NAMES, Detections
 from detection.files import write_atomically
@@ -74,7 +75,8 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
     detecto's predict, predict_top, save, load, get_internal_model and visualize functions work on it, except
     visualize.detect_video, which OpenCV 5 refuses on detecto's own models too ("Can't parse 'pt1'"); predict
     takes a picture as it is, or a tensor in [0, 1] that nothing has normalised. For our own use, detect()
-    answers one image with every box it finds.
+    answers one image with every box it finds, scores calibrated as the card says; detecto's functions give
+    the network's own scores.
 
     Attributes:
         card: what model.json holds.
@@ -201,10 +203,11 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
             self._model.eval()
             every = self._forward(images, nms_iou, max_detections)
         found = ((value.cpu().numpy() for value in one) for one in every)
-        return [
+        as_given = [
             Detections(boxes, scores, labels, softmax if probabilities else None)
             for boxes, scores, labels, softmax in found
         ]
+        return [calibrate(one, self.card.calibration, self.class_names) for one in as_given]
 
     def batched_size(self, size_hw: Sequence[int]) -> tuple[int, ...]:
         """Return height and width of the batch in which the network sees an image of size_hw alone."""

@@ -1,8 +1,7 @@
-"""Alarms by picture: how many weapons are found at which price in false alarms; the point chosen."""
+"""Alarms by picture: how many weapons are found at which price in false alarms."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,11 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detection.detections import CLASS_NAMES, Detections, GroundTruth
-from evaluation.matching import best_f1_threshold, match_class, weapon_labels
+from evaluation.matching import match_class, weapon_labels
 from metrics import Bools, check_pairs
 from schemas import AlarmPoint, OperatingPoint
-
-MAX_FALSE_ALARMS_PER_1000 = 50.0  # default budget of an alarm operating point
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,57 +65,6 @@ def alarm_curve(
         )
         for threshold in np.linspace(0, 1, 101).round(2).tolist()
     )
-
-
-def choose_operating_point(
-    truths: Sequence[GroundTruth],
-    detections: Sequence[Detections],
-    class_names: Sequence[str] = CLASS_NAMES,
-    *,
-    split: str = "val",
-    max_false_alarms_per_1000: float = MAX_FALSE_ALARMS_PER_1000,
-) -> OperatingPoint:
-    """Choose the alarm threshold: highest image-level weapon recall within the false alarm budget.
-
-    The threshold is the score of an observed weapon image, so that an alarm at score >= threshold catches
-    it; among thresholds of equal recall the highest is taken, rounded down to a whole hundredth (a stop of
-    the page's slider) if that keeps to the budget too. Where that rule cannot decide (no weapon-free
-    image, no weapon image, or no threshold within the budget) the threshold of best F1 over pistol and knife
-    boxes is taken, then of best F1 over all classes, and `rule` says so. With nothing found at all it is 1.
-
-    Args:
-        truths: one per image of the split.
-        detections: one per image, down to a low score.
-        class_names: index 0 is background.
-        split: name of the split, kept in the result.
-        max_false_alarms_per_1000: budget, in weapon-free images out of 1,000 that may raise an alarm.
-    """
-    alarms = image_alarms(truths, detections, class_names)
-    if not (~alarms.armed).any():
-        why = f"no weapon-free image in {split}"
-    elif not alarms.armed.any():
-        why = f"no weapon image in {split}"
-    else:
-        budget = f"{max_false_alarms_per_1000:g} false alarms per 1,000 weapon-free images"
-        threshold = _alarm_threshold(alarms, max_false_alarms_per_1000)
-        if threshold is not None:
-            rule = f"highest image-level weapon recall with at most {budget}"
-            return measure_operating_point(threshold, truths, detections, class_names, rule=rule, split=split)
-        why = f"no threshold keeps to {budget}"
-    threshold, rule = best_f1_threshold(truths, detections, class_names)
-    rule = f"{rule} ({why})"
-    return measure_operating_point(threshold, truths, detections, class_names, rule=rule, split=split)
-
-
-def _alarm_threshold(alarms: ImageAlarms, max_false_alarms_per_1000: float) -> float | None:
-    """Return the lowest score of a weapon image that keeps to the budget, None if none does."""
-    candidates = np.unique(alarms.scores[alarms.armed & (alarms.scores >= 0)])
-    for score in candidates.tolist():
-        hundredth = math.floor(100 * score) / 100
-        for threshold in (hundredth, score):
-            if alarms.false_alarms_per_1000(threshold) <= max_false_alarms_per_1000:
-                return float(threshold)
-    return None
 
 
 def measure_operating_point(

@@ -35,6 +35,7 @@ def draw_plots(report: Report) -> dict[str, bytes]:
         "classes": _classes_figure(report),
         "confusion": _confusion_figure(report),
         "errors": _errors_figure(report),
+        "reliability": _reliability_figure(report),
     }
     return {f"plots/{name}.png": _png(figure) for name, figure in figures.items()}
 
@@ -82,6 +83,11 @@ def _alarm_figure(report: Report) -> Figure:
         right.annotate(
             "  operating point", (point.false_alarms_per_1000, point.image_recall), fontsize=9, va="top"
         )
+        unsure = report.unsure_measured
+        if unsure:
+            at = (unsure.false_alarms_per_1000, unsure.image_recall)
+            right.plot(*at, "o", color=GREY, fillstyle="none")
+            right.annotate("  unsure point", at, fontsize=9, va="top")
         right.set(xlabel="false alarms per 1,000 weapon-free images", ylabel="weapon images found")
         right.set(ylim=(-0.02, 1.05))
         _percent(right, "y")
@@ -174,6 +180,29 @@ def _errors_figure(report: Report) -> Figure:
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+RELIABILITY_LABELS = {
+    "raw": "the network's scores", "calibrated": "calibrated on other recordings", "served": "as served",
+}  # fmt: skip
+
+
+def _reliability_figure(report: Report) -> Figure:
+    figure = Figure(figsize=(6.4, 5), layout="constrained")
+    axes = _axes(figure, 1, 1, 1, "Pistol and knife boxes: score against share right")
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
+    styles = (("-", COLORS["pistol"]), ("--", COLORS["monedero"]))
+    for one, (style, color) in zip(reversed(report.reliability), styles, strict=False):
+        label = f"{RELIABILITY_LABELS[one.scores]}, error {one.error:.3f}"
+        scores, right = [each.score for each in one.bins], [each.right for each in one.bins]
+        axes.plot(scores, right, style, marker="o", markersize=4, color=color, label=label)
+    axes.set(
+        xlabel="mean score of a span", ylabel="boxes that were right", xlim=(0, 1.02), ylim=(-0.02, 1.05)
+    )
+    if report.reliability:
+        axes.legend(frameon=False, fontsize=9, loc="upper left")
+    _percent(axes, "y")
     return figure
 
 

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from detection import drawing, imaging
 from detection.detections import LOOKALIKES, WEAPONS
 from evaluation.mistakes import LookalikeCell
-from evaluation.plots import draw_plots, drawn, figure, percent, title_of
+from evaluation.plots import RELIABILITY_LABELS, draw_plots, drawn, figure, percent, title_of
 from evaluation.results import ImageResult, Report
 
 EXAMPLE_PX = 480  # longer side of an example picture, before captions are drawn
@@ -183,6 +183,7 @@ def render_page(report: Report, plots: dict[str, bytes], examples: dict[str, byt
         best=_shown("best", report.best, examples),
         rows=[row for row in COCO_ROWS if row[0] in report.coco],
         lookalikes=lookalike_rows(report.lookalikes),
+        reliability_labels=RELIABILITY_LABELS,
         weapons=[name for name in WEAPONS if name in report.class_names],
     )
 

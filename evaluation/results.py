@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detection.detections import CLASS_NAMES, Detections, GroundTruth, Latency
-from evaluation.alarms import alarm_curve, choose_operating_point, measure_operating_point
+from evaluation.alarms import alarm_curve, measure_operating_point
+from evaluation.calibration import Reliability, measure_bands, measure_reliability
 from evaluation.intervals import Interval, bootstrap_intervals
 from evaluation.matching import class_thresholds, match_class, score_curve, weapon_labels
 from evaluation.mistakes import (
@@ -24,8 +25,9 @@ from evaluation.mistakes import (
     error_counts,
     lookalike_table,
 )
+from evaluation.points import choose_operating_point
 from metrics import ORIGINAL_PUBLISHED, check_pairs, coco_summary, original_protocol
-from schemas import AlarmPoint, ClassThreshold, MeasuredTables, OperatingPoint
+from schemas import AlarmPoint, Band, ClassThreshold, MeasuredTables, OperatingPoint
 
 CURVE_POINTS = 150
 CARD_CURVE_STEP = 4  # of those, every fourth goes into model.json: enough to draw
@@ -132,6 +134,10 @@ class Report:
         classes: one per class.
         operating_point: as chosen, on the split it names; the threshold of all counts in this report.
         measured: the same threshold on this split.
+        unsure_point: as chosen; None for a model without one.
+        unsure_measured: the same threshold on this split.
+        bands: the model's, with what was right in them on this split; empty for a model without any.
+        reliability: of each kind of score measured; empty without a pistol or knife detection.
         alarm_curve: thresholds 0.00 to 1.00 on this split.
         confusion: (C, C) counts, row = truth, column = detection, background first.
         lookalikes: weapon x look-alike.
@@ -165,6 +171,10 @@ class Report:
     errors: tuple[ErrorCounts, ...]
     worst: tuple[ImageResult, ...]
     best: tuple[ImageResult, ...]
+    unsure_point: OperatingPoint | None = None
+    unsure_measured: OperatingPoint | None = None
+    bands: tuple[Band, ...] = ()
+    reliability: tuple[Reliability, ...] = ()
     latency: Latency | None = None
     robustness: tuple[SliceResult, ...] = ()
     data: dict[str, str] = field(default_factory=dict)
@@ -184,6 +194,8 @@ def build_report(
     names: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     operating_point: OperatingPoint | None = None,
+    unsure_point: OperatingPoint | None = None,
+    bands: Sequence[Band] = (),
     split: str = "val",
     official: bool = False,
     model: str = "",
@@ -200,6 +212,8 @@ def build_report(
         names: file stems, for the best and worst images.
         groups: each image's recording, for the intervals; see bootstrap_intervals.
         operating_point: the model's; by default one is chosen on these very images, and a note says so.
+        unsure_point: the model's, if it has one.
+        bands: the model's, if it has any.
         split: train, val or test.
         official: the images are the official test split, all of it; else the title says local.
         model: name and version, or folder.
@@ -213,16 +227,25 @@ def build_report(
     check_pairs(truths, detections, class_names)
     if not truths:
         raise ValueError(f"expected at least one image in the {split} split, got none")
-    point = operating_point or choose_operating_point(truths, detections, class_names, split=split)
+    point = operating_point or choose_operating_point(
+        truths, detections, class_names, groups=groups, split=split
+    )
     found = [one.above(point.score_threshold) for one in detections]
     diagnoses = [diagnose(truth, one) for truth, one in zip(truths, found, strict=True)]
     stems = names or [f"image {i}" for i in range(len(truths))]
     ranked = rank_images(stems, truths, found, diagnoses, class_names)
     coco = coco_summary(truths, detections, class_names)
     thresholds = class_thresholds(truths, detections, class_names)
-    measured = measure_operating_point(
-        point.score_threshold, truths, detections, class_names, rule=f"chosen on {point.split}", split=split
+    measured, unsure_measured = (
+        measure_operating_point(
+            one.score_threshold, truths, detections, class_names, rule=f"chosen on {one.split}", split=split
+        )
+        if one
+        else None
+        for one in (point, unsure_point)
     )
+    assert measured is not None
+    reliability = measure_reliability(truths, detections, class_names, scores="served")
     return Report(
         title=f"{'official' if official else 'local'} {split}",
         split=split,
@@ -246,6 +269,10 @@ def build_report(
         operating_point=point,
         measured=measured,
         alarm_curve=alarm_curve(truths, detections, class_names),
+        unsure_point=unsure_point,
+        unsure_measured=unsure_measured,
+        bands=measure_bands(bands, truths, detections, class_names),
+        reliability=(reliability,) if reliability else (),
         confusion=tuple(tuple(row) for row in confusion_matrix(truths, found, class_names).tolist()),
         lookalikes=lookalike_table(truths, found, class_names),
         errors=error_counts(truths, diagnoses, found, class_names),
@@ -424,6 +451,13 @@ def flat_metrics(report: Report) -> dict[str, float]:
         "alarm/precision": point.precision,
         "alarm/recall": point.recall if point.weapon_images else None,
     }
+    unsure = report.unsure_measured
+    if unsure:
+        values["unsure/score_threshold"] = unsure.score_threshold
+        values["unsure/image_recall"] = unsure.image_recall if unsure.weapon_images else None
+        if unsure.weapon_free_images:
+            values["unsure/false_alarms_per_1000"] = unsure.false_alarms_per_1000
+    values |= {f"calibration_error/{one.scores}": one.error for one in report.reliability}
     for cell in report.lookalikes:
         if cell.weapon == cell.lookalike == "any":
             values["lookalike_alarm_rate"] = cell.called_weapon_share

@@ -24,6 +24,7 @@ FRACTIONS = {
 RATES = {"lookalike_alarm_rate": "metric_lookalikes", "weapon_as_lookalike_rate": "metric_as_lookalikes"}
 FALSE_ALARM_RULE = re.compile(
     r"highest image-level weapon recall with at most ([\d.]+) false alarms per 1,000 weapon-free images"
+    r"(?:( at the upper end of the 95 % interval)|( as measured \(.*\)))?"
 )
 # Okabe and Ito's: weapons orange, look-alikes cold; told apart with any colour vision.
 CLASS_COLORS = ("#d55e00", "#e69f00", "#0072b2", "#56b4e9", "#009e73", "#cc79a7")
@@ -94,7 +95,10 @@ def operating_point_ui(page: Page, card: ModelCard) -> None:
 def rule_words(page: Page, rule: str) -> str:
     """Return the rule by which the threshold was chosen, in this person's language if it is known."""
     known = FALSE_ALARM_RULE.fullmatch(rule)
-    return page.text("rule_false_alarms", limit=known[1]) if known else markdown_safe(rule)
+    if not known:
+        return markdown_safe(rule)
+    how = "rule_surely" if known[2] else "rule_as_measured" if known[3] else None
+    return page.text("rule_false_alarms", limit=known[1]) + (page.text(how) if how else "")
 
 
 def interval(page: Page, card: ModelCard, metric: str, form: Callable[[float], str]) -> str | None:

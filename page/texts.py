@@ -403,6 +403,14 @@ TEXTS = {
         "ru": "как можно больше пойманных фото с оружием при не более чем {limit} ложных тревогах на 1000 фото без "
         "него",
     },
+    "rule_surely": {
+        "en": ", and the upper end of the 95% interval counts",
+        "ru": ", причём считается верхняя граница 95-процентного интервала",
+    },
+    "rule_as_measured": {
+        "en": ", as measured: the photos are too few to be surer",
+        "ru": " по измерению: для большей уверенности фото слишком мало",
+    },
     "model_curve_here": {
         "en": "The vertical line is the recommended setting, {threshold}.",
         "ru": "Вертикальная линия: рекомендуемая настройка, {threshold}.",

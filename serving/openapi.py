@@ -52,6 +52,7 @@ PREDICT_EXAMPLE = {
             "file": "street.jpg",
             "image_size": {"width": 1280, "height": 720},
             "alarm": True,
+            "verdict": "alarm",
             "detections": [
                 {
                     "label": "pistol",
@@ -68,7 +69,11 @@ PREDICT_ANSWER: dict[str, Any] = {
     "description": "What was found, one result per file; or, by the Accept header, the annotated picture",
     "content": {JSON: {"example": PREDICT_EXAMPLE}} | dict.fromkeys(PICTURE_FORMATS, PICTURE),
     "headers": {
-        "X-Alarm": {"description": "With a picture: what `alarm` says.", "schema": {"type": "boolean"}}
+        "X-Alarm": {"description": "With a picture: what `alarm` says.", "schema": {"type": "boolean"}},
+        "X-Verdict": {
+            "description": "With a picture: what `verdict` says.",
+            "schema": {"type": "string", "enum": ["alarm", "unsure", "none"]},
+        },
     },
 }
 PROBLEM_DETAILS = {  # examples of what a problem says, beside its fixed title

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from detection import drawing, imaging
-from detection.alarm import alarm_threshold, is_alarm
+from detection.alarm import alarm_threshold, verdict_of
 from detection.detections import CLASS_NAMES, WEAPONS, Detections
 from detection.runtime import AnyDetector
 from schemas import Box, Detection, ImageResult, ImageSize, ModelCard, TimeMs
@@ -94,8 +94,9 @@ def look_at(
     try:
         image = decode(file.content)
         decoded = time.perf_counter()
+        # All of them, since the verdict looks at all: what is not wanted is cut off only afterwards.
         found = detector.detect(
-            image, nms_iou=query.nms_iou, max_detections=_most(query, card), probabilities=query.probabilities
+            image, nms_iou=query.nms_iou, max_detections=ALL, probabilities=query.probabilities
         )
         detected = time.perf_counter()
         picture = b""
@@ -121,16 +122,6 @@ def _problem_name(error: imaging.ImageError) -> str:
     return next((name for kind, name in IMAGE_PROBLEMS.items() if isinstance(error, kind)), "bad-image")
 
 
-def _most(query: PredictQuery, card: ModelCard) -> int:
-    """Return how many detections to ask for: the alarm looks at all, so fewer are cut off only afterwards.
-
-    With another overlap allowed, hundreds of boxes on one phone could crowd out the pistol beside it.
-    """
-    return max(
-        query.max_detections or 0, card.network.box_detections_per_img if query.nms_iou is None else ALL
-    )
-
-
 def as_sentence(error: Exception) -> str:
     """Return the error's message with a capital letter and a full stop."""
     text = str(error)
@@ -147,11 +138,13 @@ def to_result(
     width, height = look.size_wh
     times = {"decode": look.decode_ms, "queue": ran.queue_ms, "inference": look.inference_ms}
     notes: dict[str, Any] = {"notes": list(look.notes)} if look.notes else {}
+    verdict = verdict_of(look.detections, card, look.notes)
     return ImageResult(
         **notes,
         file=file.name,
         image_size=ImageSize(width=width, height=height),
-        alarm=is_alarm(look.detections, card),
+        alarm=verdict == "alarm",
+        verdict=verdict,
         detections=to_detections(choose(look.detections, card, query), card),
         time_ms=TimeMs(**{stage: round(value, 2) for stage, value in times.items()}),
     )

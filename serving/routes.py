@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from detection.alarm import alarm_threshold
+from detection.alarm import alarm_threshold, unsure_threshold
 from detection.detections import WEAPONS, Detections
 from schemas import ImageResult, ModelCard, ModelInfo, ModelList, ModelName, PredictResponse
 from serving.bodies import SentFile, read_files
@@ -148,8 +148,9 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()], ser
     """Find pistols, knives and the things taken for them in one or several photos.
 
     With several files, one that cannot be read has `error` in place of detections; with one file, that
-    error is the answer. `alarm` is about all that the model found, whatever the parameters leave out. Any
-    alarm is a possible weapon: a person must confirm.
+    error is the answer. `verdict` and `alarm` are about all that the model found, whatever the parameters
+    leave out. `alarm` is a possible weapon: a person must confirm. `unsure` asks a person to look closely.
+    `none` is no proof that there is no weapon.
     """
     media_type = choose_media_type(", ".join(request.headers.getlist("accept")))
     served = service.host.served  # one model for the whole request, whatever is loaded meanwhile
@@ -170,7 +171,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()], ser
     note["score_threshold"] = threshold
     if media_type != JSON:
         service.metrics.stage_seconds.labels("encode").observe(looks[0].value.encode_ms / 1000)
-        headers = {"X-Alarm": str(bool(results[0].alarm)).lower()}
+        headers = {"X-Alarm": str(bool(results[0].alarm)).lower(), "X-Verdict": str(results[0].verdict)}
         return Response(looks[0].value.picture, media_type=media_type, headers=headers)
     answer = PredictResponse(model=served.name, score_threshold=threshold, results=results)
     return Response(answer.model_dump_json(exclude_unset=True), media_type=JSON)
@@ -268,6 +269,7 @@ def _record(
             metrics.stage_seconds.labels(stage).observe(milliseconds / 1000)
     for label, count in labels.items():
         metrics.detections.labels(label).inc(count)
-    note |= {"operating_point": point, "detections": dict(labels)}
+    note |= {"operating_point": point, "unsure_point": unsure_threshold(card), "detections": dict(labels)}
     note |= {"alarms": sum(bool(result.alarm) for result in results)}
+    note |= {"unsure": sum(result.verdict == "unsure" for result in results)}
     note |= {"time_ms": [result.time_ms.model_dump() if result.time_ms else None for result in results]}

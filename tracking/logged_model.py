@@ -214,6 +214,7 @@ def _signature() -> Any:
         outputs=Schema(
             [
                 ColSpec(DataType.boolean, "alarm", required=False),
+                ColSpec(DataType.string, "verdict", required=False),
                 ColSpec(Array(detection), "detections", required=False),
                 ColSpec(size, "image_size", required=False),
                 ColSpec(DataType.string, "error", required=False),
@@ -247,16 +248,18 @@ def version_tags(folder: Path, card: ModelCard) -> dict[str, str]:
 
 
 def _point_tags(card: ModelCard) -> dict[str, str]:
-    point = card.operating_point.model_dump() if card.operating_point else {}
+    points = {"operating_point": card.operating_point, "unsure_point": card.unsure_point}
     return {
-        f"operating_point.{key}": f"{value:.6g}" if isinstance(value, float) else str(value)
-        for key, value in point.items()
+        f"{name}.{key}": f"{value:.6g}" if isinstance(value, float) else str(value)
+        for name, point in points.items()
+        if point
+        for key, value in point.model_dump(exclude_none=True).items()
     }
 
 
 def _count_tags(card: ModelCard) -> dict[str, str]:
     """Return how many boxes of the validation split the rates between weapon and look-alike are of."""
-    val = card.data.get("val")
+    val = card.data.get("points", card.data.get("val"))  # the figures are of the part that chose the points
     boxes = val.get("boxes") if isinstance(val, dict) else None
     if not isinstance(boxes, dict) or not all(isinstance(count, int) for count in boxes.values()):
         return {}

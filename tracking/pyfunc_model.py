@@ -15,17 +15,17 @@ import mlflow
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from detection.alarm import alarm_threshold, is_alarm
+from detection.alarm import alarm_threshold, verdict_of
 from detection.detections import WEAPONS, Detections
 from detection.detector import Detector, load_folder
-from detection.imaging import Image, ImageError, decode_image
+from detection.imaging import Image, ImageError, decode_image, notes_on
 from schemas import Box, Detection, ModelCard
 
 ARTIFACT = "detector"  # the model folder's name inside the logged model
 
 
 class WeaponDetector(PythonModel):
-    """One row in, one record out: {"alarm", "detections", "image_size", "error"}."""
+    """One row in, one record out: {"alarm", "verdict", "detections", "image_size", "error"}."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Build the network from the model folder that was logged with this file."""
@@ -57,7 +57,8 @@ class WeaponDetector(PythonModel):
         try:
             image = decode_image(_to_bytes(content))
         except ImageError as error:
-            return {"alarm": None, "detections": None, "image_size": None, "error": str(error)}
+            nothing = dict.fromkeys(("alarm", "verdict", "detections", "image_size"))
+            return {**nothing, "error": str(error)}
         found = self.detector.detect(image)
         return to_record(image, found, self.detector.card, score_threshold)
 
@@ -66,8 +67,10 @@ def to_record(image: Image, found: Detections, card: ModelCard, score_threshold:
     """Return the JSON record of what was found in image."""
     height, width = image.shape[:2]
     kept = found.above(score_threshold)
+    verdict = verdict_of(found, card, notes_on(image))
     return {
-        "alarm": is_alarm(found, card),
+        "alarm": verdict == "alarm",
+        "verdict": verdict,
         "detections": [
             _detection(card.class_names[label], float(score), box.tolist()).model_dump(exclude_none=True)
             for label, score, box in zip(kept.labels, kept.scores, kept.boxes, strict=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_detector import make_card
 from mlflow import MlflowClient
 from PIL import Image as PillowImage
 from PIL import ImageDraw
@@ -94,7 +95,8 @@ def config_for(root, *arguments):
 
 def score(config, finder):
     samples = photographs.read_samples(config.data, config.split)
-    return evaluate.score(config, finder, samples, "a model", None, CLASS_NAMES)
+    found = engine.evaluate(finder, samples)
+    return evaluate.score(config, finder, samples, found, "a model", make_card(operating_point=None))
 
 
 def test_score_measures_what_the_finder_finds(root):
@@ -290,12 +292,9 @@ def test_program_logs_to_the_run_that_made_the_model(root, model, tmp_path):
         (["--data", "{data}", "--model", "{model}", "--output", "{file}"], "cannot write the report into"),
         (["--data", "{data}", "--model", "{logged}", "--log"], "No MLflow tracker answers at"),
         (["--data", "{data}"], "No MLflow tracker answers at"),
-        (["--data", "{data}", "--model", "{model}", "--keep"], "with an operating point"),
-        (["--data", "{data}", "--model", "{logged}", "--keep", "--split", "val"], "leave out --split"),
-        (
-            ["--data", "{data}", "--model", "{logged}", "--keep", "--limit", "3"],
-            "leave out --split and --limit",
-        ),
+        (["--data", "{data}", "--model", "{model}", "--keep"], "if it has an operating point"),
+        (["--data", "{data}", "--model", "{logged}", "--keep", "--split", "train"], "with --split val"),
+        (["--data", "{data}", "--model", "{logged}", "--keep", "--limit", "3"], "leave out --limit"),
     ],
 )
 def test_problems_are_sentences_and_exit_code_1(arguments, message, root, model, tmp_path, capsys):

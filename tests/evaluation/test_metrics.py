@@ -16,7 +16,8 @@ from pycocotools.cocoeval import COCOeval
 import metrics
 from detection.detections import CLASS_NAMES, Detections, GroundTruth
 from evaluation import intervals, matching, mistakes
-from evaluation.alarms import alarm_curve, choose_operating_point, image_alarms
+from evaluation.alarms import alarm_curve, image_alarms
+from evaluation.points import choose_operating_point
 from evaluation.results import build_report, card_tables, flat_metrics
 
 PISTOL, KNIFE, BILLETE, MONEDERO, SMARTPHONE, TARJETA = range(1, 7)
@@ -226,7 +227,8 @@ ALARM_FOUND = [
         (0, 0.8, 0.4, 0),  # .9 would catch one of five, .8 catches two before the first false alarm at .7
         (249, 0.8, 0.4, 0),  # one of four is 250 in 1,000
         (250, 0.6, 0.6, 250),
-        (500, 0.3, 0.8, 500),
+        (489, 0.6, 0.6, 250),
+        (490, 0.8, 0.4, 0),  # Wilson's bound of 0 of 4 is 1.96^2 / (4 + 1.96^2) = .4899: now one keeps surely
         (1000, 0.3, 0.8, 500),  # nothing is gained below .3: the fifth weapon has no detection
     ],
 )

@@ -26,7 +26,7 @@ from detection import architectures, devices, weights
 from detection import detector as detectors
 from detection.card import DetectorError, read_card, write_card
 from detection.detections import CLASS_NAMES
-from evaluation import alarms
+from evaluation import chosen
 from evaluation import report as reports
 from photosets import layout, synthetic
 from photosets import samples as photographs
@@ -178,16 +178,15 @@ def test_the_operating_point_is_measured_on_the_model_as_it_is_served(
         engine.evaluate(detectors.load_folder(folder, optimize=fast), samples, progress=False)[0]
         for fast in (True, False)
     )
-    as_served, as_trained = (
-        alarms.choose_operating_point(
-            truths, found, CLASS_NAMES, split="val", max_false_alarms_per_1000=config.max_false_alarms
-        )
-        for found in (served, plain)
+    groups = [sample.recording for sample in samples]
+    as_served, as_trained = (chosen.choose(truths, found, groups=groups) for found in (served, plain))
+    assert as_served.operating_point != as_trained.operating_point, (
+        "bfloat16 changes nothing: this tells nothing"
     )
-    assert as_served != as_trained, "a network of which bfloat16 changes nothing would tell nothing"
     card = detectors.load_folder(folder).card
-    assert card.operating_point == as_served
-    assert card.metrics["val/map"] == metrics.coco_summary(truths, served, CLASS_NAMES)["map"]
+    assert as_served.onto(card) == card
+    assert card.calibration
+    assert card.metrics["val/map"] == metrics.coco_summary(truths, as_served.detections, CLASS_NAMES)["map"]
 
 
 def test_a_second_run_becomes_the_challenger(arguments, tmp_path, tracker_uri):
