@@ -18,6 +18,7 @@ import pytest
 from conftest import LONGEST_S, answers, environment_watched, wait_until
 from fake_detector import (
     KNIFE,
+    OPERATING_POINT,
     PHONE,
     PISTOL,
     FakeDetector,
@@ -91,6 +92,7 @@ def test_one_photo_gives_one_result_in_the_promised_shape(client):
                 "file": "0.png",
                 "image_size": {"width": 40, "height": 30},
                 "alarm": True,
+                "verdict": "alarm",
                 "detections": [
                     {
                         "label": "pistol",
@@ -108,7 +110,7 @@ def test_nothing_found_is_a_normal_answer(client, detector):
     detector.detections = Detections.empty()
     result = send(client, png()).json()["results"][0]
     assert result["detections"] == []
-    assert result["alarm"] is False
+    assert (result["alarm"], result["verdict"]) == (False, "none")
 
 
 @pytest.mark.parametrize(
@@ -155,10 +157,52 @@ def test_without_an_operating_point_the_models_floor_is_the_threshold():
 
 
 def test_parameters_of_the_network_reach_it(client, detector):
-    send(client, png(), max_detections=50)
-    assert detector.calls[-1] == {"shape": (30, 40, 3), "nms_iou": None, "max_detections": 50}
     send(client, png(), nms_iou=0.3)
-    assert detector.calls[-1]["nms_iou"] == 0.3
+    assert (detector.calls[-1]["shape"], detector.calls[-1]["nms_iou"]) == ((30, 40, 3), 0.3)
+
+
+def test_the_verdict_looks_at_all_that_the_model_found_and_at_the_picture():
+    card = make_card(unsure_point=OPERATING_POINT.model_copy(update={"score_threshold": 0.3}))
+    with make_client(FakeDetector(found((PHONE, 0.9), (PISTOL, 0.3)), card)) as client:
+        wait_until(lambda: client.get("/ready").status_code == 200)
+        unsure = send(client, png()).json()["results"][0]
+        drawn = send(client, png(), headers={"Accept": "image/png"})
+    assert (unsure["alarm"], unsure["verdict"]) == (False, "unsure")
+    assert [item["label"] for item in unsure["detections"]] == ["smartphone"]
+    assert (drawn.headers["X-Alarm"], drawn.headers["X-Verdict"]) == ("false", "unsure")
+    black = io.BytesIO()
+    PillowImage.new("RGB", (40, 30)).save(black, "PNG")
+    with make_client(FakeDetector(Detections.empty(), card)) as client:
+        wait_until(lambda: client.get("/ready").status_code == 200)
+        result = send(client, black.getvalue()).json()["results"][0]
+    assert (result["notes"], result["verdict"]) == (["too-dark"], "unsure")
+
+
+def test_no_parameter_changes_alarm_or_verdict():
+    card = make_card(unsure_point=OPERATING_POINT.model_copy(update={"score_threshold": 0.3}))
+    random = np.random.default_rng(0)
+    detector = FakeDetector(card=card)
+    seen = set()
+    with make_client(detector) as client:
+        wait_until(lambda: client.get("/ready").status_code == 200)
+        for _ in range(60):
+            count = int(random.integers(0, 12))  # the fake model reports 5 at most, unless all are asked for
+            scores = sorted(random.uniform(0.05, 0.75, count).tolist(), reverse=True)
+            detector.detections = found(*((int(random.choice([PISTOL, PHONE, PHONE])), s) for s in scores))
+            query = {
+                name: value
+                for name, value in (
+                    ("score_threshold", random.random()),
+                    ("labels", str(random.choice(["pistol", "knife", "smartphone"]))),
+                    ("max_detections", int(random.integers(1, 20))),
+                    ("probabilities", True),
+                )
+                if random.random() < 0.5
+            }
+            plain, asked = (send(client, png(), **each).json()["results"][0] for each in ({}, query))
+            assert (asked["alarm"], asked["verdict"]) == (plain["alarm"], plain["verdict"]), query
+            seen.add(plain["verdict"])
+    assert seen == {"alarm", "unsure", "none"}
 
 
 def test_overlapping_boxes_on_a_phone_never_crowd_out_the_pistol(client, detector):

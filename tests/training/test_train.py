@@ -26,7 +26,7 @@ from detection import architectures, devices, weights
 from detection import detector as detectors
 from detection.card import DetectorError, read_card, write_card
 from detection.detections import CLASS_NAMES
-from evaluation import chosen
+from evaluation import calibration, chosen
 from evaluation import report as reports
 from photosets import layout, synthetic
 from photosets import samples as photographs
@@ -171,22 +171,50 @@ def test_the_operating_point_is_measured_on_the_model_as_it_is_served(
     config, process = train_config(flags), TorchrunSettings()
     samples = photographs.read_samples([drawn], "train")
     training, _ = build_training(config, process, samples, torch.device("cpu"))
+    monkeypatch.setattr(calibration, "FEWEST_TO_FIT", 3)  # few pictures are drawn
     with runs.training_run(tracker_uri, tmp_path.name, None, {}, folder=tmp_path) as logged:
         train.finish(config, training, samples, samples, logged, workers=0)
-    truths = [sample.truth for sample in samples]
-    served, plain = (
-        engine.evaluate(detectors.load_folder(folder, optimize=fast), samples, progress=False)[0]
+        card = read_card(folder)
+        train.finish(config, training, samples, samples, logged, workers=0)  # as after a failed registration
+    assert read_card(folder).calibration == card.calibration, "it is fitted to scores calibrated already"
+    truths, groups = [sample.truth for sample in samples], [sample.recording for sample in samples]
+    as_served, as_trained = (
+        chosen.choose(truths, detect_all(folder, samples, optimize=fast, raw=True), groups=groups)
         for fast in (True, False)
     )
-    groups = [sample.recording for sample in samples]
-    as_served, as_trained = (chosen.choose(truths, found, groups=groups) for found in (served, plain))
-    assert as_served.operating_point != as_trained.operating_point, (
-        "bfloat16 changes nothing: this tells nothing"
-    )
-    card = detectors.load_folder(folder).card
+    assert as_served.onto(card) != as_trained.onto(card), "bfloat16 changes nothing, which would tell nothing"
     assert as_served.onto(card) == card
     assert card.calibration
     assert card.metrics["val/map"] == metrics.coco_summary(truths, as_served.detections, CLASS_NAMES)["map"]
+    for now, then in zip(detect_all(folder, samples), as_served.detections, strict=True):
+        assert now.scores.tolist() == then.scores.tolist()
+
+
+def detect_all(folder, samples, *, optimize=True, raw=False):
+    """What a model folder finds; with raw, the network's own scores."""
+    served = detectors.load_folder(folder, optimize=optimize)
+    if raw:
+        served.card = chosen.uncalibrated(served.card)
+    return engine.evaluate(served, samples, progress=False)[0]
+
+
+def test_only_the_folders_named_choose_the_points(drawn, tmp_path):
+    mined = shutil.copytree(drawn, tmp_path / "mined")
+    flags = ["--data", str(drawn), str(mined), "--val-fraction", "0.3"]
+    _, every = train.read_data(train_config(flags), TorchrunSettings())
+    config = train_config([*flags, "--point-data", str(drawn)])
+    assert {sample.root for sample in train.point_samples(config, every)} == {drawn}
+    assert len(every) == 2 * len(train.point_samples(config, every))
+    assert train.point_samples(train_config(flags), every) == every
+    card_data = train.provenance(config, every, every, "")["data"]
+    assert card_data["points"]["images"] == len(every) // 2 == card_data["val"]["images"] // 2
+
+
+def test_a_folder_that_is_no_data_cannot_choose_the_points(drawn, tmp_path):
+    other = shutil.copytree(drawn, tmp_path / "other")
+    config = train_config(["--data", str(drawn), "--point-data", str(other)])
+    with pytest.raises(layout.DatasetError, match=f"expected folders of --data at --point-data, got {other}"):
+        train.read_data(config, TorchrunSettings())
 
 
 def test_a_second_run_becomes_the_challenger(arguments, tmp_path, tracker_uri):
