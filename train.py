@@ -465,7 +465,10 @@ def provenance(
             "roots": [layout.find_root(root).parent.name for root in config.data],
             "train": split_summary(train_samples),
             "val": split_summary(val_samples),
-            "points": split_summary(point_samples(config, val_samples)),
+            "points": {
+                "roots": [layout.find_root(root).parent.name for root in config.point_data or config.data],
+                **split_summary(point_samples(config, val_samples)),
+            },
         },
         "library_versions": library_versions(),
         "git_commit": git_commit(),

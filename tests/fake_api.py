@@ -173,10 +173,12 @@ class FakeApi:
                                             x2=b.x2 * width / 100, y2=b.y2 * height / 100)})
             for d in found for b in [d.box]
         ]  # fmt: skip
+        alarm = any(d.dangerous and d.score >= OPERATING_POINT.score_threshold for d in self.found)
         return ImageResult(
             file=name,
             image_size=ImageSize(width=width, height=height),
-            alarm=any(d.dangerous and d.score >= OPERATING_POINT.score_threshold for d in self.found),
+            alarm=alarm,
+            verdict="alarm" if alarm else "none",
             detections=scaled,
             time_ms=TimeMs(decode=3.0, queue=0.1, inference=250.0),
         )

@@ -275,13 +275,14 @@ def test_csv_has_a_row_per_detection(api, folder, tmp_path):
     rows = list(csv.DictReader(output.open()))
     assert [row["label"] for row in rows] == ["pistol", "smartphone", "knife"]
     assert (rows[0]["x2"], rows[0]["alarm"], rows[0]["dangerous"]) == ("100.0", "True", "True")
+    assert {row["verdict"] for row in rows} == {"alarm"}
 
 
 def test_a_photo_without_detections_still_has_its_csv_row(folder, capsys):
     with FakeApi([]) as api:
         assert run(api, folder / "b.jpg", "--format", "csv") == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert [(row["label"], row["alarm"]) for row in rows] == [("", "False")]
+    assert [(row["label"], row["alarm"], row["verdict"]) for row in rows] == [("", "False", "none")]
 
 
 def test_a_name_that_a_spreadsheet_would_run_is_made_harmless(api, folder, capsys):

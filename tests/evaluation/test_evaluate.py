@@ -23,13 +23,14 @@ from detection import architectures, imaging
 from detection import detector as detectors
 from detection.card import read_card, write_card
 from detection.detections import CLASS_NAMES, Detections
-from evaluation import matching, results, robustness
+from evaluation import calibration, matching, results, robustness
 from evaluation import report as reports
-from photosets import layout
+from photosets import layout, synthetic
 from photosets import samples as photographs
 from schemas import ModelCard, OperatingPoint
 from training import engine
 
+ROOT = Path(evaluate.__file__).parent
 PISTOL, SMARTPHONE = CLASS_NAMES.index("pistol"), CLASS_NAMES.index("smartphone")
 COLORS = {"pistol": (230, 40, 40), "smartphone": (40, 40, 230)}
 SIZE = (160, 120)
@@ -336,6 +337,38 @@ def test_kept_figures_stand_in_the_models_card_beside_what_chose_it(root, model,
     assert after.tables.split == "test"
     assert after.metrics["val/map"] == 0.7
     assert after.metrics["test/map"] == pytest.approx(result.coco["map"])
+
+
+def test_validation_gives_a_model_folder_its_points_calibration_and_bands(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(calibration, "FEWEST_TO_FIT", 3)  # few pictures are drawn
+    monkeypatch.setattr(calibration, "FEWEST_IN_BAND", 5)
+    data, folder = tmp_path / "data", shutil.copytree(ROOT / "weights" / "starter", tmp_path / "model")
+    synthetic.draw_synthetic(data, train=40, test=6, seed=0)
+    card = read_card(folder)
+    small = card.network.model_copy(update={"min_size": 128, "max_size": 128, "box_score_thresh": 0.001})
+    write_card(folder, card.model_copy(update={"network": small}))
+    arguments = ["--data", str(data), "--model", str(folder), "--output", str(tmp_path / "out"), "--keep"]
+    choosing = [*arguments, "--split", "val", "--val-fraction", "0.45", "--no-latency"]
+    assert evaluate.main(choosing) == 0
+    assert "run evaluate.py --keep on the test split again" in capsys.readouterr().out.replace("\n", " ")
+    once, result = read_card(folder), reports.read_report(tmp_path / "out")
+    assert once.calibration.keys() == set(CLASS_NAMES[1:])
+    assert once.operating_point == result.operating_point != card.operating_point
+    assert (once.bands, once.unsure_point) == (result.bands, result.unsure_point)
+    assert [one.scores for one in result.reliability] == ["raw", "calibrated"]
+    assert once.tested_alarm is None
+    assert not [key for key in once.metrics if key.startswith("test/")], "they are of the points before"
+    assert once.metrics["val/calibration_error/raw"] == result.reliability[0].error
+    assert once.data["points"]["images"] == result.images
+    assert (once.weights_sha256, once.data["train"]) == (card.weights_sha256, card.data["train"])
+    assert evaluate.main(choosing) == 0
+    assert read_card(folder) == once, "it was fitted to scores that were calibrated already"
+    assert evaluate.main(arguments) == 0
+    tested = read_card(folder)
+    assert tested.tested_alarm is not None
+    assert tested.tested_alarm.operating_point.score_threshold == once.operating_point.score_threshold
+    assert tested.calibration == once.calibration
+    assert "test/calibration_error/served" in tested.metrics
 
 
 def test_a_model_without_a_run_cannot_be_logged(root, model, tmp_path, capsys):

@@ -604,14 +604,23 @@ def test_the_model_tab_tells_version_figures_and_intervals(start):
     assert "drawing the 140 recordings again, not single photos" in words
 
 
-def test_the_model_tab_speaks_russian_to_the_last_figure(api, start):
-    rule = "highest image-level weapon recall with at most 50 false alarms per 1,000 weapon-free images"
+@pytest.mark.parametrize(
+    ("how", "said_of_it"),
+    [
+        ("", "ложных тревогах на 1000 фото без него."),
+        (" at the upper end of the 95 % interval", "считается верхняя граница 95-процентного интервала."),
+        (" as measured (20 from 5 recordings are too few to bound it)", "фото слишком мало."),
+    ],
+)
+def test_the_model_tab_speaks_russian_to_the_last_figure(api, start, how, said_of_it):
+    rule = "highest image-level weapon recall with at most 50 false alarms per 1,000 weapon-free images" + how
     assert CARD.operating_point is not None
     point = CARD.operating_point.model_copy(update={"rule": rule, "score_threshold": 0.8064})
     api.card = CARD.model_copy(update={"operating_point": point})
     app = start("ru")
     words = said(app)
     assert "при не более чем 50 ложных тревогах" in words
+    assert said_of_it in words
     assert "Порог 80 % выбран" in words  # as the slider has it
     assert {m.label: m.value for m in app.metric}["mAP при IoU 0,50"] == "0,793"
 

@@ -64,6 +64,7 @@ def model_folder(small_model: Path, folder: Path, **metrics: float) -> Path:
         update={
             "metrics": measured,
             "operating_point": point(),
+            "unsure_point": point().model_copy(update={"score_threshold": 0.31}),
             "data_fingerprint": "f" * 64,
             "git_commit": "c" * 40,
         }
@@ -128,6 +129,8 @@ def test_version_carries_metrics_operating_point_data_and_commit(two):
     made = two[0]
     assert made.measured("val/map") == pytest.approx(0.512346)
     assert made.tags["operating_point.score_threshold"] == "0.62"
+    assert made.tags["unsure_point.score_threshold"] == "0.31"
+    assert "operating_point.false_alarms_per_1000_high" not in made.tags, "it was not asked for"
     assert made.tags["data_fingerprint"] == "f" * 64
     assert made.tags["git_commit"] == "c" * 40
     assert Path(made.tags["source"]).name == "a"
@@ -904,6 +907,9 @@ def test_logged_model_answers_through_pyfunc(two, tracker_uri):
     good, bad = loaded.predict(pictures, params={"score_threshold": 0.0})
     assert good["image_size"] == {"width": 80, "height": 60}
     assert good["error"] is None
+    assert good["verdict"] in ("unsure", "alarm"), "a picture of one colour is never none"
+    assert good["alarm"] is (good["verdict"] == "alarm")
+    assert (bad["alarm"], bad["verdict"]) == (None, None)
     assert {found["label"] for found in good["detections"]} <= set(CLASS_NAMES[1:])
     assert bad["detections"] is None
     assert bad["error"]
