@@ -19,7 +19,7 @@ from detection.card import DetectorError
 from detection.detections import BACKGROUND, CLASS_NAMES
 from detection.detector import Detector
 from detection.weights import COCO_WEIGHTS, load_backbone_weights, load_coco_weights, load_state_dict
-from schemas import WEIGHTS_FILE, ModelCard
+from schemas import WEIGHTS_FILE, Calibration, ModelCard
 
 ROOT = Path(__file__).parents[2]
 LIGHT = "fasterrcnn_mobilenet_v2_fpn"
@@ -58,6 +58,25 @@ def test_probabilities_belong_to_their_boxes(light, image):
     found = light.detect(image, probabilities=True)
     np.testing.assert_allclose(found.probabilities.sum(1), 1, atol=1e-5)
     np.testing.assert_allclose(found.probabilities[np.arange(len(found)), found.labels], found.scores)
+
+
+def test_a_card_with_a_calibration_changes_scores_and_their_order_and_nothing_else(light, image):
+    raw = light.detect(image, probabilities=True)
+    given = {name: Calibration(slope=0.5, offset=i - 3.0) for i, name in enumerate(CLASS_NAMES)}
+    card = light.card
+    light.card = card.model_copy(update={"calibration": given})
+    try:
+        found = light.detect(image, probabilities=True)
+    finally:
+        light.card = card
+    assert np.all(np.diff(found.scores) <= 0)
+    expected = 1 / (1 + np.sqrt(1 / raw.scores - 1) * np.exp(3.0 - raw.labels))
+    order = np.argsort(-expected, kind="stable")
+    assert order.tolist() != sorted(order), "classes that keep their order would tell nothing"
+    assert found.scores == pytest.approx(expected[order], abs=1e-6)
+    assert np.array_equal(found.labels, raw.labels[order])
+    assert np.array_equal(found.boxes, raw.boxes[order])
+    assert np.array_equal(found.probabilities, raw.probabilities[order])
 
 
 def test_boxes_lie_in_the_picture_as_given(light, image):
