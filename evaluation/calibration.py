@@ -107,9 +107,9 @@ def cross_fitted(
     fold_of = group_of % FOLDS
     result = list(detections)
     for fold in np.unique(fold_of):
-        others = np.flatnonzero(fold_of != fold)
+        others = np.flatnonzero(fold_of != fold).tolist()
         fitted = fit_calibration([truths[i] for i in others], [detections[i] for i in others], class_names)
-        for i in np.flatnonzero(fold_of == fold):
+        for i in np.flatnonzero(fold_of == fold).tolist():
             result[i] = calibrate(detections[i], fitted, class_names)
     return result
 

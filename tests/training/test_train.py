@@ -206,7 +206,7 @@ def test_only_the_folders_named_choose_the_points(drawn, tmp_path):
     assert {sample.root for sample in train.point_samples(config, every)} == {drawn}
     assert len(every) == 2 * len(train.point_samples(config, every))
     assert train.point_samples(train_config(flags), every) == every
-    card_data = train.provenance(config, every, every, "")["data"]
+    card_data: Any = train.provenance(config, every, every, "")["data"]
     assert card_data["points"]["images"] == len(every) // 2 == card_data["val"]["images"] // 2
 
 
