@@ -178,6 +178,13 @@ def test_the_verdict_looks_at_all_that_the_model_found_and_at_the_picture():
     assert (result["notes"], result["verdict"]) == (["too-dark"], "unsure")
 
 
+def test_asking_for_more_boxes_finds_no_weapon_that_the_verdict_did_not_see(client, detector):
+    detector.detections = found(*[(PHONE, 0.99)] * 20, (PISTOL, 0.8))  # the fake model reports 5 at most
+    few, many = (send(client, png(), **query).json()["results"][0] for query in ({}, {"max_detections": 50}))
+    assert "pistol" in {item["label"] for item in many["detections"]}
+    assert (few["verdict"], many["verdict"]) == ("alarm", "alarm")
+
+
 def test_no_parameter_changes_alarm_or_verdict():
     card = make_card(unsure_point=OPERATING_POINT.model_copy(update={"score_threshold": 0.3}))
     random = np.random.default_rng(0)

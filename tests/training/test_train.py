@@ -167,13 +167,17 @@ def test_the_operating_point_is_measured_on_the_model_as_it_is_served(
     card = read_card(folder)
     small = card.network.model_copy(update={"min_size": 128, "max_size": 128, "box_score_thresh": 0.001})
     write_card(folder, card.model_copy(update={"network": small}))
-    flags = ["--data", str(drawn), "--output", str(tmp_path), "--weights", str(folder), "--no-register-model"]
+    mined = shutil.copytree(drawn, tmp_path / "mined")
+    flags = [
+        "--data", str(drawn), str(mined), "--point-data", str(drawn), "--output", str(tmp_path),
+        "--weights", str(folder), "--no-register-model",
+    ]  # fmt: skip
     config, process = train_config(flags), TorchrunSettings()
-    samples = photographs.read_samples([drawn], "train")
+    samples, beside = (photographs.read_samples([root], "train") for root in (drawn, mined))
     training, _ = build_training(config, process, samples, torch.device("cpu"))
     monkeypatch.setattr(calibration, "FEWEST_TO_FIT", 3)  # few pictures are drawn
     with runs.training_run(tracker_uri, tmp_path.name, None, {}, folder=tmp_path) as logged:
-        train.finish(config, training, samples, samples, logged, workers=0)
+        train.finish(config, training, samples, [*samples, *beside[:9]], logged, workers=0)
         card = read_card(folder)
         train.finish(config, training, samples, samples, logged, workers=0)  # as after a failed registration
     assert read_card(folder).calibration == card.calibration, "it is fitted to scores calibrated already"
