@@ -52,6 +52,17 @@ class NetworkConfig(_Frozen):
     image_std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="RGB, in [0, 1]")
 
 
+class SecondLookConfig(_Frozen):
+    """How weapon candidates are looked at again: detection.second_look says what becomes of their scores."""
+
+    size_px: int = Field(192, ge=32, le=512, multiple_of=32, description="sides of the crop")
+    context: float = Field(1.5, ge=1, le=4, description="side of the crop in longer sides of the box")
+    smallest_px: int = Field(24, ge=1, description="side of the smallest crop, in pixels of the photograph")
+    most: int = Field(4, ge=1, le=100, description="candidates of a photograph that are looked at")
+    score_from: Fraction = Field(0.05, description="score from which a box is a candidate")
+    weight: float = Field(1.0, ge=0, le=10, description="of the crop's log odds beside the detector's")
+
+
 class OperatingPoint(_Frozen):
     """A score threshold, the rule and split that chose it, and what to expect there.
 
@@ -166,6 +177,7 @@ class ModelCard(_Frozen):
     format: Literal[1] = 1
     network: NetworkConfig
     class_names: tuple[str, ...]
+    second_look: SecondLookConfig | None = Field(None, description="None: the detector's scores stand")
     weights_sha256: str = ""
     calibration: dict[str, Calibration] = Field(default_factory=dict)
     operating_point: OperatingPoint | None = None

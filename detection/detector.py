@@ -30,10 +30,13 @@ from detection import imaging
 from detection.architectures import HEAD, build_network, detectos_input, input_size, network_config
 from detection.calibration import calibrate
 from detection.card import DetectorError, read_card, write_card
-from detection.detections import BACKGROUND, CLASS_NAMES, Detections
+from detection.detections import BACKGROUND, CLASS_NAMES, WEAPONS, Detections
 from detection.files import write_atomically
+from detection.second_look import CropClassifier, look_twice
 from detection.weights import load_state_dict, load_weights
 from schemas import CARD_FILE, WEIGHTS_FILE, ModelCard
+
+SECOND_LOOK = "second_look."  # what the names of its weights begin with in weights.safetensors
 
 
 def to_unit(pixels: Tensor) -> Tensor:
@@ -80,6 +83,7 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
 
     Attributes:
         card: what model.json holds.
+        second_look: what looks at weapon candidates again, if the card says so.
     """
 
     def __init__(self, card: ModelCard, *, device: str | torch.device = "cpu") -> None:
@@ -93,6 +97,9 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
         self._classes = list(card.class_names)
         self._int_mapping = {label: index for index, label in enumerate(self._classes)}
         self._disable_normalize = True  # the network normalises; detecto would do it once more
+        self.second_look: CropClassifier | None = None
+        if card.second_look is not None:
+            self.second_look = CropClassifier(1 + len(WEAPONS)).to(self._device).eval()
         self._optimized = self._bf16 = False
         self._lock = threading.Lock()
 
@@ -236,8 +243,21 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
         ):
             inside = box_ops.clip_boxes_to_image(decoded, size)
             kept, *rest = select_boxes(inside, softmax, heads, nms_iou, max_detections)
-            found.append((resize_boxes(kept, size, image.shape[-2:]), *rest))
+            found.append(self._look_twice(image, resize_boxes(kept, size, image.shape[-2:]), *rest))
         return found
+
+    def _look_twice(
+        self, image: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, softmax: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return detections with the scores that the second look gives them, best first."""
+        if self.second_look is None or self.card.second_look is None:
+            return boxes, scores, labels, softmax
+        weapons = [self._int_mapping[name] for name in WEAPONS]
+        is_weapon = torch.isin(labels, torch.tensor(weapons, device=labels.device))
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            scores = look_twice(self.second_look, self.card.second_look, image, boxes, scores, is_weapon)
+        order = scores.argsort(descending=True, stable=True)
+        return boxes[order], scores[order], labels[order], softmax[order]
 
     def save_folder(self, folder: Path, *, half: bool = False) -> None:
         """Write weights.safetensors and model.json into folder; each file appears whole or not at all.
@@ -251,7 +271,10 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
         """
         if self._optimized:
             raise DetectorError("this detector was rearranged for speed; load it with optimize=False to save")
-        state = {name: value.detach().cpu().contiguous() for name, value in self._model.state_dict().items()}
+        whole = self._model.state_dict()
+        if self.second_look is not None:
+            whole |= {SECOND_LOOK + name: value for name, value in self.second_look.state_dict().items()}
+        state = {name: value.detach().cpu().contiguous() for name, value in whole.items()}
         if half:
             state = {name: v.half() if v.is_floating_point() else v for name, v in state.items()}
         weights = safetensors.torch.save(state)
@@ -322,7 +345,11 @@ def load_folder(
         name: value.float() if value.is_floating_point() else value
         for name, value in load_state_dict(weights_path).items()
     }
+    again = {name: state.pop(name) for name in list(state) if name.startswith(SECOND_LOOK)}
     load_weights(detector.network, state, str(weights_path))
+    if detector.second_look is not None:
+        own = {name.removeprefix(SECOND_LOOK): value for name, value in again.items()}
+        load_weights(detector.second_look, own, str(weights_path))
     detector.network.eval()
     if optimize:
         arrange_for_speed(detector, bf16=bf16)
@@ -344,6 +371,9 @@ def arrange_for_speed(detector: Detector, *, bf16: bool | None = None) -> None:
         return
     _fold_norms(detector.network)
     detector.network.backbone.to(memory_format=torch.channels_last)
+    if detector.second_look is not None:
+        _fold_norms(detector.second_look)
+        detector.second_look.to(memory_format=torch.channels_last)
     detector._optimized, detector._bf16 = True, has_fast_bf16() if bf16 is None else bf16
 
 

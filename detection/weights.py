@@ -61,8 +61,8 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], source: str) -> N
         DetectorError: a tensor is missing, unknown or of another shape; the message lists them.
     """
     own = network.state_dict()
-    state = {name: value for name, value in state.items() if name in own or not _is_counter(name)}
-    wrong = [f"missing: {name}" for name in own if name not in state and not _is_counter(name)]
+    state = {name: value for name, value in state.items() if name in own or not is_counter(name)}
+    wrong = [f"missing: {name}" for name in own if name not in state and not is_counter(name)]
     wrong += [f"unknown: {name}" for name in state if name not in own]
     wrong += [
         f"shape: {name} is {tuple(value.shape)}, the network has {tuple(own[name].shape)}"
@@ -77,7 +77,8 @@ def load_weights(network: nn.Module, state: dict[str, Tensor], source: str) -> N
     network.load_state_dict(state, strict=False)
 
 
-def _is_counter(name: str) -> bool:
+def is_counter(name: str) -> bool:
+    """Return whether a tensor only counts batches, which no detection depends on."""
     return name.endswith("num_batches_tracked")  # frozen batch norm has none
 
 
@@ -100,7 +101,7 @@ def load_backbone_weights(network: FasterRCNN, path: Path) -> list[str]:
         name.removeprefix("backbone.").removeprefix("body.").removeprefix("features."): value
         for name, value in load_state_dict(path).items()
     }
-    left_out = [name for name in state if name not in own and not _is_counter(name)]
+    left_out = [name for name in state if name not in own and not is_counter(name)]
     load_weights(body, {name: value for name, value in state.items() if name in own}, str(path))
     return left_out
 
