@@ -209,7 +209,9 @@ class TrainConfig(BaseSettings):
         cli_prog_name="train.py", cli_avoid_json=True, protected_namespaces=(),
     )  # fmt: skip
 
-    preset: str | None = Field(None, description="original, best, cpu or smoke: config/NAME.toml, or a path")
+    preset: str | None = Field(
+        None, description="original, best, cpu, smoke or second-look: config/NAME.toml, or a path"
+    )
 
     # data
     data: list[Path] = Field(description="one or more dataset roots: folders with images/ and annotations/")
@@ -227,6 +229,11 @@ class TrainConfig(BaseSettings):
     architecture: str = Field("fasterrcnn_resnet50_fpn", description="a key of detector.ARCHITECTURES")
     weights: str = Field("coco", description="coco, none, a weights file, or a model folder to go on from")
     backbone_weights: Path | None = Field(None, description="state dict for the backbone alone")
+    second_look_of: Path | None = Field(
+        None,
+        description="model folder: leave its network as it is, and train a second look at its weapon "
+        "candidates; --backbone-weights: EfficientNet-Lite0's. See the preset second-look",
+    )
     trainable_layers: int = Field(3, ge=0, le=6, description="backbone stages that learn, from the last")
     min_size: int | None = Field(None, ge=32, description="network input, shorter side, pixels")
     max_size: int | None = Field(None, ge=32, description="network input, longer side at most, pixels")

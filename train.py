@@ -11,13 +11,11 @@ Every knob: python train.py --help
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -45,31 +43,13 @@ from tracking.provenance import git_commit, library_versions
 from training import checkpoints, engine, processes
 from training import loader as loading
 from training.checkpoints import Progress, Training, check_same_data, run_identity
-from training.loader import loader
+from training.interruption import Interruption
+from training.loader import loader, loader_workers
+from training.second_look import teach
 from training.start import build_training
 from training.terminal import say
 
 TIMED_IMAGES = 50  # how many photographs the latency of a finished model is measured on
-
-
-class Interruption:
-    """Ctrl-C and SIGTERM ask for a stop after the step under way; a second Ctrl-C stops at once.
-
-    A second SIGTERM does not: systemd signals each process, and torchrun passes its own signal on to them.
-    """
-
-    def __init__(self, *, tell: bool) -> None:
-        """Listen from now on, and tell the person at the terminal what was understood if tell is true."""
-        self.asked, self._tell = False, tell
-        signal.signal(signal.SIGINT, self._ask)
-        signal.signal(signal.SIGTERM, self._ask)
-
-    def _ask(self, number: int, _frame: FrameType | None) -> None:
-        asked_before, self.asked = self.asked, True
-        if asked_before and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self._tell and not asked_before:  # os.write: print may be in the middle of a line of its own
-            os.write(2, b"\nstopping after the next step, with a checkpoint; Ctrl-C again stops at once\n")
 
 
 def main() -> None:
@@ -81,7 +61,7 @@ def main() -> None:
         checkpoints.WrongCheckpoint, engine.NonFiniteLoss, UnusableBatch, UnusableOutput,
     )  # fmt: skip
     try:
-        train(config, process)
+        (train if config.second_look_of is None else train_second_look)(config, process)
     except known as error:
         raise SystemExit(f"error: {error}") from error
     except processes.FailedElsewhere as error:
@@ -107,14 +87,7 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
     if config.resume:
         checkpoints.load_checkpoint(training, checkpoint_of(config), identity=identity)
     training.network = processes.averaged(training.network, device)
-    logged = {
-        **config.model_dump(mode="json"),
-        "mlflow_tracking_uri": tracker.shown(config.mlflow_tracking_uri),
-    }
-    with runs.training_run(
-        config.mlflow_tracking_uri, config.experiment, config.run_name, logged,
-        resume_run_id=training.progress.run_id or None, folder=config.output, active=process.rank == 0,
-    ) as run:  # fmt: skip
+    with open_run(config, process, training.progress.run_id) as run:
         training.progress.run_id = run.run_id
         log_data(run, splits, data)
         keeper = Keeper(config, training, run, interruption, identity=identity)
@@ -128,7 +101,39 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
             if run.active:
                 say(f"stopped after {training.progress.step} steps; go on with the same flags and --resume")
         elif run.active:
-            finish(config, training, train_samples, val_samples, run, workers=batches.num_workers)
+            step = training.progress.step
+            finish(config, device, step, train_samples, val_samples, run, workers=batches.num_workers)
+
+
+def train_second_look(config: TrainConfig, process: TorchrunSettings) -> None:
+    """Teach the model of a folder to look at its weapon candidates again; what it finds stays as it is."""
+    interruption = Interruption(tell=True)
+    device = set_up_machine(config, process)
+    check_surroundings(config)
+    train_samples, val_samples = read_data(config, process)
+    splits = {"train": train_samples, "val": val_samples}
+    with open_run(config, process, "") as run:
+        log_data(run, splits, {split: photographs.fingerprint(samples) for split, samples in splits.items()})
+        workers = loader_workers(config, process)
+        detector = teach(config, train_samples, device, run.log_metrics, interruption, workers=workers)
+        if detector is None:
+            run.interrupted()
+            say("stopped; the same flags and --resume go on from the last pass over the crops")
+            return
+        detector.save_folder(config.output / "best", half=config.half)
+        finish(config, device, config.epochs, train_samples, val_samples, run, workers=workers)
+
+
+def open_run(
+    config: TrainConfig, process: TorchrunSettings, run_id: str
+) -> AbstractContextManager[runs.TrainingRun]:
+    """Return the MLflow run of this training, or the one that it goes on with."""
+    shown = {"mlflow_tracking_uri": tracker.shown(config.mlflow_tracking_uri)}
+    return runs.training_run(
+        config.mlflow_tracking_uri, config.experiment, config.run_name,
+        {**config.model_dump(mode="json"), **shown}, resume_run_id=run_id or None, folder=config.output,
+        active=process.rank == 0,
+    )  # fmt: skip
 
 
 class UnusableOutput(OSError):
@@ -372,8 +377,8 @@ def validate(
 
 
 def finish(
-    config: TrainConfig, training: Training, train_samples: Sequence[Sample], val_samples: Sequence[Sample],
-    run: runs.TrainingRun, *, workers: int,
+    config: TrainConfig, device: torch.device, step: int, train_samples: Sequence[Sample],
+    val_samples: Sequence[Sample], run: runs.TrainingRun, *, workers: int,
 ) -> None:  # fmt: skip
     """Choose calibration, points and bands on the validation split, write report and model, register it.
 
@@ -381,7 +386,7 @@ def finish(
     images that choose.
     """
     folder = config.output / "best"
-    served = detectors.load_folder(folder, device=training.detector.device)
+    served = detectors.load_folder(folder, device=device)
     served.card = chosen.uncalibrated(served.card)
     samples = point_samples(config, val_samples)
     found = engine.detect_all(served, samples, workers=workers, description="choose the points")
@@ -407,9 +412,7 @@ def finish(
     reports.write_report(results, config.output / "report", samples=samples)
     run.log_artifacts(config.output / "report", "report")
     numbers = flat_metrics(results)
-    run.log_metrics(
-        {name.replace("val/", "best/val/"): value for name, value in numbers.items()}, training.progress.step
-    )
+    run.log_metrics({name.replace("val/", "best/val/"): value for name, value in numbers.items()}, step)
     origin = provenance(config, train_samples, val_samples, run.run_id)
     card = chosen.into_card(served.card, choice, results, truths).model_copy(update=origin)
     write_card(folder, card)

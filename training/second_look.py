@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,24 +18,34 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from tqdm import tqdm
 
+from commands import TrainConfig
 from detection import imaging
-from detection.card import DetectorError
+from detection.card import DetectorError, read_card
 from detection.detections import CLASS_NAMES, WEAPONS, Detections
+from detection.detector import Detector, load_folder
+from detection.files import whole_file
 from detection.second_look import CropClassifier, cut_out
 from detection.weights import is_counter, load_state_dict, load_weights
 from photosets import samples as photographs
 from photosets.samples import Sample
 from schemas import SecondLookConfig
+from training.checkpoints import WrongCheckpoint
 from training.engine import Finder
+from training.interruption import Interruption
+from training.loader import one_thread
 from training.schedule import MovingAverage
+from training.start import training_precision
+from training.terminal import say
 from training.transforms import Recompress
 
 MARGIN = 1.125  # a stored crop is larger than the classifier's, so that training can shift and scale
 HIT, MISS = 0.5, 0.3  # IoU with a true weapon from which a candidate is one, and below which it is none
 QUALITY = 95  # of the stored crops, JPEG
 SMOOTHING = 0.05
-CLIP_NORM = 5.0
+CLIP_NORM, WEIGHT_DECAY, DECAY = 5.0, 0.02, 0.998
+CROPS_FILE, STATE_FILE = "crops.npz", "second_look.pt"
 WEAPON_LABELS = tuple(CLASS_NAMES.index(name) for name in WEAPONS)
 
 
@@ -46,6 +58,25 @@ class Crops:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def save(self, path: Path, made_of: str) -> None:
+        """Write them into one file; made_of says what they were cut out of."""
+        ends = np.cumsum([len(file) for file in self.files], dtype=np.int64)
+        content = np.frombuffer(b"".join(self.files), np.uint8)
+        with whole_file(path) as file:
+            np.savez(
+                file, made_of=np.array(made_of), labels=np.array(self.labels), ends=ends, content=content
+            )
+
+    @classmethod
+    def load(cls, path: Path, made_of: str) -> Crops | None:
+        """Read what save wrote; None if it was made of something else."""
+        with np.load(path) as kept:
+            if str(kept["made_of"]) != made_of:
+                return None
+            content, ends = kept["content"].tobytes(), kept["ends"].tolist()
+            files = [content[start:end] for start, end in itertools.pairwise([0, *ends])]
+            return cls(files, kept["labels"].tolist())
 
 
 def gather(
@@ -174,60 +205,164 @@ class CropImages(Dataset[tuple[Tensor, int]]):
         return self.augment(tv_tensors.Image(pixels)).as_subclass(Tensor), self.crops.labels[index]
 
 
-def train_classifier(
-    classifier: CropClassifier,
-    batches: DataLoader[Any],
-    *,
-    epochs: int,
-    lr: float,
-    device: torch.device,
-    precision: torch.dtype,
-    after_step: Callable[[int, float], object],
-) -> CropClassifier:
-    """Train on every batch so many times, and return the moving average of the weights, in eval mode.
+class ClassifierTraining:
+    """The state of a training of the second look: classifier, its moving average, optimiser and step.
 
     The statistics of its norms stay: batches of crops are small, and those of its first training fit.
 
     Args:
-        classifier: with the weights to start from.
-        batches: of CropImages.
+        classifier: on its device, with the weights to start from.
         epochs: how often each crop is seen.
+        steps_per_epoch: batches of a pass.
         lr: highest learning rate of the last layer; the others learn at a third of it.
-        device: where to train.
         precision: what to compute in.
-        after_step: told the number of the step and its loss.
     """
-    classifier.to(device).train()
-    for module in classifier.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": classifier.head.parameters(), "lr": lr},
-            {"params": classifier.features.parameters(), "lr": lr / 3},
-        ],
-        weight_decay=0.02,
-    )
-    steps = epochs * len(batches)
-    warmup = max(1, steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
-    )
-    average = MovingAverage(classifier, 0.998)
-    for step in range(steps):
-        if step % len(batches) == 0:
-            source = iter(batches)
-        crops, labels = next(source)
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            logits = classifier(crops.to(device))
+
+    def __init__(
+        self,
+        classifier: CropClassifier,
+        *,
+        epochs: int,
+        steps_per_epoch: int,
+        lr: float,
+        precision: torch.dtype,
+    ) -> None:
+        """Start at step 0."""
+        self.classifier, self.precision = classifier.train(), precision
+        for module in classifier.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        self.average = MovingAverage(classifier, DECAY)
+        self.step, self.steps = 0, epochs * steps_per_epoch
+        rates = ((classifier.head, lr), (classifier.features, lr / 3))
+        self.optimizer = torch.optim.AdamW(
+            [{"params": part.parameters(), "lr": rate} for part, rate in rates], weight_decay=WEIGHT_DECAY
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
+
+    def _rate(self, step: int) -> float:
+        warmup = max(1, self.steps // 10)
+        return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
+
+    def update(self, crops: Tensor, labels: Tensor) -> float:
+        """Take one step on a batch, and return its loss."""
+        device = self.classifier.head.weight.device
+        with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
+            logits = self.classifier(crops.to(device))
         loss = F.cross_entropy(logits.float(), labels.to(device), label_smoothing=SMOOTHING)
-        optimizer.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(classifier.parameters(), CLIP_NORM)
-        optimizer.step()
-        schedule.step()
-        average.follow(classifier)
-        after_step(step + 1, loss.item())
-    found = average.module.eval()
-    assert isinstance(found, CropClassifier)
-    return found
+        nn.utils.clip_grad_norm_(self.classifier.parameters(), CLIP_NORM)
+        self.optimizer.step()
+        self.schedule.step()
+        self.average.follow(self.classifier)
+        self.step += 1
+        return loss.item()
+
+    def trained(self) -> CropClassifier:
+        """Return the moving average of the weights, in eval mode."""
+        found = self.average.module.eval()
+        assert isinstance(found, CropClassifier)
+        return found
+
+    def _parts(self) -> tuple[Any, ...]:
+        return self.classifier, self.average, self.optimizer, self.schedule
+
+    def save(self, path: Path, made_of: str) -> None:
+        """Write all of it; made_of says what it was trained on."""
+        states = [part.state_dict() for part in self._parts()]
+        with whole_file(path) as file:
+            torch.save({"made_of": made_of, "step": self.step, "states": states}, file)
+
+    def load(self, path: Path, made_of: str) -> None:
+        """Go on from what save wrote.
+
+        Raises:
+            WrongCheckpoint: it is of other photographs, another model or another number of passes.
+        """
+        kept = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - no model: a training
+        if kept["made_of"] != made_of:
+            raise WrongCheckpoint(
+                f"{path} is of other photographs, another model or other settings: use the same flags, or "
+                "another --output"
+            )
+        self.step = kept["step"]
+        for part, state in zip(self._parts(), kept["states"], strict=True):
+            part.load_state_dict(state)
+
+
+def teach(
+    config: TrainConfig,
+    samples: Sequence[Sample],
+    device: torch.device,
+    log_metrics: Callable[[dict[str, float], int], object],
+    interruption: Interruption,
+    *,
+    workers: int,
+) -> Detector | None:
+    """Return the detector of config.second_look_of with a second look trained on samples; None if stopped.
+
+    Crops and the state after each pass lie in config.output, for --resume; both are of these very photographs
+    and this very model, or are made anew.
+    """
+    assert config.second_look_of is not None
+    card = read_card(config.second_look_of)
+    look = card.second_look or SecondLookConfig()
+    made_of = " ".join(
+        (card.weights_sha256, photographs.fingerprint(samples), look.model_dump_json(), str(config.epochs))
+    )
+    crops = _kept_crops(config, samples, look, made_of, device)
+    torch.manual_seed(config.seed)
+    classifier = CropClassifier(1 + len(WEAPONS))
+    if config.backbone_weights:
+        load_published_weights(classifier, config.backbone_weights)
+    images = DataLoader(
+        CropImages(crops, look.size_px), config.batch_size, shuffle=True, drop_last=True, num_workers=workers,
+        worker_init_fn=one_thread,
+    )  # fmt: skip
+    training = ClassifierTraining(
+        classifier.to(device), epochs=config.epochs, steps_per_epoch=len(images), lr=config.lr,
+        precision=training_precision(config.precision, device),
+    )  # fmt: skip
+    state = config.output / STATE_FILE
+    if config.resume and state.exists():
+        training.load(state, made_of)
+    with tqdm(total=training.steps, initial=training.step, unit="step", mininterval=2.0) as bar:
+        while training.step < training.steps:
+            for batch in images:
+                loss = training.update(*batch)
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                if training.step % 20 == 0:
+                    log_metrics({"train/second_look_loss": loss}, training.step)
+                if interruption.asked:
+                    return None
+            training.save(state, made_of)
+    detector = load_folder(config.second_look_of, optimize=False)
+    seeing = Detector(card.model_copy(update={"second_look": look}), device=device)
+    seeing.network.load_state_dict(detector.network.state_dict())
+    seeing.second_look = training.trained()
+    for path in (state, config.output / CROPS_FILE):
+        path.unlink(missing_ok=True)
+    return seeing
+
+
+def _kept_crops(
+    config: TrainConfig, samples: Sequence[Sample], look: SecondLookConfig, made_of: str, device: torch.device
+) -> Crops:
+    """Return the crops of samples: those that an interrupted training of the same kept, or new ones, kept."""
+    path = config.output / CROPS_FILE
+    if config.resume and path.exists():
+        kept = Crops.load(path, made_of)
+        if kept is not None:
+            return kept
+    assert config.second_look_of is not None
+    detector = load_folder(config.second_look_of, device=device)
+    # What the detector itself thinks is what the second look will be asked about.
+    detector.card = detector.card.model_copy(update={"second_look": None, "calibration": {}})
+    with tqdm(total=len(samples), desc="cut out candidates", unit="image", mininterval=2.0) as bar:
+        crops = gather(detector, samples, look, bar.update)
+    crops.save(path, made_of)
+    counts = Counter("no weapon" if not label else WEAPONS[label - 1] for label in crops.labels)
+    say(f"{len(crops)} crops: " + ", ".join(f"{count} {name}" for name, count in counts.most_common()))
+    return crops

@@ -1,6 +1,7 @@
 """The second look's training: which crops it sees, by which name, and that it learns from them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from detection.second_look import CropClassifier
 from photosets.samples import Sample
 from schemas import SecondLookConfig
 from training import second_look
+from training.checkpoints import WrongCheckpoint
 
 CONFIG = SecondLookConfig(size_px=32, most=3, score_from=0.1)
 PISTOL, KNIFE, PHONE = (CLASS_NAMES.index(name) for name in ("pistol", "knife", "smartphone"))
@@ -87,16 +89,51 @@ def test_it_learns_to_tell_red_from_blue_and_comes_back_in_eval_mode():
         crops.labels.append(number % 2)
         pixels = np.full((36, 36, 3), colours[number % 2], np.uint8)
         crops.files.append(imaging.encode_image(pixels, "JPEG", quality=95))
-    images = second_look.CropImages(crops, 32)
-    losses: list[float] = []
-    trained = second_look.train_classifier(
-        CropClassifier(3), DataLoader(images, batch_size=16, shuffle=True), epochs=10, lr=1e-2,
-        device=torch.device("cpu"), precision=torch.float32,
-        after_step=lambda _step, loss: losses.append(loss),
-    )  # fmt: skip
-    assert not trained.training
-    assert len(losses) == 40
+    images: DataLoader[Any] = DataLoader(second_look.CropImages(crops, 32), batch_size=16, shuffle=True)
+    training = second_look.ClassifierTraining(
+        CropClassifier(3), epochs=10, steps_per_epoch=len(images), lr=1e-2, precision=torch.float32
+    )
+    losses = [training.update(*batch) for _ in range(10) for batch in images]
+    assert (training.step, training.steps) == (40, 40)
+    assert not training.trained().training
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
+
+
+def test_an_interrupted_training_goes_on_where_it_was(tmp_path):
+    def make(seed: int) -> second_look.ClassifierTraining:
+        torch.manual_seed(seed)
+        return second_look.ClassifierTraining(
+            CropClassifier(3), epochs=2, steps_per_epoch=2, lr=1e-2, precision=torch.float32
+        )
+
+    batches = [(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])) for _ in range(4)]
+    whole = make(0)
+    whole.classifier.dropout.p = 0.0  # which draws
+    for batch in batches[:2]:
+        whole.update(*batch)
+    whole.save(tmp_path / "state.pt", "these")
+    again = make(1)
+    again.classifier.dropout.p = 0.0
+    again.load(tmp_path / "state.pt", "these")
+    for batch in batches[2:]:
+        assert whole.update(*batch) == again.update(*batch)
+    torch.testing.assert_close(whole.trained().state_dict(), again.trained().state_dict())
+
+
+def test_the_state_of_another_training_is_refused(tmp_path):
+    training = second_look.ClassifierTraining(
+        CropClassifier(3), epochs=1, steps_per_epoch=2, lr=1e-2, precision=torch.float32
+    )
+    training.save(tmp_path / "state.pt", "these")
+    with pytest.raises(WrongCheckpoint, match="other photographs"):
+        training.load(tmp_path / "state.pt", "those")
+
+
+def test_crops_are_kept_for_the_next_sitting_of_the_same_training(tmp_path):
+    crops = second_look.Crops([b"one", b"", b"three"], [0, 2, 1])
+    crops.save(tmp_path / "crops.npz", "these")
+    assert second_look.Crops.load(tmp_path / "crops.npz", "these") == crops
+    assert second_look.Crops.load(tmp_path / "crops.npz", "those") is None
 
 
 def test_augmented_crops_are_of_the_classifiers_size_and_range():

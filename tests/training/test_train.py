@@ -30,10 +30,12 @@ from evaluation import calibration, chosen
 from evaluation import report as reports
 from photosets import layout, synthetic
 from photosets import samples as photographs
+from schemas import ModelCard
 from tracking import run as runs
 from tracking import tracker, versions
 from training import checkpoints, engine, terminal, transforms
 from training import loader as loading
+from training.interruption import Interruption
 from training.start import build_detector, build_training, network_overrides, training_precision
 
 ROOT = Path(__file__).parents[2]
@@ -172,14 +174,13 @@ def test_the_operating_point_is_measured_on_the_model_as_it_is_served(
         "--data", str(drawn), str(mined), "--point-data", str(drawn), "--output", str(tmp_path),
         "--weights", str(folder), "--no-register-model",
     ]  # fmt: skip
-    config, process = train_config(flags), TorchrunSettings()
+    config, cpu = train_config(flags), torch.device("cpu")
     samples, beside = (photographs.read_samples([root], "train") for root in (drawn, mined))
-    training, _ = build_training(config, process, samples, torch.device("cpu"))
     monkeypatch.setattr(calibration, "FEWEST_TO_FIT", 3)  # few pictures are drawn
     with runs.training_run(tracker_uri, tmp_path.name, None, {}, folder=tmp_path) as logged:
-        train.finish(config, training, samples, [*samples, *beside[:9]], logged, workers=0)
+        train.finish(config, cpu, 0, samples, [*samples, *beside[:9]], logged, workers=0)
         card = read_card(folder)
-        train.finish(config, training, samples, samples, logged, workers=0)  # as after a failed registration
+        train.finish(config, cpu, 0, samples, samples, logged, workers=0)  # as after a failed registration
     assert read_card(folder).calibration == card.calibration, "it is fitted to scores calibrated already"
     truths, groups = [sample.truth for sample in samples], [sample.recording for sample in samples]
     as_served, as_trained = (
@@ -314,7 +315,7 @@ def test_a_clock_that_sets_the_rate_is_refused_in_a_deterministic_training():
 def test_a_first_signal_is_answered_and_a_ctrl_c_after_it_stops_at_once(capfd):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        interruption = train.Interruption(tell=True)
+        interruption = Interruption(tell=True)
         os.kill(os.getpid(), signal.SIGTERM)
         assert interruption.asked
         assert "Ctrl-C again stops at once" in capfd.readouterr().err
@@ -740,3 +741,23 @@ def test_the_smoke_preset_really_learns(tmp_path, tracker_uri):
     ]
     assert scores[0] > 0.5
     assert scores[1] < 0.05
+
+
+@pytest.mark.slow
+def test_a_second_look_is_trained_beside_a_model_and_travels_with_it(drawn, tmp_path, tracker_uri):
+    first, second = tmp_path / "first", tmp_path / "second"
+    network = architectures.network_config("fasterrcnn_mobilenet_v2_fpn", min_size=96, max_size=96)
+    torch.manual_seed(0)
+    detectors.Detector(ModelCard(network=network, class_names=CLASS_NAMES)).save_folder(first)
+    flags = ["--preset", "second-look", "--data", str(drawn), "--second-look-of", str(first), "--epochs", "1"]
+    flags += ["--limit", "12", "--batch-size", "4", "--workers", "0", "--output", str(second)]
+    train.train_second_look(train_config([*flags, "--no-register-model"]), TorchrunSettings())
+    card = read_card(second / "best")
+    assert card.second_look is not None
+    assert card.operating_point is not None
+    seeing = detectors.load_folder(second / "best")
+    assert seeing.second_look is not None
+    assert not (second / "crops.npz").exists()
+    before, after = (detectors.load_folder(folder, optimize=False) for folder in (first, second / "best"))
+    for name, value in before.network.state_dict().items():
+        torch.testing.assert_close(value.half(), after.network.state_dict()[name].half(), msg=name)
