@@ -10,23 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detection.detections import CLASS_NAMES, WEAPONS, Detections, GroundTruth
+from detection.overlaps import box_iou
 from metrics import IOU, MAX_DETECTIONS, Bools, Floats, Ints, check_pairs
 from schemas import ClassThreshold
-
-
-def box_iou(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
-    """Return the (N, M) intersection over union of (N, 4) and (M, 4) xyxy boxes."""
-    a64, b64 = a.astype(np.float64)[:, None], b.astype(np.float64)[None]
-    sides = np.minimum(a64[..., 2:], b64[..., 2:]) - np.maximum(a64[..., :2], b64[..., :2])
-    overlap = np.prod(np.clip(sides, 0, None), axis=-1)
-    area_a = np.prod(a64[..., 2:] - a64[..., :2], axis=-1)
-    area_b = np.prod(b64[..., 2:] - b64[..., :2], axis=-1)
-    union = area_a + area_b - overlap
-    iou: Floats = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
-    return iou
 
 
 def match_boxes(iou: Floats, iou_thresholds: Floats) -> Ints:

@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 
 from detection.detections import CLASS_NAMES, LOOKALIKES, WEAPONS, Detections, GroundTruth
-from evaluation.matching import box_iou, match_boxes
+from detection.overlaps import box_iou
+from evaluation.matching import match_boxes
 from metrics import IOU, Bools, Floats, Ints, check_pairs
 
 ErrorKind = Literal["correct", "localisation", "class", "duplicate", "background"]

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from detection import drawing, imaging
 from detection.alarm import alarm_threshold, verdict_of
 from detection.detections import CLASS_NAMES, WEAPONS, Detections
+from detection.overlaps import one_name_each
 from detection.runtime import AnyDetector
 from schemas import Box, Detection, ImageResult, ImageSize, ModelCard, TimeMs
 from serving.bodies import SentFile
@@ -156,11 +157,12 @@ def score_threshold(card: ModelCard, query: PredictQuery) -> float:
 
 
 def choose(found: Detections, card: ModelCard, query: PredictQuery) -> Detections:
-    """Return the detections that the caller asked for."""
+    """Return the detections that the caller asked for, one for each object."""
     kept = found.above(score_threshold(card, query))
     if query.labels:
         kept = kept.of([card.class_names.index(name) for name in query.labels if name in card.class_names])
-    return kept.take(slice(query.max_detections or card.network.box_detections_per_img))
+    named = one_name_each(kept, card)
+    return named.take(slice(query.max_detections or card.network.box_detections_per_img))
 
 
 def to_detections(found: Detections, card: ModelCard) -> list[Detection]:

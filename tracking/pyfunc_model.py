@@ -19,6 +19,7 @@ from detection.alarm import alarm_threshold, verdict_of
 from detection.detections import WEAPONS, Detections
 from detection.detector import Detector, load_folder
 from detection.imaging import Image, ImageError, decode_image, notes_on
+from detection.overlaps import one_name_each
 from schemas import Box, Detection, ModelCard
 
 ARTIFACT = "detector"  # the model folder's name inside the logged model
@@ -66,7 +67,7 @@ class WeaponDetector(PythonModel):
 def to_record(image: Image, found: Detections, card: ModelCard, score_threshold: float) -> dict[str, Any]:
     """Return the JSON record of what was found in image."""
     height, width = image.shape[:2]
-    kept = found.above(score_threshold)
+    kept = one_name_each(found.above(score_threshold), card)
     verdict = verdict_of(found, card, notes_on(image))
     return {
         "alarm": verdict == "alarm",

@@ -23,7 +23,8 @@ from detection import architectures, imaging
 from detection import detector as detectors
 from detection.card import read_card, write_card
 from detection.detections import CLASS_NAMES, Detections
-from evaluation import calibration, matching, results, robustness
+from detection.overlaps import box_iou
+from evaluation import calibration, results, robustness
 from evaluation import report as reports
 from photosets import layout, synthetic
 from photosets import samples as photographs
@@ -132,7 +133,7 @@ def test_boxes_stay_on_their_objects(change):
     image, boxes = change(np.asarray(picture), np.array([(10, 10, 90, 50)], np.float32))
     assert image.dtype == np.uint8
     assert image.shape[2] == 3
-    assert matching.box_iou(boxes, ColorFinder().detect(image).boxes)[0, 0] > 0.92
+    assert box_iou(boxes, ColorFinder().detect(image).boxes)[0, 0] > 0.92
 
 
 def test_changes_do_what_they_say():

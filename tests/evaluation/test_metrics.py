@@ -172,21 +172,6 @@ def test_what_does_not_belong_together_is_refused(truths, detections, message):
 # --- matching ---------------------------------------------------------------------------------------
 
 
-def test_iou_by_hand():
-    boxes = np.array([A, B, IN_A, CORNER_OF_A], np.float32)
-    assert matching.box_iou(np.array([A], np.float32), boxes)[0] == pytest.approx([1, 0, 0.6, 1 / 7])
-
-
-corners = st.tuples(*[st.integers(0, 50)] * 4).map(lambda c: (c[0], c[1], c[0] + c[2], c[1] + c[3]))
-
-
-@given(st.lists(corners, min_size=1, max_size=6))
-def test_iou_is_symmetric_and_within_bounds(boxes):
-    iou = matching.box_iou(np.array(boxes, np.float32), np.array(boxes, np.float32))
-    assert np.array_equal(iou, iou.T)
-    assert 0 <= iou.min() <= iou.max() <= 1
-
-
 def test_the_better_score_takes_the_box_it_overlaps_most():
     iou = np.array([[0.6, 0.7], [0.9, 0.8], [0.6, 0.6]])
     assert matching.match_boxes(iou, np.array([0.5, 0.75])).tolist() == [[1, 0, -1], [-1, 0, -1]]

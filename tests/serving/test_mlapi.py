@@ -219,6 +219,16 @@ def test_overlapping_boxes_on_a_phone_never_crowd_out_the_pistol(client, detecto
     assert result["alarm"] is True
 
 
+def test_a_pistol_on_a_phone_is_one_box_and_the_pistol(client, detector):
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9]], np.float32)
+    detector.detections = Detections(boxes, np.array([0.9, 0.6], np.float32), np.array([PHONE, PISTOL]))
+    result = send(client, png()).json()["results"][0]
+    assert [one["label"] for one in result["detections"]] == ["pistol"]
+    wanted = send(client, png(), labels="smartphone").json()["results"][0]
+    assert [one["label"] for one in wanted["detections"]] == ["smartphone"], "who asks for phones gets them"
+    assert result["alarm"] is wanted["alarm"] is True
+
+
 def test_probabilities_come_on_request_only(client):
     plain = send(client, png()).json()["results"][0]["detections"][0]
     asked = send(client, png(), probabilities=True).json()["results"][0]["detections"][0]

@@ -15,10 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 import requests
 from conftest import LONGEST_S, TrackerServer, answers, free_port, running
+from fake_detector import PHONE, PISTOL, make_card
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
@@ -27,7 +29,7 @@ from rich.console import Console
 
 import registry
 from detection.card import read_card, write_card
-from detection.detections import CLASS_NAMES
+from detection.detections import CLASS_NAMES, Detections
 from docs.import_graph import code, imports
 from schemas import OperatingPoint
 from tracking import comparison, logged_model, provenance, tables, tracker
@@ -898,6 +900,15 @@ def test_serving_code_is_all_that_the_logged_model_imports():
             waiting += imports(modules[name]) & modules.keys()
     ours = {name.partition(".")[0] for name in seen - {"tracking.pyfunc_model"}}
     assert ours == {name.removesuffix(".py") for name in logged_model.SERVING_CODE}
+
+
+def test_the_logged_model_names_each_object_once():
+    from tracking.pyfunc_model import to_record  # it tells MLflow that it is a model
+
+    boxes, scores = np.array([[0, 0, 10, 10], [0, 0, 10, 9]], np.float32), np.array([0.9, 0.6], np.float32)
+    phone_and_pistol = Detections(boxes, scores, np.array([PHONE, PISTOL]))
+    record = to_record(np.zeros((20, 20, 3), np.uint8), phone_and_pistol, make_card(), 0.6)
+    assert [one["label"] for one in record["detections"]] == ["pistol"]
 
 
 def test_logged_model_answers_through_pyfunc(two, tracker_uri):
