@@ -41,7 +41,7 @@ from urllib3.util.retry import Retry
 from commands import PredictConfig, predict_config
 from detection import drawing, imaging
 from detection.names import first_few, printable
-from schemas import Detection, ImageResult, ModelInfo, PredictResponse, Problem
+from schemas import Detection, ImageResult, ModelInfo, PredictResponse, Problem, Tiles
 
 CONNECT_TIMEOUT_S = 3.0
 RETRY_STATUSES = (429, 503)  # busy with other photos, or with ours
@@ -131,6 +131,7 @@ class Client:
         nms_iou: float | None = None,
         max_detections: int | None = None,
         probabilities: bool = False,
+        tiles: Tiles = "1x1",
     ) -> PredictResponse:
         """Return what is found in photos, one result per photo in their order.
 
@@ -141,6 +142,7 @@ class Client:
             nms_iou: IoU above which the lower of two boxes of a class goes, in (0, 1].
             max_detections: at most so many per photo.
             probabilities: ask for each box's probability of every class.
+            tiles: look at so many overlapping tiles too, for small objects; auto: by the photo's size.
 
         Raises:
             ServiceError: one of its kinds; a single bad photo is no error but that photo's result.
@@ -151,6 +153,7 @@ class Client:
             "nms_iou": nms_iou,
             "max_detections": max_detections,
             "probabilities": "true" if probabilities else None,
+            "tiles": None if tiles == "1x1" else tiles,
         }
         files = [("file", (name, photo, "application/octet-stream")) for name, photo in photos]
         return self._ask("POST", "/predict", PredictResponse, params=query, files=files)
@@ -336,6 +339,7 @@ class Asked:
                 nms_iou=config.nms_iou,
                 max_detections=config.max_detections,
                 probabilities=config.probabilities,
+                tiles=config.tiles,
             )
         except OSError as error:
             return _failure(path, ServiceError(f"cannot be read: {error.strerror or error}"))

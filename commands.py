@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from arguments import parse_arguments, refuse
+from schemas import Tiles
 from settings import Device
 
 PRESETS = Path(__file__).parent / "config"
@@ -390,6 +391,10 @@ class PredictConfig(BaseSettings):
     probabilities: CliImplicitFlag[bool] = Field(
         False, description="add the probability of every class to each detection (JSON lines only)"
     )
+    tiles: Tiles = Field(
+        "1x1",
+        description="look at so many overlapping tiles too, for small objects; auto: by the photo's size",
+    )
     jobs: int = Field(2, ge=1, le=32, description="photos under way at once")
     api_url: str = Field(
         "http://127.0.0.1:8000", validation_alias="api_url", description="address of the model API"
@@ -430,6 +435,10 @@ class EvaluateConfig(BaseSettings):
     limit: int | None = Field(None, ge=1, description="use only this many images, evenly spread")
     model: Path | None = Field(None, description="model folder; without it the registry is asked")
     output: Path = Field(Path("reports/latest"), description="folder of the report")
+    tiles: Tiles = Field(
+        "1x1",
+        description="look at so many overlapping tiles too, for small objects; auto: by the image's size",
+    )
     compare_to_original: bool = Field(
         False,
         description="put the original project's published figures beside ours (official test split only)",

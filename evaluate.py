@@ -22,8 +22,10 @@ from detection import detector as detectors
 from detection import devices, imaging
 from detection.card import DetectorError, read_card, write_card
 from detection.detections import Detections, GroundTruth, Latency
+from detection.detector import Detector
 from detection.names import printable
 from detection.runtime import warm_up
+from detection.tiles import detect_in, frames_of
 from evaluation import plots
 from evaluation import report as reports
 from evaluation.alarms import image_alarms
@@ -34,7 +36,7 @@ from photosets import layout
 from photosets import samples as photographs
 from photosets.samples import Sample
 from photosets.statistics import split_summary
-from schemas import CARD_FILE, AlarmFigures, ModelCard
+from schemas import CARD_FILE, AlarmFigures, ModelCard, Tiles
 from tracking import provenance, tracker
 from tracking.versions import download_version, find_version
 from training import engine
@@ -73,6 +75,11 @@ def run(config: EvaluateConfig) -> Report:
         detector = detectors.load_folder(folder, device=device)
     if config.keep:
         check_keep(config, detector.card)
+    if config.tiles != "1x1" and (config.keep or config.log):
+        raise DetectorError(
+            f"the model's card and run hold figures of whole pictures: leave out --tiles {config.tiles}, or "
+            "--keep and --log"
+        )
     if config.log:  # before the work, not after it
         if not run_id:
             raise tracker.RegistryError(f"{model} does not say which MLflow run made it: leave out --log")
@@ -82,12 +89,13 @@ def run(config: EvaluateConfig) -> Report:
     choosing = config.keep and config.split == "val"
     if choosing:
         detector.card = uncalibrated(detector.card)
-    detections, latency = engine.evaluate(detector, samples)
+    finder = detector if config.tiles == "1x1" else TiledFinder(detector, config.tiles)
+    detections, latency = engine.evaluate(finder, samples)
     choice = None
     if choosing:
         choice = choose_anew(config, samples, detections, detector.class_names)
         detections, detector.card = choice.detections, choice.onto(detector.card)
-    result = score(config, detector, samples, (detections, latency), model, detector.card)
+    result = score(config, finder, samples, (detections, latency), model, detector.card)
     if choice:
         result = with_reliability(result, choice)
     page = reports.write_report(result, config.output, samples)
@@ -108,6 +116,24 @@ def run(config: EvaluateConfig) -> Report:
         log_report(result, config.output, run_id, config.mlflow_tracking_uri)
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class TiledFinder:
+    """A detector that looks at each image's tiles too."""
+
+    detector: Detector
+    tiles: Tiles
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.detector.device
+
+    def detect(self, image: imaging.Image) -> Detections:
+        """Return every detection in an upright RGB image."""
+        size_hw = image.shape[0], image.shape[1]
+        return detect_in(self.detector, image, frames_of(size_hw, self.tiles, self.detector.card.network))
 
 
 def find_model(config: EvaluateConfig, stack: ExitStack) -> tuple[Path, str, str]:
@@ -187,7 +213,7 @@ def score(
         truths, detections, class_names, names=[sample.name for sample in samples],
         groups=[sample.recording for sample in samples], operating_point=card.operating_point,
         unsure_point=card.unsure_point, bands=card.bands, split=config.split, official=official, model=model,
-        data=describe_data(samples),
+        data=describe_data(samples, config.tiles),
     )  # fmt: skip
     if config.latency:
         result = dataclasses.replace(result, latency=latency)
@@ -199,8 +225,8 @@ def score(
     return result
 
 
-def describe_data(samples: Sequence[Sample]) -> dict[str, str]:
-    """Return what says later which images and which code gave the figures."""
+def describe_data(samples: Sequence[Sample], tiles: Tiles) -> dict[str, str]:
+    """Return what says later which images, looked at how, and which code gave the figures."""
     roots = sorted({printable(str(sample.root)) for sample in samples})
     difficult = sum(sample.difficult for sample in samples)
     versions = provenance.library_versions()
@@ -209,6 +235,7 @@ def describe_data(samples: Sequence[Sample]) -> dict[str, str]:
         "Fingerprint": photographs.fingerprint(samples),
         "Code": provenance.git_commit() or "not under git",
         "Libraries": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        **({"Tiles": tiles} if tiles != "1x1" else {}),
         **({"Boxes marked difficult": f"{difficult}, counted like the others"} if difficult else {}),
     }
 

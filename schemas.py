@@ -10,6 +10,7 @@ WEIGHTS_FILE, CARD_FILE = "weights.safetensors", "model.json"  # a model folder'
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Verdict = Literal["alarm", "unsure", "none"]  # possible weapon; not sure, look closely; nothing found
+Tiles = Literal["1x1", "2x2", "3x3", "auto"]  # looked at beside the whole picture; 1x1: none
 
 
 class _Frozen(BaseModel):

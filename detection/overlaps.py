@@ -13,27 +13,31 @@ Floats = NDArray[np.float64]
 ONE_OBJECT_IOU = 0.5  # from which two boxes of different classes are two names for one object
 
 
+def areas(boxes: NDArray[np.floating]) -> Floats:
+    """Return the (...) areas of (..., 4) xyxy boxes."""
+    sides = boxes[..., 2:].astype(np.float64) - boxes[..., :2]
+    area: Floats = np.prod(sides, axis=-1)
+    return area
+
+
 def intersections(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
-    """Return the (N, M) areas that (N, 4) and (M, 4) xyxy boxes have in common."""
-    a64, b64 = a.astype(np.float64)[:, None], b.astype(np.float64)[None]
-    sides = np.minimum(a64[..., 2:], b64[..., 2:]) - np.maximum(a64[..., :2], b64[..., :2])
-    common: Floats = np.prod(np.clip(sides, 0, None), axis=-1)
+    """Return the areas that boxes a and b have in common, (..., 4) xyxy each, as numpy pairs them."""
+    high, low = np.minimum(a[..., 2:], b[..., 2:]), np.maximum(a[..., :2], b[..., :2])
+    common: Floats = np.prod(np.clip(high.astype(np.float64) - low, 0, None), axis=-1)
     return common
 
 
-def areas(boxes: NDArray[np.floating]) -> Floats:
-    """Return the (N,) areas of (N, 4) xyxy boxes."""
-    sides = boxes.astype(np.float64)
-    area: Floats = np.prod(sides[:, 2:] - sides[:, :2], axis=-1)
-    return area
+def iou(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
+    """Return the intersection over union of boxes a and b, (..., 4) xyxy each, as numpy pairs them."""
+    common = intersections(a, b)
+    union = areas(a) + areas(b) - common
+    shares: Floats = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    return shares
 
 
 def box_iou(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
     """Return the (N, M) intersection over union of (N, 4) and (M, 4) xyxy boxes."""
-    overlap = intersections(a, b)
-    union = areas(a)[:, None] + areas(b)[None] - overlap
-    iou: Floats = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
-    return iou
+    return iou(a[:, None], b[None])
 
 
 def one_name_each(found: Detections, card: ModelCard) -> Detections:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,6 +28,25 @@ class AnyDetector(Protocol):
         probabilities: bool = False,
     ) -> Detections:
         """Return every detection in image, best first."""
+
+
+@runtime_checkable
+class BatchDetector(AnyDetector, Protocol):
+    """One that can look at several pictures in one pass."""
+
+    @property
+    def at_once(self) -> int:
+        """How many pictures of one size pay in one pass."""
+
+    def detect_many(
+        self,
+        images: Sequence[Image],
+        *,
+        nms_iou: float | None = None,
+        max_detections: int | None = None,
+        probabilities: bool = False,
+    ) -> list[Detections]:
+        """Return what detect finds in each image."""
 
 
 def warm_up(detector: AnyDetector) -> None:

@@ -15,13 +15,15 @@ from detection.alarm import alarm_threshold, verdict_of
 from detection.detections import CLASS_NAMES, WEAPONS, Detections
 from detection.overlaps import one_name_each
 from detection.runtime import AnyDetector
-from schemas import Box, Detection, ImageResult, ImageSize, ModelCard, TimeMs
+from detection.tiles import detect_in, frames_of
+from schemas import Box, Detection, ImageResult, ImageSize, ModelCard, Tiles, TimeMs
 from serving.bodies import SentFile
 from serving.negotiation import JSON, PICTURE_FORMATS
 from serving.problems import ApiProblem
 from serving.queue import Ran
 
 LABELS = CLASS_NAMES[1:]
+MOST = 1000  # detections in an answer
 
 
 class PredictQuery(BaseModel):
@@ -43,10 +45,15 @@ class PredictQuery(BaseModel):
         description="Overlap above which the lower of two boxes of a label goes. By default the model's.",
     )  # fmt: skip
     max_detections: int | None = Field(
-        None, ge=1, le=1000, examples=[20],
+        None, ge=1, le=MOST, examples=[20],
         description="Keep this many of the best that are left. By default the model's.",
     )  # fmt: skip
     probabilities: bool = Field(False, description="Add each detection's probability of every class.")
+    tiles: Tiles = Field(
+        "1x1",
+        description="Overlapping tiles looked at too, for small objects: 5 or 10 times the work, and more "
+        "false alarms. auto: by the picture's size, none where it is small.",
+    )
 
 
 def check_labels(query: PredictQuery, card: ModelCard) -> None:
@@ -76,35 +83,45 @@ class Look:
     size_wh: tuple[int, int] = (0, 0)
     notes: tuple[str, ...] = ()
     detections: Detections = field(default_factory=Detections.empty)
+    shown: Detections = field(default_factory=Detections.empty)  # those that were asked for
     picture: bytes = b""  # annotated, where asked for
     problem: ApiProblem | None = None
     decode_ms: float = 0
     inference_ms: float = 0
     encode_ms: float = 0
+    views: int = 0  # the whole picture and its tiles
 
 
 def look_at(
-    detector: AnyDetector, file: SentFile, query: PredictQuery, media_type: str, decode: Decode
+    detector: AnyDetector,
+    file: SentFile,
+    query: PredictQuery,
+    media_type: str,
+    decode: Decode,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Look:
     """Decode one file, run the detector on it and, if a picture is wanted, draw. Runs in an inference thread.
 
     Only as many pictures are in memory as there are threads: what waits in the queue is the file.
+
+    Raises:
+        Stopped: stopped, which is asked before each of several views, said that nobody waits any more.
     """
     card = detector.card
     began = time.perf_counter()
     try:
         image = decode(file.content)
         decoded = time.perf_counter()
+        frames = frames_of((image.shape[0], image.shape[1]), query.tiles, card.network)
         # All of them, since the verdict looks at all: what is not wanted is cut off only afterwards.
-        found = detector.detect(
-            image, nms_iou=query.nms_iou, max_detections=ALL, probabilities=query.probabilities
-        )
+        found = detect_in(
+            detector, image, frames, nms_iou=query.nms_iou, max_detections=ALL,
+            probabilities=query.probabilities, stopped=stopped,
+        )  # fmt: skip
         detected = time.perf_counter()
-        picture = b""
+        shown, picture = choose(found, card, query), b""
         if media_type != JSON:
-            picture = draw(
-                image, to_detections(choose(found, card, query), card), PICTURE_FORMATS[media_type]
-            )
+            picture = draw(image, to_detections(shown, card), PICTURE_FORMATS[media_type])
     except imaging.ImageError as error:
         return Look(problem=ApiProblem(_problem_name(error), as_sentence(error)))
     ended = time.perf_counter()
@@ -112,10 +129,12 @@ def look_at(
         size_wh=(image.shape[1], image.shape[0]),
         notes=imaging.notes_on(image),
         detections=found,
+        shown=shown,
         picture=picture,
         decode_ms=(decoded - began) * 1000,
         inference_ms=(detected - decoded) * 1000,
         encode_ms=(ended - detected) * 1000,
+        views=len(frames),
     )
 
 
@@ -129,9 +148,7 @@ def as_sentence(error: Exception) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
-def to_result(
-    file: SentFile, ran: Ran[Look], card: ModelCard, query: PredictQuery, request_id: str
-) -> ImageResult:
+def to_result(file: SentFile, ran: Ran[Look], card: ModelCard, request_id: str) -> ImageResult:
     """Return the answer for one file."""
     look = ran.value
     if look.problem is not None:
@@ -146,7 +163,7 @@ def to_result(
         image_size=ImageSize(width=width, height=height),
         alarm=verdict == "alarm",
         verdict=verdict,
-        detections=to_detections(choose(look.detections, card, query), card),
+        detections=to_detections(look.shown, card),
         time_ms=TimeMs(**{stage: round(value, 2) for stage, value in times.items()}),
     )
 
@@ -161,7 +178,7 @@ def choose(found: Detections, card: ModelCard, query: PredictQuery) -> Detection
     kept = found.above(score_threshold(card, query))
     if query.labels:
         kept = kept.of([card.class_names.index(name) for name in query.labels if name in card.class_names])
-    named = one_name_each(kept, card)
+    named = one_name_each(kept.take(slice(MOST)), card)  # which takes the square of their number
     return named.take(slice(query.max_detections or card.network.box_detections_per_img))
 
 

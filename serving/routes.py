@@ -8,8 +8,9 @@ import threading
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import prometheus_client
 from fastapi import APIRouter, Depends, Query, Request, Security
@@ -20,6 +21,7 @@ from starlette.responses import Response
 
 from detection.alarm import alarm_threshold, unsure_threshold
 from detection.detections import WEAPONS, Detections
+from detection.tiles import Stopped
 from schemas import ImageResult, ModelCard, ModelInfo, ModelList, ModelName, PredictResponse
 from serving.bodies import SentFile, read_files
 from serving.models import ServedModel
@@ -163,12 +165,11 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()], ser
         service.metrics.files.labels("error").inc()
         raise looks[0].value.problem
     results = [
-        to_result(file, look, card, query, note["request_id"])
-        for file, look in zip(files, looks, strict=True)
+        to_result(file, look, card, note["request_id"]) for file, look in zip(files, looks, strict=True)
     ]
     threshold = score_threshold(card, query)
     _record(service.metrics, note, results, [look.value.detections for look in looks], card)
-    note["score_threshold"] = threshold
+    note |= {"score_threshold": threshold, "views": sum(look.value.views for look in looks)}
     if media_type != JSON:
         service.metrics.stage_seconds.labels("encode").observe(looks[0].value.encode_ms / 1000)
         headers = {"X-Alarm": str(bool(results[0].alarm)).lower(), "X-Verdict": str(results[0].verdict)}
@@ -209,16 +210,22 @@ async def _look_in_time(
         raise ApiProblem("deadline-exceeded", detail, headers={"Retry-After": "5"}) from error
 
 
+class Work(Protocol):
+    """What is to be done with one file."""
+
+    def __call__(self, *, stopped: Callable[[], bool]) -> Look:
+        """Look at it, or raise Stopped."""
+
+
 def _digests(files: Sequence[SentFile]) -> list[str]:
     return [hashlib.sha256(file.content).hexdigest() for file in files]
 
 
-async def _run(
-    request: Request, queue: InferenceQueue, work: Sequence[Callable[[], Look]]
-) -> list[Ran[Look]]:
+async def _run(request: Request, queue: InferenceQueue, work: Sequence[Work]) -> list[Ran[Look]]:
     """Run a request's work in one place, one file after the other, so that many files wait no longer for it.
 
-    When the client goes away or the time is up, what has not begun is dropped.
+    When the client goes away or the time is up, what has not begun is dropped, and so are the tiles of a
+    picture that nobody has looked at yet.
     """
     dropped = threading.Event()
     future = queue.submit(partial(_one_after_the_other, work, dropped, time.perf_counter()))
@@ -235,15 +242,15 @@ async def _run(
         future.cancel()
 
 
-def _one_after_the_other(
-    work: Sequence[Callable[[], Look]], dropped: threading.Event, submitted: float
-) -> list[Ran[Look]]:
+def _one_after_the_other(work: Sequence[Work], dropped: threading.Event, submitted: float) -> list[Ran[Look]]:
     looks = []
-    for piece in work:
-        if dropped.is_set():
-            break
-        began = time.perf_counter()
-        looks.append(Ran(piece(), (began - submitted) * 1000, (time.perf_counter() - began) * 1000))
+    with suppress(Stopped):
+        for piece in work:
+            if dropped.is_set():
+                break
+            began = time.perf_counter()
+            look = piece(stopped=dropped.is_set)
+            looks.append(Ran(look, (began - submitted) * 1000, (time.perf_counter() - began) * 1000))
     return looks
 
 

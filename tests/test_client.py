@@ -64,12 +64,13 @@ def test_predict_sends_every_photo_and_parameter(api):
     response = Client(api.url).predict(
         [("кот (1).jpg", photo()), ("b.jpg", photo(50, 50))],
         score_threshold=0.25, labels=["pistol", "knife"], nms_iou=0.4, max_detections=7, probabilities=True,
+        tiles="2x2",
     )  # fmt: skip
     path, query, names = api.requests[0]
     assert (path, names) == ("/predict", ["кот (1).jpg", "b.jpg"])
     assert query == {
         "score_threshold": ["0.25"], "labels": ["pistol", "knife"], "nms_iou": ["0.4"],
-        "max_detections": ["7"], "probabilities": ["true"],
+        "max_detections": ["7"], "probabilities": ["true"], "tiles": ["2x2"],
     }  # fmt: skip
     assert [len(result.detections or ()) for result in response.results] == [3, 3]
     assert response.results[0].image_size == ImageSize(width=200, height=100)
@@ -346,9 +347,11 @@ def test_what_cannot_be_done_is_one_sentence(api, folder, capsys, arguments, sen
 
 def test_every_parameter_can_be_asked_for(api, folder, capsys):
     options = ["--nms-iou", "0.4", "--max-detections", "7", "--probabilities", "--labels", "pistol", "knife"]
+    options += ["--tiles", "auto"]
     assert run(api, folder / "b.jpg", *options) == 0
     assert api.requests[-1][1] == {
         "nms_iou": ["0.4"], "max_detections": ["7"], "probabilities": ["true"], "labels": ["pistol", "knife"],
+        "tiles": ["auto"],
     }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ GRAPH = {
     "arguments": set(),
     "schemas": set(),
     "settings": {"arguments"},
-    "commands": {"arguments", "settings"},
+    "commands": {"arguments", "schemas", "settings"},
     "metrics": {"detection"},
     "client": {"commands", "detection", "schemas"},
     # wings

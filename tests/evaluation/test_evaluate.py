@@ -243,6 +243,21 @@ def test_program_writes_the_report_and_says_where(root, model, tmp_path, capsys)
     assert "chosen on these very images" in " ".join(said.split())  # the model has no operating point
 
 
+def test_tiles_are_looked_at_too_and_the_report_says_so(root, model, tmp_path, monkeypatch):
+    seen = []
+    detect = detectors.Detector.detect
+
+    def watched(self, image, **options):
+        seen.append(image.shape)
+        return detect(self, image, **options)
+
+    monkeypatch.setattr(detectors.Detector, "detect", watched)
+    arguments = ["--data", str(root), "--model", str(model), "--output", str(tmp_path), "--limit", "1"]
+    assert evaluate.main([*arguments, "--tiles", "2x2"]) == 0
+    assert seen[1:] == [(120, 160, 3)] + [(67, 89, 3)] * 4  # after the warm-up
+    assert reports.read_report(tmp_path).data["Tiles"] == "2x2"
+
+
 def test_a_models_name_is_said_as_typed(root, model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(evaluate.console, "width", 200)
@@ -297,6 +312,8 @@ def test_program_logs_to_the_run_that_made_the_model(root, model, tmp_path):
         (["--data", "{data}", "--model", "{model}", "--keep"], "if it has an operating point"),
         (["--data", "{data}", "--model", "{logged}", "--keep", "--split", "train"], "with --split val"),
         (["--data", "{data}", "--model", "{logged}", "--keep", "--limit", "3"], "leave out --limit"),
+        (["--data", "{data}", "--model", "{logged}", "--keep", "--tiles", "2x2"], "leave out --tiles 2x2"),
+        (["--data", "{data}", "--model", "{logged}", "--log", "--tiles", "auto"], "leave out --tiles auto"),
     ],
 )
 def test_problems_are_sentences_and_exit_code_1(arguments, message, root, model, tmp_path, capsys):

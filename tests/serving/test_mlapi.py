@@ -212,6 +212,21 @@ def test_no_parameter_changes_alarm_or_verdict():
     assert seen == {"alarm", "unsure", "none"}
 
 
+def test_tiles_are_looked_at_beside_the_whole_picture_where_asked_for(client, detector):
+    plain, whole = send(client, png((90, 45))).json(), send(client, png((90, 45)), tiles="1x1").json()
+    assert plain["results"][0]["detections"] == whole["results"][0]["detections"]
+    assert detector.seen == [(45, 90, 3)] * 2
+    assert send(client, png((90, 45)), tiles="2x2", nms_iou=0.3).status_code == 200
+    assert detector.seen[2:] == [(45, 90, 3)] + [(25, 50, 3)] * 4
+    assert {call["nms_iou"] for call in detector.calls[-5:]} == {0.3}
+
+
+@pytest.mark.parametrize(("size_wh", "views"), [((90, 45), 1), ((96, 60), 5), ((190, 60), 10)])
+def test_auto_tiles_a_picture_by_its_size(client, detector, size_wh, views):
+    send(client, png(size_wh), tiles="auto")  # the network sees 48 x 32
+    assert len(detector.seen) == views
+
+
 def test_overlapping_boxes_on_a_phone_never_crowd_out_the_pistol(client, detector):
     detector.detections = found(*[(PHONE, 0.99)] * 20, (PISTOL, 0.8))  # the fake model reports 5 at most
     result = send(client, png(), nms_iou=1).json()["results"][0]
@@ -318,6 +333,7 @@ def test_a_requests_pictures_are_in_memory_one_after_the_other():
         ({"nms_iou": 0}, "nms_iou"),
         ({"max_detections": 0}, "max_detections"),
         ({"max_detections": 1001}, "max_detections"),
+        ({"tiles": "4x4"}, "tiles"),
         ({"probabilities": "perhaps"}, "probabilities"),
     ],
 )
@@ -533,6 +549,7 @@ def test_the_log_has_one_json_line_per_request_and_nothing_of_the_file(client, c
     assert line["bytes"] == len(content)
     assert line["detections"] == {"pistol": 1}
     assert line["alarms"] == 1
+    assert line["views"] == 1
     assert "passport" not in "".join(lines)
     assert "PNG" not in "".join(lines)
 
@@ -656,6 +673,17 @@ def test_an_answer_after_the_deadline_is_504_and_what_waited_is_dropped(detector
         detector.gate.set()
         assert post(client).status_code == 200
         assert len(detector.seen) == 2, "the one that waited never reached the detector"
+
+
+def test_a_tiled_picture_is_given_up_between_two_views_at_the_deadline(detector):
+    app = create_app(api_settings(api_deadline_seconds=2), load_detector=lambda _: detector)
+    with live_server(app) as (client, _):
+        with ThreadPoolExecutor(1) as threads, detector.held():
+            late = threads.submit(post, client, tiles="3x3")
+            assert_problem(late.result(), "deadline-exceeded")
+            assert len(detector.seen) == 1
+        assert post(client).status_code == 200, "the worker is free again"
+        assert len(detector.seen) == 2, "none of the nine tiles reached the detector"
 
 
 def raw_request(address: httpx.URL, head: str, *, receive_buffer: int = 1_000_000) -> socket.socket:

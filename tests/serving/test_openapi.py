@@ -56,7 +56,7 @@ def test_the_document_names_parameters_answers_and_examples(client):
     assert set(document["paths"]) == {"/health", "/ready", "/model", "/models", "/predict"}
     predict = document["paths"]["/predict"]["post"]
     names = [parameter["name"] for parameter in predict["parameters"]]
-    assert names == ["score_threshold", "labels", "nms_iou", "max_detections", "probabilities"]
+    assert names == ["score_threshold", "labels", "nms_iou", "max_detections", "probabilities", "tiles"]
     labels = predict["parameters"][1]["schema"]["items"]["enum"]
     assert labels == list(CLASS_NAMES[1:])
     assert set(predict["responses"]) == {
