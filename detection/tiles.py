@@ -21,7 +21,6 @@ from schemas import NetworkConfig, Tiles
 Frames = NDArray[np.int64]
 A_SIDE: dict[Tiles, int] = {"1x1": 1, "2x2": 2, "3x3": 3}
 OVERLAP = 0.2  # of a tile's side, with the next: what is no larger than this is whole in some tile
-SHRUNK = 2.0  # auto takes more tiles where the network would see them at this fraction of their size or less
 NEAR_EDGE = 0.02  # of a tile's side: a box that ends closer to the edge goes on behind it
 INSIDE = 0.5  # of the smaller of two views' boxes: if so much of it lies in the other, they show one object
 
@@ -33,8 +32,8 @@ class Stopped(Exception):
 def frames_of(size_hw: tuple[int, int], tiles: Tiles, network: NetworkConfig) -> Frames:
     """Return the frames to look at: the whole picture, then tiles of one size, row by row.
 
-    "auto" takes the fewest tiles that the network does not see at half their size or smaller: below that,
-    tiles show what the whole picture shows.
+    "auto" takes the most tiles that the network need not enlarge: larger than they are, they show no more than
+    they hold, and raise false alarms (MODEL_CARD.md, "Tiles").
 
     Args:
         size_hw: of the upright picture, pixels.
@@ -45,7 +44,7 @@ def frames_of(size_hw: tuple[int, int], tiles: Tiles, network: NetworkConfig) ->
         (V, 4). A picture of a few pixels has fewer tiles: none comes twice.
     """
     height, width = size_hw
-    a_side = _enough(size_hw, network) if tiles == "auto" else A_SIDE[tiles]
+    a_side = _largest(size_hw, network) if tiles == "auto" else A_SIDE[tiles]
     frames = [(0, 0, width, height)]
     frames += [(x1, y1, x2, y2) for y1, y2 in _spans(height, a_side) for x1, x2 in _spans(width, a_side)]
     return np.array(list(dict.fromkeys(frames)), np.int64)
@@ -56,9 +55,9 @@ def _sides(a_side: int) -> float:
     return a_side - (a_side - 1) * OVERLAP
 
 
-def _enough(size_hw: tuple[int, int], network: NetworkConfig) -> int:
+def _largest(size_hw: tuple[int, int], network: NetworkConfig) -> int:
     shrunk = max(min(size_hw) / network.min_size, max(size_hw) / network.max_size)
-    return next((n for n in (1, 2) if shrunk / _sides(n) < SHRUNK), 3)
+    return next((n for n in (3, 2) if shrunk >= _sides(n)), 1)
 
 
 def _spans(side: int, a_side: int) -> list[tuple[int, int]]:

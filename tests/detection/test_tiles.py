@@ -58,17 +58,17 @@ def test_tiles_of_one_size_cover_the_picture_and_overlap(height, width, tiles):
     ("size_hw", "network", "views"),
     [
         ((416, 416), NETWORK, 1),
-        ((600, 1023), NETWORK, 1),
-        ((600, 1024), NETWORK, 5),  # shrunk to half
-        ((1843, 600), NETWORK, 5),  # a tile of 1,024 pixels would be shrunk to half; this one has 1,023.9
-        ((1844, 600), NETWORK, 10),
+        ((600, 921), NETWORK, 1),
+        ((600, 922), NETWORK, 5),  # 922 / 1.8 is 512 and more
+        ((1331, 600), NETWORK, 5),
+        ((1332, 600), NETWORK, 10),  # 1332 / 2.6 is 512 and more
         ((4000, 6000), NETWORK, 10),
-        ((1599, 2000), FLAGSHIP, 1),
-        ((1600, 2000), FLAGSHIP, 5),  # the shorter side decides here
+        ((1439, 2000), FLAGSHIP, 1),
+        ((1440, 2000), FLAGSHIP, 5),  # the shorter side decides here
         ((1, 1), NETWORK, 1),
     ],
 )
-def test_auto_takes_the_fewest_tiles_that_are_not_shrunk_to_half(size_hw, network, views):
+def test_auto_takes_the_most_tiles_that_are_not_enlarged(size_hw, network, views):
     assert len(frames_of(size_hw, "auto", network)) == views
 
 

@@ -221,7 +221,7 @@ def test_tiles_are_looked_at_beside_the_whole_picture_where_asked_for(client, de
     assert {call["nms_iou"] for call in detector.calls[-5:]} == {0.3}
 
 
-@pytest.mark.parametrize(("size_wh", "views"), [((90, 45), 1), ((96, 60), 5), ((190, 60), 10)])
+@pytest.mark.parametrize(("size_wh", "views"), [((86, 57), 1), ((87, 57), 5), ((125, 60), 10)])
 def test_auto_tiles_a_picture_by_its_size(client, detector, size_wh, views):
     send(client, png(size_wh), tiles="auto")  # the network sees 48 x 32
     assert len(detector.seen) == views
