@@ -32,8 +32,8 @@ class Stopped(Exception):
 def frames_of(size_hw: tuple[int, int], tiles: Tiles, network: NetworkConfig) -> Frames:
     """Return the frames to look at: the whole picture, then tiles of one size, row by row.
 
-    "auto" takes the most tiles that the network need not enlarge: larger than they are, they show no more than
-    they hold, and raise false alarms (MODEL_CARD.md, "Tiles").
+    "auto" takes the most tiles that the network need not enlarge: enlarged, they show no more than they
+    hold, and raise false alarms (MODEL_CARD.md, "Tiles").
 
     Args:
         size_hw: of the upright picture, pixels.

@@ -319,6 +319,14 @@ def test_where_the_answer_is_certain_it_is_that(server, name, status):
     assert send(server[0], CORPUS[name]).status_code == status
 
 
+@pytest.mark.parametrize(
+    "name", ["one pixel", "one very long line", "PNG bomb at the limit", "PNG of 4 gigapixels"]
+)
+def test_tiles_make_no_picture_more_dangerous(server, name):
+    tiled = send(server[0], CORPUS[name], params={"tiles": "3x3", "nms_iou": 1, "score_threshold": 0})
+    assert tiled.status_code == send(server[0], CORPUS[name]).status_code
+
+
 @pytest.mark.parametrize("name", GOOD)
 def test_a_header_that_says_more_than_the_file_holds_is_refused(server, name):
     """But for an AVIF of another size than its data have: that is enlarged, as every reader of AVIF does."""
