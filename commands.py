@@ -155,8 +155,18 @@ class SynthCommand(BaseModel):
     seed: int = Field(0, ge=0, description="the same seed draws the same pictures")
 
 
+class PackCommand(BaseModel):
+    """Write data as few small files that, unpacked, give the same roots with smaller pictures."""
+
+    data: CliPositionalArg[list[Path]] = Field(description="folders with images/ and annotations/xmls/")
+    output: Path = Field(Path("runs/pack"), description="folder for the parts; an earlier pack goes")
+    longer_side: int = Field(640, ge=32, description="of a packed picture at most, pixels")
+    quality: int = Field(70, ge=1, le=100, description="of WebP")
+    part_mb: float = Field(47.0, gt=0, description="millions of bytes in a part at most")
+
+
 class DatasetCommand(BaseSettings):
-    """Fetch, check, plot or draw training data."""
+    """Fetch, check, plot, draw or pack training data."""
 
     model_config = SettingsConfigDict(
         env_prefix="DATASET_", frozen=True, extra="ignore", cli_prog_name="dataset.py", cli_kebab_case=True,
@@ -165,6 +175,7 @@ class DatasetCommand(BaseSettings):
 
     check: CliSubCommand[CheckCommand] = Field(description="what is wrong with the data; status 1 on errors")
     download: CliSubCommand[DownloadCommand] = Field(description="fetch the original data set, resumably")
+    pack: CliSubCommand[PackCommand] = Field(description="few small files, for a machine elsewhere")
     stats: CliSubCommand[StatsCommand] = Field(description="plot classes, sizes and places of the boxes")
     synth: CliSubCommand[SynthCommand] = Field(description="draw a small data set, to try training out")
 

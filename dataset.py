@@ -4,6 +4,7 @@
     python dataset.py check data more/data  what is wrong with them; exit status 1 on errors
     python dataset.py stats data            plots of classes, sizes and places
     python dataset.py synth drawn           a small drawn set, to try training out
+    python dataset.py pack data more/data   the same as few small files, for a machine elsewhere
 
 A root is laid out as OD-WeaponDetection's Sohas_weapon-Detection: images/, annotations/xmls/, images_test/,
 annotations_test/xmls/. Picture and annotation belong together by file stem. How an annotation is read and
@@ -30,9 +31,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from commands import CheckCommand, DownloadCommand, StatsCommand, SynthCommand, dataset_command
+from commands import (
+    CheckCommand,
+    DownloadCommand,
+    PackCommand,
+    StatsCommand,
+    SynthCommand,
+    dataset_command,
+)
 from detection.detections import CLASS_NAMES
-from photosets import duplicates
+from photosets import duplicates, packing
 from photosets.checks import Findings, duplicate_findings, file_findings, recording_findings, share_findings
 from photosets.download import DownloadError, download_folder
 from photosets.layout import DatasetError
@@ -136,6 +144,26 @@ def fetch(command: DownloadCommand) -> None:
     )
 
 
+def pack(command: PackCommand) -> None:
+    """Pack the data and say what came of it and how it is unpacked."""
+    with _progress("packing pictures", None) as advance:
+        packed = packing.pack(
+            command.data, command.output, longer_side=command.longer_side, quality=command.quality,
+            part_bytes=round(command.part_mb * 1e6), advance=advance,
+        )  # fmt: skip
+    before, after = packed.bytes_before / 1e6, packed.bytes_after / 1e6
+    console.print(
+        f"{packed.pictures:,} pictures, {before:.1f} MB, now {after:.1f} MB; {packed.kept:,} of them stayed "
+        f"as they were. To decode one: {packed.decode_ms[0]:.1f} ms before, {packed.decode_ms[1]:.1f} ms now"
+    )
+    for path, size in packed.parts.items():
+        console.print(f"{path}: {size / 1e6:.1f} MB")
+    console.print(
+        f"There, in that folder: sha256sum -c {packing.SUMS} && "
+        "for part in data-*.tar.gz; do tar xzf $part -C FOLDER; done"
+    )
+
+
 def stats(roots: Sequence[Path], output: Path, *, negatives: bool = False) -> None:
     """Write stats.png and stats.json: classes, sizes and places of the boxes of every split."""
     samples: dict[Split, list[Sample]] = {}
@@ -171,6 +199,8 @@ def _run(command: BaseModel) -> int:
             return 0 if sound else 1
         case DownloadCommand():
             fetch(command)
+        case PackCommand():
+            pack(command)
         case StatsCommand():
             stats(command.data, command.output, negatives=command.negatives)
         case SynthCommand():

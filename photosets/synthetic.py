@@ -7,7 +7,6 @@ learned from it says nothing about photographs.
 from __future__ import annotations
 
 import math
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFilter
 
 from detection.detections import CLASS_NAMES
+from photosets import voc
 
 Draw = ImageDraw.ImageDraw
 Box = tuple[int, int, int, int]  # xyxy pixels
@@ -58,19 +58,7 @@ def write_voc(
     path: Path, image_name: str, size_wh: tuple[int, int], names: Sequence[str], boxes: Sequence[Box]
 ) -> None:
     """Write the boxes of one picture as a Pascal VOC file."""
-    tree = ElementTree.Element("annotation")
-    ElementTree.SubElement(tree, "filename").text = image_name
-    size = ElementTree.SubElement(tree, "size")
-    for key, value in zip(("width", "height", "depth"), (*size_wh, 3), strict=True):
-        ElementTree.SubElement(size, key).text = str(value)
-    for name, box in zip(names, boxes, strict=True):
-        element = ElementTree.SubElement(tree, "object")
-        ElementTree.SubElement(element, "name").text = name
-        corners = ElementTree.SubElement(element, "bndbox")
-        for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True):
-            ElementTree.SubElement(corners, key).text = str(value)
-    ElementTree.indent(tree)
-    ElementTree.ElementTree(tree).write(path, encoding="utf-8")
+    path.write_bytes(voc.annotation_xml(image_name, size_wh, names, boxes))
 
 
 def _stems(count: int) -> list[str]:

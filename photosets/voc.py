@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -92,6 +93,39 @@ def read_names(path: Path) -> set[str]:
         BrokenAnnotation, OSError: it cannot be read.
     """
     return {_text(element, "name") for element in _parse(path).iter("object")}
+
+
+def annotation_xml(
+    image_name: str,
+    size_wh: tuple[int, int],
+    names: Sequence[str],
+    boxes: Sequence[Sequence[float]],
+    difficult: Sequence[bool] = (),
+) -> bytes:
+    """Return the Pascal VOC file of one picture.
+
+    Args:
+        image_name: of the picture's file.
+        size_wh: pixels of the picture.
+        names: (N,) class names.
+        boxes: (N, 4) xyxy pixels.
+        difficult: (N,) which of them are hard to recognise; none of them if empty.
+    """
+    tree = ElementTree.Element("annotation")
+    ElementTree.SubElement(tree, "filename").text = image_name
+    size = ElementTree.SubElement(tree, "size")
+    for key, value in zip(("width", "height", "depth"), (*size_wh, 3), strict=True):
+        ElementTree.SubElement(size, key).text = str(value)
+    for name, box, hard in zip(names, boxes, difficult or [False] * len(names), strict=True):
+        element = ElementTree.SubElement(tree, "object")
+        ElementTree.SubElement(element, "name").text = name
+        if hard:
+            ElementTree.SubElement(element, "difficult").text = "1"
+        corners = ElementTree.SubElement(element, "bndbox")
+        for key, side in zip(CORNERS, box, strict=True):
+            ElementTree.SubElement(corners, key).text = str(side)
+    ElementTree.indent(tree)
+    return ElementTree.tostring(tree, encoding="utf-8")
 
 
 # --- the file ---------------------------------------------------------------------------------------

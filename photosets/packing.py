@@ -1,0 +1,255 @@
+"""Data roots -> few files of a bounded size, for a machine that takes little luggage; and how much is lost.
+
+A pack is a folder: data-1.tar.gz, data-2.tar.gz, ... and SHA256SUMS. Unpacked one over the other into one
+folder, in any order, the parts give every root again, under its own name, in its own layout:
+
+    sha256sum -c SHA256SUMS && for part in data-*.tar.gz; do tar xzf $part -C FOLDER; done
+
+Pictures are made smaller and re-encoded as WebP, upright, and their annotations with them. File stems stay,
+and with them recordings, splits and all that is decided by name. Boxes of one class that come to lie within a
+pixel of each other are read as one.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from detection import imaging
+from detection.detections import CLASS_NAMES
+from photosets import voc
+from photosets.layout import FOLDERS, DatasetError, Pair, find_pairs, find_root
+
+SUMS = "SHA256SUMS"  # as sha256sum writes and checks it
+TOGETHER = 64  # pictures under way at once: bounds the memory
+TIMED = 50  # pictures whose decoding is timed, before and after
+# A member costs more than its bytes: a header of 512, and what gzip adds to pixels that no longer shrink.
+HEADER = 1024
+
+
+class UnusablePack(DatasetError):
+    """The roots cannot be packed as asked."""
+
+
+@dataclass
+class Packed:
+    """What packing came to.
+
+    Attributes:
+        parts: file -> its bytes.
+        pictures: how many were packed.
+        kept: how many of them as they were: small enough already, or not readable.
+        bytes_before: of the pictures.
+        bytes_after: of the pictures.
+        decode_ms: to decode one picture, before and after; processor time.
+    """
+
+    parts: dict[Path, int] = field(default_factory=dict)
+    pictures: int = 0
+    kept: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    decode_ms: tuple[float, float] = (0.0, 0.0)
+
+
+Member = tuple[str, bytes]  # path in the archive, content
+
+
+def pack(
+    roots: Sequence[Path],
+    folder: Path,
+    *,
+    longer_side: int,
+    quality: int,
+    part_bytes: int,
+    advance: Callable[[], object] = lambda: None,
+) -> Packed:
+    """Write roots into folder as parts of at most part_bytes each. The same roots give the same files.
+
+    Args:
+        roots: as for read_samples; each has a folder name of its own.
+        folder: new, or an earlier pack, which is replaced.
+        longer_side: of the packed pictures at most, pixels; smaller ones keep their size.
+        quality: of WebP, 1 to 100.
+        part_bytes: of each part at most.
+        advance: called after each picture.
+
+    Raises:
+        WrongLayout, DuplicateStem: a root cannot be read.
+        UnusablePack: two roots have one name, there is no picture, a picture alone fills a part, or folder
+            holds other files.
+    """
+    pairs = list(_pairs(roots))
+    if not pairs:
+        raise UnusablePack(f"there is no picture in {', '.join(map(str, roots))}")
+    _empty(folder)
+    result, timed = Packed(pictures=len(pairs)), max(1, len(pairs) // TIMED)
+    milliseconds: list[tuple[float, float]] = []
+
+    def members_of(pair: tuple[str, Pair, Path]) -> list[Member]:
+        return _members(*pair, longer_side, quality)
+
+    with ThreadPoolExecutor() as pool, _Parts(folder, part_bytes) as parts:
+        for start in range(0, len(pairs), TOGETHER):
+            for i, members in enumerate(pool.map(members_of, pairs[start : start + TOGETHER]), start):
+                before, (_, after) = pairs[i][2].read_bytes(), members[0]
+                parts.add(members)
+                result.kept += before == after
+                result.bytes_before += len(before)
+                result.bytes_after += len(after)
+                if i % timed == 0 and before != after:
+                    milliseconds.append((_decode_ms(before), _decode_ms(after)))
+                advance()
+    result.parts = parts.sizes
+    if milliseconds:
+        before_ms, after_ms = np.median(milliseconds, axis=0).tolist()
+        result.decode_ms = (before_ms, after_ms)
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in result.parts]
+    (folder / SUMS).write_text("".join(sums))
+    return result
+
+
+def _pairs(roots: Sequence[Path]) -> Iterator[tuple[str, Pair, Path]]:
+    """Yield of each picture ROOT/SIDE, ROOT as it is called in the archive, its pair and its file."""
+    found = {root: find_root(root) for root in dict.fromkeys(path.resolve() for path in roots)}
+    names = [root.name for root in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UnusablePack(
+            f"expected roots with different folder names, got {', '.join(twice)} more than once: rename one"
+        )
+    for given, root in found.items():
+        within = "/".join((given.name, *root.relative_to(given).parts))
+        for side in FOLDERS:
+            for pair in find_pairs(root, side, negatives=True):
+                if pair.image_path is not None:
+                    yield f"{within}/{side}", pair, pair.image_path
+
+
+def _members(place: str, pair: Pair, image_path: Path, longer_side: int, quality: int) -> list[Member]:
+    """Return what is packed of a pair, the picture first.
+
+    One that has something wrong goes in as it is, so that whoever reads it finds the same wrong.
+    """
+    root, _, side = place.rpartition("/")
+    images, xmls = (f"{root}/{name}" for name in FOLDERS[side])
+    content = image_path.read_bytes()
+    xml = None if pair.xml_path is None else pair.xml_path.read_bytes()
+    picture = (image_path.name, content)
+    try:
+        header = imaging.read_header(content)
+        small = imaging.shrink(imaging.decode_image(content), longer_side)
+        size_wh = (small.shape[1], small.shape[0])
+        if pair.xml_path is not None:
+            xml = _annotation(pair.xml_path, header, size_wh)
+        encoded = imaging.encode_image(small, "WEBP", quality=quality)
+        if header.orientation != 1 or size_wh != header.size_wh or len(encoded) < len(content):
+            picture = (f"{image_path.stem}.webp", encoded)
+    except (imaging.ImageError, voc.BrokenAnnotation, voc.UnknownName, _NoBoxLeft):
+        pass
+    members = [(f"{images}/{picture[0]}", picture[1])]
+    return members if xml is None else [*members, (f"{xmls}/{pair.stem}.xml", xml)]
+
+
+class _NoBoxLeft(ValueError):
+    """None of an annotation's boxes can be used."""
+
+
+def _annotation(path: Path, header: imaging.ImageHeader, size_wh: tuple[int, int]) -> bytes:
+    """Return the annotation at path for its picture, upright and shrunk to size_wh."""
+    annotation = voc.read_annotation(path, tuple(CLASS_NAMES), header)
+    if annotation.objects and not len(annotation.labels):
+        raise _NoBoxLeft
+    scale = np.array([new / old for new, old in zip(size_wh, header.size_wh, strict=True)] * 2)
+    boxes = _at_least_a_pixel(annotation.boxes * scale, size_wh)
+    return voc.annotation_xml(
+        path.with_suffix(".webp").name, size_wh, [CLASS_NAMES[label] for label in annotation.labels],
+        boxes.round(2).tolist(), annotation.difficult.tolist(),
+    )  # fmt: skip
+
+
+def _at_least_a_pixel(boxes: voc.Boxes, size_wh: tuple[int, int]) -> voc.Boxes:
+    """Widen sides that shrank below what a reader takes, about their middle and inside the picture."""
+    middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+    half = np.maximum(half, voc.MIN_BOX_SIDE / 2 + 0.01)  # 0.01: what is written is rounded
+    middle = middle.clip(half, np.maximum(np.array(size_wh) - half, half))
+    widened: voc.Boxes = np.concatenate([middle - half, middle + half], axis=1)
+    return widened
+
+
+def _decode_ms(content: bytes) -> float:
+    start = time.process_time()
+    imaging.decode_image(content)
+    return 1000 * (time.process_time() - start)
+
+
+def _empty(folder: Path) -> None:
+    """Make folder, or remove an earlier pack from it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    earlier = [*folder.glob("data-*.tar.gz"), *folder.glob(SUMS)]
+    if strangers := sorted(path.name for path in folder.iterdir() if path not in earlier):
+        raise UnusablePack(
+            f"expected a new folder or an earlier pack, {folder} holds {', '.join(strangers[:5])}: choose "
+            "another"
+        )
+    for path in earlier:
+        path.unlink()
+
+
+class _Parts(ExitStack):
+    """Archives of a bounded size: a new one is begun when what comes next might not fit.
+
+    Attributes:
+        sizes: file -> its bytes; complete when the block has ended.
+    """
+
+    def __init__(self, folder: Path, part_bytes: int) -> None:
+        super().__init__()
+        self.folder, self.part_bytes = folder, part_bytes
+        self.sizes: dict[Path, int] = {}
+        self._file: io.BufferedWriter | None = None
+
+    def add(self, members: Sequence[Member]) -> None:
+        """Write a picture and its annotation, which stay together."""
+        wanted = sum(len(content) + HEADER for _, content in members)
+        if wanted + HEADER > self.part_bytes:
+            raise UnusablePack(
+                f"{members[0][0]} alone takes {wanted:,} bytes, a part holds {self.part_bytes:,}: allow "
+                "larger parts or a lower quality"
+            )
+        if self._file is None or self._packed() + wanted + HEADER > self.part_bytes:
+            self._next()
+        for name, content in members:
+            header = tarfile.TarInfo(name)  # no date and no owner: the same pictures give the same bytes
+            header.size, header.mode = len(content), 0o644
+            self._tar.addfile(header, io.BytesIO(content))
+
+    def _packed(self) -> int:
+        """Return the bytes of the part so far, with all that is still on its way to the disk."""
+        self._gzip.flush()
+        assert self._file is not None
+        return self._file.tell()
+
+    def _next(self) -> None:
+        self.close()
+        path = self.folder / f"data-{len(self.sizes) + 1}.tar.gz"
+        self.sizes[path] = 0
+        self._file = path.open("wb")
+        self.callback(self._finish, path, self._file)
+        self._gzip = gzip.GzipFile("", "wb", 6, self._file, mtime=0)
+        self._tar = tarfile.open(fileobj=self._gzip, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+
+    def _finish(self, path: Path, file: io.BufferedWriter) -> None:
+        self._tar.close()
+        self._gzip.close()
+        file.close()
+        self.sizes[path] = path.stat().st_size
