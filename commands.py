@@ -222,7 +222,7 @@ class TrainConfig(BaseSettings):
     )  # fmt: skip
 
     preset: str | None = Field(
-        None, description="original, best, cpu, smoke or second-look: config/NAME.toml, or a path"
+        None, description="original, best, card, cpu, smoke or second-look: config/NAME.toml, or a path"
     )
 
     # data
@@ -266,6 +266,10 @@ class TrainConfig(BaseSettings):
     # optimisation
     epochs: int = Field(10, ge=1, description="passes over the training split")
     minutes: float | None = Field(None, gt=0, description="time budget; the schedule ends with it")
+    minutes_from: Literal["training", "start"] = Field(
+        "training",
+        description="start: the budget holds reading the data too, on a machine paid by the minute",
+    )
     batch_size: int = Field(4, ge=1, description="images per optimiser step, over all processes")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="update rule")
     lr: float = Field(5e-3, gt=0, description="highest learning rate; scale it with batch_size")

@@ -75,6 +75,7 @@ def main() -> None:
 
 def train(config: TrainConfig, process: TorchrunSettings) -> None:
     """Run the whole training; the last lines printed say what came of it."""
+    started = time.monotonic()
     interruption = Interruption(tell=process.rank == 0)
     device = set_up_machine(config, process)
     processes.from_first(lambda: check_surroundings(config))
@@ -91,6 +92,8 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
         training.progress.run_id = run.run_id
         log_data(run, splits, data)
         keeper = Keeper(config, training, run, interruption, identity=identity)
+        if config.minutes_from == "start":
+            keeper.now = started
         names = [sample.name for sample in train_samples]
         with loading.ending_workers(loader(config, process, training, train_samples, order)) as batches:
             keeper.restart_clock()
