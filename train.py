@@ -58,7 +58,7 @@ def main() -> None:
     process = TorchrunSettings()
     known = (
         layout.DatasetError, DetectorError, devices.NoSuchDevice, tracker.RegistryError,
-        checkpoints.WrongCheckpoint, engine.NonFiniteLoss, UnusableBatch, UnusableOutput,
+        checkpoints.WrongCheckpoint, engine.NonFiniteLoss, UnusableBatch, UnusableOutput, NoTimeLeft,
     )  # fmt: skip
     try:
         (train if config.second_look_of is None else train_second_look)(config, process)
@@ -98,6 +98,11 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
         with loading.ending_workers(loader(config, process, training, train_samples, order)) as batches:
             keeper.restart_clock()
             keeper.agree()  # the clock sets the rate of the very first step too
+            if not training.progress.step and over(config, training.progress):
+                raise NoTimeLeft(
+                    f"expected --minutes {config.minutes:g} to hold more than reading the data, which took "
+                    f"{training.progress.seconds:.0f} s: give more"
+                )
             whole = fit(keeper, order, batches, val_samples, names)
         if not whole:
             run.interrupted()
@@ -137,6 +142,10 @@ def open_run(
         {**config.model_dump(mode="json"), **shown}, resume_run_id=run_id or None, folder=config.output,
         active=process.rank == 0,
     )  # fmt: skip
+
+
+class NoTimeLeft(RuntimeError):
+    """The minutes were over before the first step."""
 
 
 class UnusableOutput(OSError):

@@ -332,6 +332,21 @@ def test_a_time_budget_ends_the_run_with_a_model(arguments, tmp_path, tracker_ur
     assert versions.find_version(arguments[-1], alias="champion", tracking_uri=tracker_uri).version == "1"
 
 
+def test_minutes_can_count_from_the_start(arguments, monkeypatch, tracker_uri):
+    """A machine paid by the minute is paid while it reads, too."""
+
+    def slow(*words):
+        time.sleep(8)
+        return read_data(*words)
+
+    read_data = train.read_data
+    monkeypatch.setattr(train, "read_data", slow)
+    budget = [*arguments, "--epochs", "1000", "--minutes", "0.1"]
+    with pytest.raises(train.NoTimeLeft, match=r"expected --minutes 0\.1 to hold more than reading the data"):
+        run([*budget, "--minutes-from", "start"])
+    run(budget)
+
+
 def test_patience_ends_a_run_that_no_longer_improves(arguments, tracker_uri):
     run([*arguments, "--epochs", "50", "--lr", "1e-12", "--patience", "2"])
     client, logged = only_run(tracker_uri, arguments[-1])
