@@ -16,6 +16,7 @@ kit=card-kit              # what is carried there
 work=/tmp/card-minutes    # there, outside the repository: data, packages, training
 results=                  # there: what is carried home; $work/results if empty
 python=${PYTHON:-python3}
+[[ ${PYTHON:-} || ! -x .venv/bin/python ]] || python=.venv/bin/python
 part_mb=47 result_mb=15
 longer_side=640 quality=70
 data=() have='' coco=''

@@ -2,8 +2,8 @@
 
     python bench/card_plan.py --preset card --minutes 11.5
 
-What it says on standard error is for a person; standard output holds flags for train.py, one word a line. Called
-by bench/card_minutes.sh.
+What it says on standard error is for a person; standard output holds flags for train.py, one word a line.
+bench/card_minutes.sh calls it.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ def main() -> None:
     )
     given = parser.parse_args()
     if given.minutes <= 0:
-        raise SystemExit(
-            "error: no minute is left for training: give more --minutes, or less --reserve for what follows it"
-        )
+        raise SystemExit("error: no minute is left for training: give more --minutes or less --reserve")
     name, memory_mib = find_card()
     config = train_config(["--preset", given.preset, "--data", "unused"])
     images = images_a_step(config.architecture, memory_mib, given.most)
