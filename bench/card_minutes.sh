@@ -177,12 +177,13 @@ train() {
             return 75 # the visit is over
         elif grep -q "out of memory" "$work/out/train.log" && [[ ! -f $work/out/checkpoint.pt ]]; then
             most=$(($(grep -A1 -x -- --batch-size "$work/plan" | tail -1) / 2))
-            ((most)) || die "not even one image a step fits the card's memory"
+            ((most)) || { say "not even one image a step fits the card's memory"; return 1; }
             say "the card's memory is too small for that: again with $most images a step"
             mv "$work/out/train.log" "$work/out/train.$most.log"
             make_plan "$most"
         else
-            die "train.py ended with status $status; its last words are in $work/out/train.log"
+            say "train.py ended with status $status; its last words are in $work/out/train.log"
+            return 1
         fi
     done
     [[ -f $work/evaluated ]] || evaluate "${roots[@]}"
@@ -193,7 +194,7 @@ evaluate() {
     within_visit "$python" evaluate.py --model "$work/out/best" --data "$@" --device auto \
         --output "$work/out/evaluation" || status=$?
     ((status != 124)) || return 75
-    ((status == 0)) || die "evaluate.py ended with status $status"
+    ((status == 0)) || { say "evaluate.py ended with status $status"; return 1; }
     touch "$work/evaluated"
 }
 
@@ -238,10 +239,9 @@ card_session() {
     export PYTHONPATH=$work/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 TORCH_HOME=$work/torch
     export MLFLOW_TRACKING_URI=sqlite:///$work/out/mlflow.db
     train || status=$?
-    ((status == 0 || status == 75)) || exit "$status"
-    write_results
+    write_results # whatever went wrong: what has been learnt comes home
     say "$(($(now) - $(<"$work/started"))) of $(seconds "$minutes") seconds since the first call"
-    if ((status)); then say "not done yet: the same command goes on"; fi
+    if ((status == 75)); then say "not done yet: the same command goes on"; fi
     exit "$status"
 }
 

@@ -163,11 +163,8 @@ def test_a_machine_without_pytorch_is_a_sentence(kit, tmp_path):
     assert "Traceback" not in said
 
 
-def test_a_step_that_does_not_fit_is_halved(kit, tmp_path):
-    """The network's part is played by a few lines of shell: only a card runs out of a card's memory."""
-    python = fake_python(
-        tmp_path,
-        r"""
+# train.py and evaluate.py played by a few lines of shell: only a card runs out of a card's memory.
+PLAYED = r"""
 case $1 in
     bench/card_plan.py)
         most=$(sed 's/.*--most //' <<<"$*")
@@ -176,15 +173,32 @@ case $1 in
     train.py)
         size=$(sed 's/.*--batch-size \([0-9]*\).*/\1/' <<<"$*")
         out=$(sed 's/.*--output \([^ ]*\).*/\1/' <<<"$*")
-        if ((size > 16)); then echo "torch.OutOfMemoryError: CUDA out of memory."; exit 1; fi
-        mkdir -p "$out/report" && echo "{}" >"$out/report/report.json"
+        if ((size > FIT)); then echo "torch.OutOfMemoryError: CUDA out of memory."; exit 1; fi
+        mkdir -p "$out/report" "$out/best" && echo "{}" >"$out/report/report.json"
         exit ;;
-    evaluate.py) exit ;;
-esac""",
-    )
+    evaluate.py) exit EVALUATED ;;
+esac"""
+
+
+def test_a_step_that_does_not_fit_is_halved(kit, tmp_path):
+    python = fake_python(tmp_path, PLAYED.replace("FIT", "16").replace("EVALUATED", "0"))
     card(tmp_path, "train", "--kit", "kit", "--work", "work", "--minutes", 9, python=python)
     plan = (tmp_path / "work" / "plan").read_text().split()
     assert plan[plan.index("--batch-size") + 1] == "16"
+
+
+def test_a_card_that_holds_no_image_is_a_sentence(kit, tmp_path):
+    python = fake_python(tmp_path, PLAYED.replace("FIT", "0").replace("EVALUATED", "0"))
+    said = card(tmp_path, "train", "--kit", "kit", "--work", "work", "--minutes", 9, python=python, status=1)
+    assert "not even one image a step fits the card's memory" in said
+
+
+def test_weights_come_home_though_the_evaluation_fails(kit, tmp_path):
+    python = fake_python(tmp_path, PLAYED.replace("FIT", "64").replace("EVALUATED", "1"))
+    said = card(tmp_path, "train", "--kit", "kit", "--work", "work", "--minutes", 9, python=python, status=1)
+    assert "evaluate.py ended with status 1" in said
+    subprocess.run(["bash", "-ec", JOIN], cwd=tmp_path / "work" / "results", check=True)
+    assert (tmp_path / "work" / "results" / "best").is_dir()
 
 
 @pytest.mark.parametrize(

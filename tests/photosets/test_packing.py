@@ -9,6 +9,7 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from photosets.samples import SPLITS, DatasetReport, Sample, collect_samples, re
 from photosets.synthetic import draw_synthetic
 
 ROOT = Path(__file__).parents[2]
-LIMITS = {"longer_side": 96, "quality": 70, "part_bytes": 200_000}
+LIMITS: dict[str, Any] = {"longer_side": 96, "quality": 70, "part_bytes": 200_000}
 
 
 def unpack(pack: Path, folder: Path) -> Path:
