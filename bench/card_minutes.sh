@@ -130,12 +130,18 @@ missing_parts() {
     while read -r _ name; do [[ -f $work/got/$name ]] || echo -n "$name "; done <"$work/SHA256SUMS"
 }
 
-# Where torchvision looks for what it has downloaded before.
+# Put the weights, once they are whole, where torchvision looks for what it has downloaded before.
 join_coco() {
-    local folder=$work/torch/hub/checkpoints
+    local folder=$work/torch/hub/checkpoints name
+    name=$(cut -c 67- "$work/coco/SUM")
+    [[ ! -f $folder/$name ]] || return 0
     mkdir -p "$folder"
-    cat "$work"/coco/*.part >"$folder/$(cut -c 67- "$work/coco/SUM")"
-    (cd "$folder" && sha256sum --check --quiet "$work/coco/SUM" 2>/dev/null) || say "the COCO weights are not whole yet"
+    cat "$work"/coco/*.part >"$work/coco/$name"
+    if (cd "$work/coco" && sha256sum --check --status SUM); then
+        mv "$work/coco/$name" "$folder/"
+    else
+        say "the COCO weights are not whole yet"
+    fi
 }
 
 now() { date +%s; }
@@ -220,7 +226,7 @@ check_there() {
     missing=$(missing_parts)
     [[ -z $missing ]] || die "expected the whole kit, still missing: $missing"
     if [[ $architecture != fasterrcnn_mobilenet_v2_fpn ]] && ! compgen -G "$work/torch/hub/checkpoints/*" >/dev/null; then
-        die "expected COCO weights for $architecture: make the kit with --coco FILE"
+        die "expected whole COCO weights for $architecture: make the kit with --coco FILE, and carry all of it"
     fi
 }
 

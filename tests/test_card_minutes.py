@@ -23,6 +23,7 @@ from photosets.synthetic import draw_synthetic
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "bench" / "card_minutes.sh"
+LIGHT, LARGE = "fasterrcnn_mobilenet_v2_fpn", "fasterrcnn_resnet50_fpn_v2"
 JOIN = "cat result.tar.gz.?? > result.tar.gz && sha256sum --check SHA256SUMS && tar xzf result.tar.gz"
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="a bash script for rented Linux machines")
 
@@ -86,6 +87,12 @@ def test_coco_weights_travel_in_parts_to_where_torchvision_looks(kit, tmp_path):
     words = ("--coco", "fasterrcnn_coco.pth", "--part-mb", "0.03")
     card(tmp_path, "kit", "--data", "one", *words, "--kit", "other")
     assert len(list((tmp_path / "other" / "coco").glob("*.part"))) == 4
+    last = tmp_path / "other" / "coco" / "03.part"
+    last.rename(tmp_path / "03.part")
+    assert "COCO weights are not whole yet" in card(tmp_path, "receive", "--kit", "other", "--work", "work")
+    large = ("--work", "work", "--minutes", 9, "--architecture", LARGE)
+    assert "expected whole COCO weights" in card(tmp_path, "train", "--kit", "other", *large, status=1)
+    (tmp_path / "03.part").rename(last)
     card(tmp_path, "receive", "--kit", "other", "--work", "work")
     there = tmp_path / "work" / "torch" / "hub" / "checkpoints" / "fasterrcnn_coco.pth"
     assert there.read_bytes() == weights
@@ -115,8 +122,6 @@ def test_wheels_are_those_that_training_needs_and_the_machine_lacks(tmp_path):
 
 
 # --- the plan ---------------------------------------------------------------------------------------
-
-LIGHT, LARGE = "fasterrcnn_mobilenet_v2_fpn", "fasterrcnn_resnet50_fpn_v2"
 
 
 @pytest.mark.parametrize(
