@@ -125,7 +125,8 @@ def annotation_xml(
         for key, side in zip(CORNERS, box, strict=True):
             ElementTree.SubElement(corners, key).text = str(side)
     ElementTree.indent(tree)
-    return ElementTree.tostring(tree, encoding="utf-8")
+    content: bytes = ElementTree.tostring(tree, encoding="utf-8")
+    return content
 
 
 # --- the file ---------------------------------------------------------------------------------------

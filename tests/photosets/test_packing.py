@@ -49,7 +49,7 @@ def add(root: Path, stem: str, side: str, size_wh, orientation: int, objects) ->
 
 def samples_of(root: Path, split) -> tuple[list[Sample], DatasetReport]:
     report = DatasetReport()
-    options = {"val_fraction": 0.3, "negative_val_fraction": 0.5, "negatives": False}
+    options: dict[str, Any] = {"val_fraction": 0.3, "negative_val_fraction": 0.5, "negatives": False}
     return collect_samples([root], split, CLASS_NAMES, report, **options), report
 
 
