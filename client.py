@@ -2,9 +2,8 @@
 
     python client.py predict photos/                                  # JSON lines, one per photo
     python client.py predict 'shop/*.jpg' --format csv --output found.csv
-    python client.py predict photos/ --format coco --output found.json
     python client.py predict photos/ --format pictures --output drawn/
-    python client.py predict --help
+    python client.py predict --help      # other formats, and all else
 
 ServiceError                the API did not answer as hoped; str() says what to do
   ServiceUnreachable        nothing listens there, or the connection broke
