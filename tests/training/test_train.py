@@ -529,7 +529,7 @@ def test_a_persons_text_is_said_as_typed(capsys):
         (["--data", "a", "--lr", "fast"], r"lr: .*\(got 'fast'\)"),
         (["--data", "a", "--epochs", "0"], "epochs: .*greater than or equal to 1"),
         (["--epochs", "1"], "data: expected a value, got none"),
-        (["--data", "a", "--preset", "tiny"], "presets: best, card, cpu, original, smoke"),
+        (["--data", "a", "--preset", "tiny"], "presets: best, card, cpu, original, second-look, smoke"),
     ],
 )
 def test_a_wrong_flag_is_refused(arguments, message, capsys):
