@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from detection.names import class_name
+from detection.names import PERCENT, class_name
 from page.session import Page
 from page.texts import markdown_safe
 from schemas import MeasuredTables, ModelCard, ModelInfo
@@ -175,7 +175,7 @@ def metrics_ui(page: Page, card: ModelCard) -> None:
         for rate, key in RATES.items():
             if f"{split}/{rate}" in card.metrics:
                 value = page.decimal(100 * card.metrics[f"{split}/{rate}"], 1)
-                st.markdown(f"- {page.text(key, rate=page.text('percent', value=value))}")
+                st.markdown(f"- {page.text(key, rate=PERCENT[page.language].format(value))}")
 
 
 def figures_ui(figures: Sequence[tuple[str, str, str | None]]) -> None:

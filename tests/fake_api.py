@@ -55,6 +55,7 @@ CARD = ModelCard(
     ),
     metrics={
         "val/recordings": 140,
+        "val/lookalike_alarm_rate": 0.043, "val/weapon_as_lookalike_rate": 0.012,
         "val/map": 0.512,
         "val/map/low": 0.48, "val/map/high": 0.54, "val/map_50": 0.793, "val/ap/pistol": 0.6,
         "val/ap/pistol/low": 0.55, "val/ap/pistol/high": 0.65,

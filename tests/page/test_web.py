@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import string
 import xml.etree.ElementTree as ET
 import zipfile
@@ -27,7 +28,7 @@ from page import corrections, downloads, frames, gallery, texts, video
 from page.photos import CARDS_AT_ONCE, VIEWS, zoomed
 from page.session import Choice, Failure, Page, Photo, Recent
 from photosets import samples as photographs
-from schemas import AlarmFigures, AlarmPoint, ImageResult, ModelName
+from schemas import AlarmFigures, AlarmPoint, ImageResult, ModelCard, ModelName
 from settings import WebSettings
 from tests.fake_api import CARD, FakeApi, detection
 
@@ -762,6 +763,21 @@ def test_the_page_uses_every_text_and_no_other():
         "curve_recall_of_boxes",
         "curve_precision_of_boxes",
     }  # made of the model card's split
+
+
+def test_every_text_that_the_page_asks_for_is_there():
+    code = "\n".join(path.read_text() for path in (Path(WEB), *Path(WEB).parent.glob("page/*.py")))
+    asked = set(re.findall(r"""\.text\(\s*["'](\w+)["']""", code))
+    assert len(asked) > 50
+    assert asked - texts.TEXTS.keys() == set()
+
+
+def test_all_that_is_known_of_the_shipped_model_is_shown(api, start):
+    api.card = ModelCard.model_validate_json((Path(WEB).parent / "weights/starter/model.json").read_bytes())
+    for language in ("en", "ru"):
+        app = start(language)
+        assert not app.exception
+        assert not app.error
 
 
 @pytest.mark.parametrize(
