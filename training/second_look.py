@@ -26,6 +26,7 @@ from detection.card import DetectorError, read_card
 from detection.detections import CLASS_NAMES, WEAPONS, Detections
 from detection.detector import Detector, load_folder
 from detection.files import whole_file
+from detection.overlaps import box_iou
 from detection.second_look import CropClassifier, cut_out
 from detection.weights import is_counter, load_state_dict, load_weights
 from photosets import samples as photographs
@@ -117,8 +118,7 @@ def labelled_boxes(
     is_weapon = np.isin(sample.labels, WEAPON_LABELS)
     weapons, names = sample.boxes[is_weapon], sample.labels[is_weapon]
     boxes, labels = [], []
-    for box in candidates:
-        overlaps = _overlaps(box, weapons)
+    for box, overlaps in zip(candidates, box_iou(candidates, weapons), strict=True):
         best = overlaps.max(initial=0.0)
         if best >= HIT:
             boxes.append(box)
@@ -130,14 +130,6 @@ def labelled_boxes(
         boxes.append(box)
         labels.append(1 + WEAPON_LABELS.index(int(label)) if label in WEAPON_LABELS else 0)
     return np.array(boxes, np.float32).reshape(-1, 4), labels
-
-
-def _overlaps(box: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the IoU of one box with each of others, (N,)."""
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    shared = np.prod(np.maximum(sides, 0), axis=1)
-    areas = np.prod(others[:, 2:] - others[:, :2], axis=1) + np.prod(box[2:] - box[:2])
-    return np.asarray(shared / np.maximum(areas - shared, 1e-9), np.float32)
 
 
 def load_published_weights(classifier: CropClassifier, file: Path) -> None:
