@@ -238,7 +238,7 @@ class TrainConfig(BaseSettings):
     )
 
     # network
-    architecture: str = Field("fasterrcnn_resnet50_fpn", description="a key of detector.ARCHITECTURES")
+    architecture: str = Field("fasterrcnn_resnet50_fpn", description="a key of architectures.ARCHITECTURES")
     weights: str = Field("coco", description="coco, none, a weights file, or a model folder to go on from")
     backbone_weights: Path | None = Field(None, description="state dict for the backbone alone")
     second_look_of: Path | None = Field(

@@ -31,7 +31,7 @@ class _Answer(_Frozen):
 class NetworkConfig(_Frozen):
     """Everything that decides the network's shape and arithmetic, the same in training and serving."""
 
-    architecture: str = Field(description="a key of detector.ARCHITECTURES")
+    architecture: str = Field(description="a key of architectures.ARCHITECTURES")
     min_size: int = Field(800, ge=32, le=2048, description="shorter side of the network's input, pixels")
     max_size: int = Field(
         1333, ge=32, le=2048, description="longer side of the network's input at most, pixels"

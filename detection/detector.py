@@ -37,16 +37,14 @@ from detection.weights import load_state_dict, load_weights
 from schemas import CARD_FILE, WEIGHTS_FILE, ModelCard
 
 SECOND_LOOK = "second_look."  # what the names of its weights begin with in weights.safetensors
+ON_A_CARD = 9  # pictures in one pass: all of 3x3 tiles
+DETECTO_DEFAULT: str = detecto.core.Model.DEFAULT
+DETECTO_NAMES = (DETECTO_DEFAULT, detecto.core.Model.MOBILENET, detecto.core.Model.MOBILENET_320)
 
 
 def to_unit(pixels: Tensor) -> Tensor:
     """Turn pixels (3, H, W) uint8 into float32 in [0, 1] on their device, as imaging.to_chw does."""
     return pixels.float().div_(imaging.WHITE)
-
-
-ON_A_CARD = 9  # pictures in one pass: all of 3x3 tiles
-DETECTO_DEFAULT: str = detecto.core.Model.DEFAULT
-DETECTO_NAMES = (DETECTO_DEFAULT, detecto.core.Model.MOBILENET, detecto.core.Model.MOBILENET_320)
 
 
 def weights_in_order(detector: Detector, class_names: Sequence[str]) -> dict[str, Tensor]:

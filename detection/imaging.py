@@ -72,19 +72,13 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 class ImageError(ValueError):
     """The bytes cannot be used as an image."""
 
-    status = 400
-
 
 class NotAnImage(ImageError):
     """The bytes are no image of a known format, or are cut short."""
 
-    status = 415
-
 
 class ImageTooLarge(ImageError):
     """The image has more pixels than allowed."""
-
-    status = 413
 
 
 class ImageHeader(NamedTuple):

@@ -21,7 +21,6 @@ STAGES = (
     (5, 1, 6, 112, 3), (5, 2, 6, 192, 4), (3, 1, 6, 320, 1),
 )  # fmt: skip
 STEM, LAST = 32, 1280
-STRIDE = 32  # of the whole network: sides of a crop are multiples of it
 NORM = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
 LONGEST_LOGIT = 9.0  # of the second look: no crop outvotes a detector by more
 
@@ -49,7 +48,7 @@ class CropClassifier(nn.Module):
         self.head = nn.Linear(LAST, outputs)
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Return logits (N, outputs) for crops (N, 3, S, S), float in [0, 1]; S a multiple of STRIDE."""
+        """Return logits (N, outputs) for crops (N, 3, S, S), float in [0, 1]; S a multiple of 32."""
         features = self.features((crops - 127 / 255) * (255 / 128))
         logits: Tensor = self.head(self.dropout(features.float().mean((2, 3))))
         return logits

@@ -31,7 +31,7 @@ class ReportError(ValueError):
 
 
 class Picture(Protocol):
-    """What an example needs of a dataset.Sample."""
+    """What an example needs of a photosets.samples.Sample."""
 
     @property
     def image_path(self) -> Path:

@@ -10,7 +10,6 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import requests
 from mlflow.entities import Metric
@@ -22,13 +21,6 @@ PATIENCE_SECONDS = 60.0  # how long the end of a run waits for a lost tracker
 SERVER_ERROR_TRIES = 3  # before an operation at which the server fails is given up
 METRICS_FILE, UNSENT_FILE = "metrics.jsonl", "unsent.json"
 log = logging.getLogger("weapon-detector.tracker")
-
-
-class Figure(Protocol):
-    """What can draw itself into a file: a matplotlib figure."""
-
-    def savefig(self, fname: Path, *, bbox_inches: str) -> None:
-        """Write the picture."""
 
 
 class Outbox:

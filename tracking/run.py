@@ -22,7 +22,6 @@ from tracking.outbox import (
     METRICS_FILE,
     PATIENCE_SECONDS,
     UNSENT_FILE,
-    Figure,
     Outbox,
     append_metrics,
     end_last_line,
@@ -124,13 +123,6 @@ class TrainingRun:
         if self.active:
             path = self._path_of(artifact_file)
             path.write_text(text, encoding="utf-8")
-            self.log_artifact(path, _parent(artifact_file))
-
-    def log_figure(self, figure: Figure, artifact_file: str) -> None:
-        """Log a matplotlib figure as a picture; it is also written under folder."""
-        if self.active:
-            path = self._path_of(artifact_file)
-            figure.savefig(path, bbox_inches="tight")
             self.log_artifact(path, _parent(artifact_file))
 
     def _path_of(self, artifact_file: str) -> Path:

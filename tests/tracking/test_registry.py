@@ -243,16 +243,17 @@ def test_import_that_fails_ends_its_run(tracker_uri, small_model, tmp_path, monk
 CHILD = """
 import sys
 from pathlib import Path
-import registry
+from tracking.champion import promote
+from tracking.logged_model import import_folder
 uri, name, folder = sys.argv[1:]
 def wait_for_the_others(said):
     print(said, flush=True)
     if not sys.stdin.readline():
         sys.exit()
 wait_for_the_others("ready")
-made, _ = registry.import_folder(Path(folder), name=name, experiment=name, tracking_uri=uri)
+made, _ = import_folder(Path(folder), name=name, experiment=name, tracking_uri=uri)
 wait_for_the_others(made.version)
-registry.promote(name, made.version, tracking_uri=uri, why="mine", force=True)
+promote(name, made.version, tracking_uri=uri, why="mine", force=True)
 wait_for_the_others("promoted")
 """
 

@@ -182,18 +182,14 @@ def test_long_and_nested_configuration(tracker_uri, tmp_path):
     assert json.loads(Path(whole).read_text()) == config
 
 
-def test_data_environment_and_figures_are_logged(tracker_uri, tmp_path):
-    class Drawing:
-        def savefig(self, fname: Path, *, bbox_inches: str) -> None:
-            fname.write_bytes(b"picture")
-
+def test_data_environment_and_files_are_logged(tracker_uri, tmp_path):
     report = tmp_path / "report"
     report.mkdir()
     (report / "report.json").write_text("{}")
     with training_run(tracker_uri, "things", "r", {}, folder=tmp_path) as run:
         counts = {"images": 3, "boxes": {"knife": 2}}
         run.log_dataset("train", "a" * 64, counts, folders=["/data/a/images", "/data/b/images"])
-        run.log_figure(Drawing(), "curves/loss.png")
+        run.log_text("1 0.5", "curves/loss.txt")
         run.log_artifacts(report, "report")
         run.set_tags({"note": "hello"})
     found = MlflowClient(tracker_uri).get_run(run.run_id)
@@ -211,7 +207,7 @@ def test_data_environment_and_figures_are_logged(tracker_uri, tmp_path):
     assert found.data.tags["version.python"].startswith("3.")
     assert {"config.json", "environment.txt", "curves", "report"} <= artifacts(tracker_uri, run)
     assert artifacts(tracker_uri, run, "report") == {"report/report.json"}
-    assert (tmp_path / "curves" / "loss.png").read_bytes() == b"picture"
+    assert (tmp_path / "curves" / "loss.txt").read_bytes() == b"1 0.5"
 
 
 def test_machine_is_measured_at_the_steps_of_the_training(tracker_uri, tmp_path, monkeypatch):
