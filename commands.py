@@ -244,7 +244,8 @@ class TrainConfig(BaseSettings):
     second_look_of: Path | None = Field(
         None,
         description="model folder: leave its network as it is, and train a second look at its weapon "
-        "candidates; --backbone-weights: EfficientNet-Lite0's. See the preset second-look",
+        "candidates, or go on with the one it has; --backbone-weights: EfficientNet-Lite0's to begin with. "
+        "See the preset second-look",
     )
     trainable_layers: int = Field(3, ge=0, le=6, description="backbone stages that learn, from the last")
     min_size: int | None = Field(None, ge=32, description="network input, shorter side, pixels")
@@ -337,6 +338,8 @@ class TrainConfig(BaseSettings):
 
     @model_validator(mode="after")
     def _no_clock_decides(self) -> Self:
+        if self.second_look_of is not None and self.minutes is not None:
+            raise ValueError("a second look is trained for whole passes: give --epochs instead of --minutes")
         if self.deterministic and self.minutes is not None:
             raise ValueError(
                 "--deterministic cannot keep its promise with --minutes, which lets the clock set the "

@@ -115,6 +115,8 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
 
 def train_second_look(config: TrainConfig, process: TorchrunSettings) -> None:
     """Teach the model of a folder to look at its weapon candidates again; what it finds stays as it is."""
+    if process.world_size > 1:
+        raise SystemExit("error: a second look is trained by one process: leave out torchrun")
     interruption = Interruption(tell=True)
     device = set_up_machine(config, process)
     check_surroundings(config)

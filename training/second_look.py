@@ -294,6 +294,8 @@ def teach(
 ) -> Detector | None:
     """Return the detector of config.second_look_of with a second look trained on samples; None if stopped.
 
+    It begins with config.backbone_weights, or goes on with the second look that the model has.
+
     Crops and the state after each pass lie in config.output, for --resume; both are of these very photographs
     and this very model, or are made anew.
     """
@@ -301,11 +303,17 @@ def teach(
     card = read_card(config.second_look_of)
     look = card.second_look or SecondLookConfig()
     made_of = " ".join(
-        (card.weights_sha256, photographs.fingerprint(samples), look.model_dump_json(), str(config.epochs))
-    )
+        (
+            card.weights_sha256, photographs.fingerprint(samples), look.model_dump_json(),
+            str(config.backbone_weights), str(config.epochs),
+        )
+    )  # fmt: skip
     crops = _kept_crops(config, samples, look, made_of, device)
+    detector = load_folder(config.second_look_of, optimize=False)
     torch.manual_seed(config.seed)
-    classifier = CropClassifier(1 + len(WEAPONS))
+    classifier = detector.second_look
+    if classifier is None or config.backbone_weights:
+        classifier = CropClassifier(1 + len(WEAPONS))
     if config.backbone_weights:
         load_published_weights(classifier, config.backbone_weights)
     images = DataLoader(
@@ -330,7 +338,6 @@ def teach(
                 if interruption.asked:
                     return None
             training.save(state, made_of)
-    detector = load_folder(config.second_look_of, optimize=False)
     seeing = Detector(card.model_copy(update={"second_look": look}), device=device)
     seeing.network.load_state_dict(detector.network.state_dict())
     seeing.second_look = training.trained()

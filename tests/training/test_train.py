@@ -776,3 +776,20 @@ def test_a_second_look_is_trained_beside_a_model_and_travels_with_it(drawn, tmp_
     before, after = (detectors.load_folder(folder, optimize=False) for folder in (first, second / "best"))
     for name, value in before.network.state_dict().items():
         torch.testing.assert_close(value.half(), after.network.state_dict()[name].half(), msg=name)
+
+    flags += ["--second-look-of", str(second / "best"), "--output", str(tmp_path / "on"), "--lr", "1e-9"]
+    train.train_second_look(train_config([*flags, "--no-register-model"]), TorchrunSettings())
+    went_on = detectors.load_folder(tmp_path / "on" / "best", optimize=False)
+    assert went_on.second_look is not None
+    assert after.second_look is not None
+    weights_now = went_on.second_look.state_dict()
+    for name, value in after.second_look.state_dict().items():
+        torch.testing.assert_close(value, weights_now[name], atol=1e-3, rtol=1e-3, msg=name)
+
+
+def test_a_second_look_is_trained_for_whole_passes_by_one_process(tmp_path):
+    flags = ["--preset", "second-look", "--data", str(tmp_path), "--second-look-of", str(tmp_path)]
+    with pytest.raises(SystemExit, match="give --epochs instead of --minutes"):
+        train_config([*flags, "--minutes", "5"])
+    with pytest.raises(SystemExit, match="leave out torchrun"):
+        train.train_second_look(train_config(flags), TorchrunSettings(world_size=2))
