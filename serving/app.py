@@ -19,6 +19,7 @@ from detection import detector as detectors
 from detection.decoding import DecoderMissing, Decoders
 from detection.devices import choose_device
 from serving.bodies import BodyLimit
+from serving.deepstack import recorder_router
 from serving.gate import AllowedHosts, RequestFrame
 from serving.models import LoadDetector, ModelSource, NoModel
 from serving.negotiation import JSON
@@ -59,6 +60,7 @@ def create_app(
     app.include_router(open_router)
     guards = [Depends(check_key)] if settings.api_keys else []
     app.include_router(router, dependencies=guards, responses=problems("unauthorized") if guards else {})
+    app.include_router(recorder_router)  # its key may come in the form
     _translate_errors(app, keyed=bool(settings.api_keys))
     bodies = app.openapi()["paths"]["/predict"]["post"]["requestBody"]["content"]
     for media_type, name in (("multipart/form-data", "file"), (JSON, "images")):

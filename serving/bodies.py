@@ -105,35 +105,56 @@ class SentFile:
 MAX_TEXTS, MAX_TEXT_BYTES = 8, 10_000  # parts that are no files; there should be none
 
 
-async def read_files(request: Request, *, max_files: int, part: str = "file") -> list[SentFile]:
+async def read_files(request: Request, *, max_files: int) -> list[SentFile]:
     """Read the files of a multipart body, or of a JSON body {"images": [base64, ...]}, into memory.
 
     Args:
         request: whose body nobody has read.
         max_files: files allowed.
-        part: name of the parts that hold files.
 
     Raises:
         ApiProblem: the body is neither, is damaged, or holds no such file, too many or anything else.
         ClientDisconnect: the client went away.
     """
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.strip().lower() != "identity":
-        detail = f"Expected a body without Content-Encoding, got {encoding[:50]!r}: photos are compressed."
-        raise ApiProblem("compressed-body", detail)
+    _refuse_compressed(request)
     given = request.headers.get("content-type", "")
-    media_type = given.partition(";")[0].strip().lower()
-    if media_type == "application/json":
+    if given.partition(";")[0].strip().lower() == "application/json":
         return _decoded_files(await request.body(), max_files)
-    if media_type != "multipart/form-data":
+    return (await read_form(request, max_files=max_files)).files
+
+
+@dataclass(frozen=True, slots=True)
+class SentForm:
+    """What a multipart body held: files, and by name the texts beside them."""
+
+    files: list[SentFile]
+    texts: dict[str, str]
+
+
+async def read_form(
+    request: Request, *, max_files: int, part: str = "file", takes_texts: bool = False
+) -> SentForm:
+    """Read a multipart body into memory.
+
+    Args:
+        request: whose body nobody has read.
+        max_files: files allowed.
+        part: name of the parts that hold files.
+        takes_texts: whether texts may come beside them.
+
+    Raises:
+        ApiProblem: the body is no form, is damaged, or holds no such file, too many or anything else.
+        ClientDisconnect: the client went away.
+    """
+    _refuse_compressed(request)
+    given = request.headers.get("content-type", "")
+    if given.partition(";")[0].strip().lower() != "multipart/form-data":
         got = repr(given[:100]) if given else "no Content-Type"
-        detail = (
-            f"Expected multipart/form-data with a part named {part!r}, or application/json, got {got}. "
-            + _example(part)
-        )
-        raise ApiProblem("not-multipart", detail)
+        either = ", or application/json" if part == "file" else ""
+        detail = f"Expected multipart/form-data with a part named {part!r}{either}, got {got}. "
+        raise ApiProblem("not-multipart", detail + _example(part))
     try:
-        return await _read_form(request, _Form(part, max_files))
+        return await _read_form(request, _Form(part, max_files, takes_texts=takes_texts))
     except ParserLimitReached as error:
         detail = (
             f"Expected at most {MAX_PART_HEADERS} headers in each part, of at most {MAX_PART_HEADER_BYTES:,} "
@@ -145,18 +166,27 @@ async def read_files(request: Request, *, max_files: int, part: str = "file") ->
         raise ApiProblem("bad-multipart", detail) from error
 
 
+def _refuse_compressed(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        detail = f"Expected a body without Content-Encoding, got {encoding[:50]!r}: photos are compressed."
+        raise ApiProblem("compressed-body", detail)
+
+
 class _Form:
     """What has come of a multipart body. All of it is in memory: BodyLimit bounds how much that is.
 
     Args:
         part: name of the parts that hold files.
         max_files: files allowed.
+        takes_texts: whether texts may come beside them.
     """
 
-    def __init__(self, part: str, max_files: int) -> None:
-        self._part, self._max_files = part, max_files
+    def __init__(self, part: str, max_files: int, *, takes_texts: bool) -> None:
+        self._part, self._max_files, self._takes_texts = part, max_files, takes_texts
         self._names: list[str] = []
         self._found: list[tuple[str, io.BytesIO]] = []
+        self._found_texts: dict[str, io.BytesIO] = {}
         self._files, self._texts = 0, 0
         self._content, self._in_text = io.BytesIO(), False
 
@@ -193,23 +223,29 @@ class _Form:
             raise ParserError(f"Expected at most {MAX_TEXTS} parts that are no files, got more")
         if name == self._part and file_name is not None:
             self._found.append((file_name, self._content))
+        elif self._takes_texts and file_name is None:
+            self._found_texts[name] = self._content
 
-    def files(self) -> list[SentFile]:
-        """Return the files of the whole form.
+    def whole(self) -> SentForm:
+        """Return what the whole form held.
 
         Raises:
             ApiProblem: it holds none, or anything else beside them.
         """
         if not self._found:
             raise _missing_file(self._part, self._names)
-        _check_parts(self._part, self._names)
-        return [
+        _check_parts(self._part, [name for name in self._names if name not in self._found_texts])
+        files = [
             SentFile(name or f"{self._part}-{i}", content.getvalue())
             for i, (name, content) in enumerate(self._found)
         ]
+        texts = {
+            name: content.getvalue().decode(errors="replace") for name, content in self._found_texts.items()
+        }
+        return SentForm(files, texts)
 
 
-async def _read_form(request: Request, form: _Form) -> list[SentFile]:
+async def _read_form(request: Request, form: _Form) -> SentForm:
     parser = PushMultipartParser(
         _boundary(request.headers["content-type"]),
         max_header_count=MAX_PART_HEADERS,
@@ -225,7 +261,7 @@ async def _read_form(request: Request, form: _Form) -> list[SentFile]:
             raise ParserError(f"Expected the boundary in the first {MAX_BYTES_BEFORE:,} bytes")
     if seen:
         parser.close()  # raises if the end has not come
-    return form.files()
+    return form.whole()
 
 
 def _boundary(content_type: str) -> str:

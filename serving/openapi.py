@@ -44,6 +44,25 @@ PREDICT_BODY = {
         },
     },
 }
+RECORDER_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["image"],
+                "maxProperties": 8,
+                "propertyNames": {"pattern": "^[a-z_]{1,40}$"},
+                "additionalProperties": {"type": "string"},
+                "properties": {
+                    "image": PICTURE["schema"] | {"description": "The photo to look at."},
+                    "min_confidence": {"type": "number", "minimum": 0, "maximum": 1},
+                    "api_key": {"type": "string", "description": "In place of the header X-API-Key."},
+                },
+            }
+        }
+    },
+}
 PREDICT_EXAMPLE = {
     "model": {"name": "weapon-detector", "version": "7", "alias": "champion"},
     "score_threshold": 0.62,

@@ -5,6 +5,7 @@ Each document's type is one of PROBLEMS; types are stable, titles and details ar
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from starlette.types import Scope
 from schemas import Problem
 
 PROBLEM_JSON = "application/problem+json"
+RECORDERS_PREFIX = "/v1/vision"  # video recorders look for what went wrong in fields of their own
 TYPE_PREFIX = "urn:weapon-detector:problem:"
 PROBLEMS: Mapping[str, tuple[int, str]] = {
     "bad-request": (400, "The request cannot be read"),
@@ -81,12 +83,10 @@ class ApiProblem(Exception):
 def problem_response(problem: ApiProblem, scope: Scope) -> Response:
     """Return the answer that says what went wrong."""
     note_on(scope)["problem"] = problem.name
-    return Response(
-        problem.document(note_on(scope).get("request_id")).model_dump_json(exclude_unset=True),
-        problem.status,
-        problem.headers,
-        PROBLEM_JSON,
-    )
+    document = problem.document(note_on(scope).get("request_id")).model_dump(mode="json", exclude_unset=True)
+    if scope["path"].startswith(RECORDERS_PREFIX):
+        document |= {"success": False, "error": problem.detail, "code": problem.status}
+    return Response(json.dumps(document), problem.status, problem.headers, PROBLEM_JSON)
 
 
 NOTE = "mlapi.note"  # where in the ASGI scope a request's log line is gathered

@@ -7,7 +7,7 @@ import hashlib
 import threading
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Literal, Protocol
@@ -159,8 +159,12 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()], ser
     card = served.detector.card
     check_labels(query, card)
     note = note_on(request.scope)
+
+    async def asked() -> tuple[list[SentFile], PredictQuery]:
+        return await read_files(request, max_files=service.settings.api_max_files), query
+
     with service.share.request_of(note.get("caller") or note["client"]):
-        files, looks = await _look_in_time(request, query, service, served, media_type)
+        files, looks = await look_in_time(request, service, served, asked, media_type)
     if len(files) == 1 and looks[0].value.problem is not None:
         service.metrics.files.labels("error").inc()
         raise looks[0].value.problem
@@ -168,7 +172,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()], ser
         to_result(file, look, card, note["request_id"]) for file, look in zip(files, looks, strict=True)
     ]
     threshold = score_threshold(card, query)
-    _record(service.metrics, note, results, [look.value.detections for look in looks], card)
+    record(service.metrics, note, results, [look.value.detections for look in looks], card)
     note |= {"score_threshold": threshold, "views": sum(look.value.views for look in looks)}
     if media_type != JSON:
         service.metrics.stage_seconds.labels("encode").observe(looks[0].value.encode_ms / 1000)
@@ -178,10 +182,22 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()], ser
     return Response(answer.model_dump_json(exclude_unset=True), media_type=JSON)
 
 
-async def _look_in_time(
-    request: Request, query: PredictQuery, service: Service, served: ServedModel, media_type: str
+async def look_in_time(
+    request: Request,
+    service: Service,
+    served: ServedModel,
+    asked: Callable[[], Awaitable[tuple[list[SentFile], PredictQuery]]],
+    media_type: str = JSON,
 ) -> tuple[list[SentFile], list[Ran[Look]]]:
-    """Read the files and look at each, all before the deadline."""
+    """Read the files and look at each, all before the deadline.
+
+    Args:
+        request: whose body nobody has read.
+        service: its queue and limits.
+        served: what looks.
+        asked: reads the body; returns its files and what is wanted of them.
+        media_type: of the answer.
+    """
     settings, note = service.settings, note_on(request.scope)
     service.queue.check_room(full=service.uploads.locked())  # refuse before the upload, not after it
     limit = f"{settings.api_deadline_seconds:g} s"
@@ -189,7 +205,7 @@ async def _look_in_time(
     try:
         async with asyncio.timeout(settings.api_deadline_seconds):
             async with service.uploads:
-                files = await read_files(request, max_files=settings.api_max_files)
+                files, query = await asked()
             note |= {"files": len(files), "bytes": sum(len(file.content) for file in files)}
             note |= {"file_sha256": await asyncio.to_thread(_digests, files)}  # megabytes: not in the loop
             note |= {"model_version": served.name.version}
@@ -259,7 +275,7 @@ async def _wait_until_gone(request: Request) -> None:
         pass
 
 
-def _record(
+def record(
     metrics: ApiMetrics,
     note: dict[str, Any],
     results: Sequence[ImageResult],

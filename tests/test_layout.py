@@ -43,7 +43,7 @@ ONLY_IMPORTERS = {
     "mlflow": {"tracking"},
     "streamlit": {"web", "page"},
     "av": {"page.frames"},
-    "fastapi": {"serving.app", "serving.routes"},
+    "fastapi": {"serving.app", "serving.deepstack", "serving.routes"},
 }
 
 

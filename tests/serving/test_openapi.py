@@ -37,7 +37,14 @@ def api(client):
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/health"), ("GET", "/ready"), ("GET", "/model"), ("GET", "/models"), ("POST", "/predict")],
+    [
+        ("GET", "/health"),
+        ("GET", "/ready"),
+        ("GET", "/model"),
+        ("GET", "/models"),
+        ("POST", "/predict"),
+        ("POST", "/v1/vision/detection"),
+    ],
 )
 def test_every_answer_is_as_documented(api, method, path, mode):
     @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -53,7 +60,8 @@ def test_every_answer_is_as_documented(api, method, path, mode):
 
 def test_the_document_names_parameters_answers_and_examples(client):
     document = client.get("/openapi.json").json()
-    assert set(document["paths"]) == {"/health", "/ready", "/model", "/models", "/predict"}
+    answered = {"/health", "/ready", "/model", "/models", "/predict", "/v1/vision/detection"}
+    assert set(document["paths"]) == answered
     predict = document["paths"]["/predict"]["post"]
     names = [parameter["name"] for parameter in predict["parameters"]]
     assert names == ["score_threshold", "labels", "nms_iou", "max_detections", "probabilities", "tiles"]
@@ -85,4 +93,4 @@ def test_every_example_of_a_problem_is_one(client):
 def test_generated_clients_get_short_names(client):
     paths = client.get("/openapi.json").json()["paths"]
     names = [operation["operationId"] for path in paths.values() for operation in path.values()]
-    assert names == ["health", "ready", "model", "models", "predict"]
+    assert names == ["health", "ready", "model", "models", "predict", "detection"]
