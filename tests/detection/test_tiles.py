@@ -222,6 +222,7 @@ def test_tiles_together_find_what_they_find_one_by_one():
     one_by_one = load_folder(ROOT / "weights/starter", optimize=False)
     together = Batched(one_by_one.card)
     together.network.load_state_dict(one_by_one.network.state_dict())
+    together.second_look = one_by_one.second_look
     assert isinstance(together, BatchDetector)
     frames = frames_of((photo.shape[0], photo.shape[1]), "2x2", one_by_one.card.network)
     ours, theirs = (detect_in(one, photo, frames).above(0.3) for one in (together, one_by_one))
