@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from dotenv import load_dotenv
-from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    CliPositionalArg,
+    CliSubCommand,
+    NoDecode,
+    SettingsConfigDict,
+    get_subcommand,
+)
 
 from arguments import parse_arguments
 
@@ -207,6 +214,93 @@ class WebSettings(BaseSettings):
 def web_settings() -> WebSettings:
     """Return the page's settings from the environment, or say in sentences what is wrong and exit 2."""
     return parse_arguments(WebSettings, [])
+
+
+class WatchSettings(BaseSettings):
+    """What the watcher of cameras needs to know; every flag is a variable too, such as WATCH_EVENTS."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="WATCH_", frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True,
+    )  # fmt: skip
+
+    cameras: Path = Field(Path("cameras.toml"), description="which cameras there are")
+    shard: str = Field("1/1", description="which of several watchers this is, such as 1/3: they share out")
+    events: SecretStr | None = Field(
+        None,
+        description="file (SQLite) or address of the database that keeps events; unset = nothing is kept",
+    )
+    event_days: float = Field(
+        30, gt=0, allow_inf_nan=False, description="days for which an event is kept; then it is deleted"
+    )
+    stall_seconds: float = Field(
+        10, ge=1, le=600, description="longest wait for a camera's answer, and for its next picture"
+    )
+    api_url: str = Field(
+        "http://127.0.0.1:8000", validation_alias="api_url", description="address of the model API"
+    )
+    api_key: SecretStr | None = Field(
+        None, validation_alias="api_key", description="key for an API with API_KEYS"
+    )
+    api_timeout: float = Field(
+        60.0, gt=0, allow_inf_nan=False, validation_alias="api_timeout",
+        description="longest wait for one picture's answer, seconds",
+    )  # fmt: skip
+
+
+class TryCommand(BaseModel):
+    """Try each camera, the API and the database, and say what is wrong; exit status 1 if something is."""
+
+
+class RunCommand(BaseModel):
+    """Watch until stopped (the default)."""
+
+
+class EventsCommand(BaseModel):
+    """List the events that are kept, newest first."""
+
+
+class ReviewCommand(BaseModel):
+    """Note what a person says of an event."""
+
+    event: CliPositionalArg[str] = Field(description="its id, as the list shows it")
+    verdict: CliPositionalArg[Literal["confirmed", "dismissed"]] = Field(description="a weapon, or none")
+    by: str = Field(description="who says so")
+    why: str = Field("", description="the reason, for the record")
+
+
+class ExportEventsCommand(BaseModel):
+    """Write the reviewed events as a data set root: confirmed with their box, dismissed as negatives."""
+
+    folder: CliPositionalArg[Path] = Field(description="made if absent; train.py --data takes it")
+
+
+class WatchCommand(WatchSettings):
+    """Watch cameras through the model API; a possible weapon is an alarm that a person must confirm."""
+
+    model_config = SettingsConfigDict(
+        cli_kebab_case=True, cli_prog_name="watch.py", cli_avoid_json=True, cli_hide_none_type=True
+    )
+
+    dry_run: Path | None = Field(
+        None, description="play this clip or folder of pictures, and print what would have been an alarm"
+    )
+    check: CliSubCommand[TryCommand]
+    run: CliSubCommand[RunCommand]
+    list: CliSubCommand[EventsCommand]
+    review: CliSubCommand[ReviewCommand]
+    export: CliSubCommand[ExportEventsCommand]
+
+
+def watch_command(arguments: Sequence[str] | None = None) -> tuple[WatchCommand, BaseModel]:
+    """Return the watcher's settings and its command, or say in sentences what is wrong and exit 2."""
+    settings = parse_arguments(WatchCommand, arguments)
+    command = get_subcommand(settings, is_required=False)
+    return settings, command if isinstance(command, BaseModel) else RunCommand()
+
+
+def environment() -> dict[str, str]:
+    """Return the variables that an address in cameras.toml may name."""
+    return dict(os.environ)
 
 
 class DemoSettings(BaseSettings):

@@ -1,6 +1,6 @@
 """When frames add up to an alarm: the same object in N of M of them. Cameras ask here; a video can.
 
-A frame is looked at by itself elsewhere (detection/alarm.py); here its weapons are followed from frame to frame.
+A frame is judged by itself in detection/alarm.py; here its weapons are followed from frame to frame.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Rule:
             raise ValueError(f"expected 1 <= needed <= window, got {self.needed} of {self.window}")
         if not 0 <= self.unsure_from <= self.alarm_from <= 1:
             raise ValueError(
-                f"expected 0 <= unsure point <= alarm point <= 1, got {self.unsure_from} and {self.alarm_from}"
+                "expected 0 <= unsure point <= alarm point <= 1, "
+                f"got {self.unsure_from} and {self.alarm_from}"
             )
 
     @classmethod
@@ -194,7 +195,7 @@ class Confirmation:
 
     @staticmethod
     def _distance(sighting: Sighting, track: Track) -> float | None:
-        """Return how far a sighting lies from a track's last one in diagonals; None: too far, another object."""
+        """Return how far a sighting lies from a track's last one, in diagonals; None: another object."""
         reach = min(FARTHEST, REACH * (sighting.look - track.last.look))
         boxes = np.array([_corners(sighting.detection), _corners(track.last.detection)])
         sides = boxes[:, 2:] - boxes[:, :2]

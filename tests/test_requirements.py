@@ -19,8 +19,9 @@ MODULES = code()
 PROGRAMS = {
     "requirements/web.txt": ["web"],
     "requirements/api.txt": ["mlapi"],
+    "requirements/watch.txt": ["watch"],
     "requirements/train.txt": ["train", "evaluate"],
-    "requirements.txt": ["demo", "dataset", "web", "mlapi", "train", "evaluate"],
+    "requirements.txt": ["demo", "dataset", "web", "mlapi", "watch", "train", "evaluate"],
 }
 # Distributions whose import name is another package's, or which come with the one named.
 COMES_WITH = {

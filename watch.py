@@ -1,0 +1,190 @@
+"""Watches cameras through the model API: a possible weapon is an alarm that a person must confirm.
+
+    python watch.py check                    # tries each camera of cameras.toml, and says what is wrong
+    python watch.py                          # watches; WATCH_EVENTS=events.db keeps what is confirmed
+    python watch.py --dry-run clip.mp4       # plays a clip, and prints what would have been an alarm
+    python watch.py list                     # the events that are kept, and review and export them
+    python watch.py --help
+
+cameras.example.toml shows what cameras.toml holds.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from cameras.config import Camera, ConfigError, load_cameras, of_shard, one_camera
+from cameras.events import Event, EventsError, EventStore
+from cameras.export import Exported, reviewed
+from cameras.streams import StreamError
+from cameras.watcher import CameraWatch, Confirmed, Served, Watcher, rehearse, try_camera
+from cameras.wording import alarm_text
+from client import Client, ServiceError
+from photosets.voc import annotation_xml
+from settings import (
+    EventsCommand,
+    ExportEventsCommand,
+    ReviewCommand,
+    TryCommand,
+    WatchCommand,
+    environment,
+    watch_command,
+)
+
+
+def main() -> int:
+    """Do what the command line says; return 0, or 1 if something is wrong with a camera, 2 with the rest."""
+    settings, command = watch_command()
+    try:
+        if settings.dry_run is not None:
+            return _rehearse(settings, settings.dry_run)
+        match command:
+            case TryCommand():
+                return _check(settings)
+            case EventsCommand():
+                return _list(settings)
+            case ReviewCommand(event=event, verdict=verdict, by=by, why=why):
+                _store(settings).judge(event, verdict, by=by, why=why)
+                print(f"Event {event} is {verdict}.")
+            case ExportEventsCommand(folder=folder):
+                return _export(settings, folder)
+            case _:
+                return _run(settings)
+    except (ConfigError, EventsError, ServiceError, StreamError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _run(settings: WatchCommand) -> int:
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    client = _client(settings)
+    store = None if settings.events is None else _store(settings)
+    served = Served(client)
+    watches = [
+        CameraWatch(camera, client, served, store=store, stall_s=settings.stall_seconds)
+        for camera in _cameras(settings)
+    ]
+    watcher = Watcher(watches, store)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: watcher.ask_to_stop())
+    log = logging.getLogger("watch")
+    kept = f"events are kept in {store.shown} for {store.days:g} days" if store else "no event is kept"
+    log.info("watching %d cameras; %s", len(watches), kept)
+    watcher.run()
+    log.info("stopped")
+    return 0
+
+
+def _check(settings: WatchCommand) -> int:
+    """Try everything, and say of each how it is."""
+    cameras = _cameras(settings)
+    is_well = True
+    try:
+        info = _client(settings).model()
+        print(f"API at {settings.api_url}: serves {info.model.name}, version {info.model.version or 'none'}")
+    except ServiceError as error:
+        is_well = False
+        print(f"API: {error}")
+    if settings.events is None:
+        print("Events: none are kept; --events FILE keeps them")
+    else:
+        try:
+            print(f"Events: {len(_store(settings).events())} in {_store(settings).shown}")
+        except EventsError as error:
+            is_well = False
+            print(f"Events: {error}")
+    with ThreadPoolExecutor(min(16, len(cameras))) as pool:
+        for tried in pool.map(lambda camera: try_camera(camera, stall_s=settings.stall_seconds), cameras):
+            is_well &= tried.is_well
+            word = "well" if tried.is_well else "WRONG"
+            print(f"camera {tried.camera.name} ({tried.camera.shown}): {word}: {tried.sentence}", flush=True)
+    return 0 if is_well else 1
+
+
+def _rehearse(settings: WatchCommand, clip: Path) -> int:
+    said: list[str] = []
+
+    def tell(time_s: float, confirmed: Confirmed) -> None:
+        said.append(alarm_text(confirmed.track, confirmed.model.card.bands, camera.language))
+        print(f"{time_s:7.1f} s  {said[-1]}", flush=True)
+
+    camera = one_camera(clip.name, str(clip))
+    count = rehearse(camera, _client(settings), stall_s=settings.stall_seconds, tell=tell)
+    if said:
+        return 0
+    if count < camera.needed:
+        print(f"The clip has {count} frames to look at, an alarm needs {camera.needed}: nothing can be said.")
+    else:
+        print(f"Nothing was confirmed in {count} frames; that is no proof that there is nothing.")
+    return 0
+
+
+def _list(settings: WatchCommand) -> int:
+    store = _store(settings)
+    for event in store.events():
+        print(_line(event))
+    return 0
+
+
+def _line(event: Event) -> str:
+    when = event.started_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    lasted = (event.ended_at - event.started_at).total_seconds()
+    said = f"{event.review} by {event.reviewed_by}" if event.review else "not reviewed"
+    return (
+        f"{event.id}  {when}  {lasted:6.1f} s  {event.camera}  {event.verdict}  {event.label} "
+        f"{event.score:.2f}  {said}"
+    )
+
+
+def _export(settings: WatchCommand, folder: Path) -> int:
+    """Write reviewed events as a data set root; the Pascal VOC files are those that training reads."""
+    counts = {"confirmed": 0, "dismissed": 0}
+    try:
+        for each in reviewed(_store(settings)):
+            _write(folder, each)
+            counts[each.review] += 1
+    except OSError as error:
+        raise EventsError(f"{folder} cannot be written: {error.strerror or error}") from error
+    print(
+        f"{counts['confirmed']} pictures with a weapon and {counts['dismissed']} without are in {folder}; "
+        f"train.py --data takes it"
+    )
+    return 0
+
+
+def _write(folder: Path, each: Exported) -> None:
+    images, xmls = folder / "images", folder / "annotations" / "xmls"
+    images.mkdir(parents=True, exist_ok=True)
+    xmls.mkdir(parents=True, exist_ok=True)
+    (images / f"{each.name}.jpg").write_bytes(each.picture)
+    xml = annotation_xml(f"{each.name}.jpg", each.size_wh, each.labels, each.boxes)
+    (xmls / f"{each.name}.xml").write_bytes(xml)
+
+
+def _cameras(settings: WatchCommand) -> tuple[Camera, ...]:
+    cameras = of_shard(load_cameras(settings.cameras, environment()), settings.shard)
+    if not cameras:
+        raise ConfigError(f"{settings.cameras}: the shard {settings.shard} has no camera")
+    return cameras
+
+
+def _client(settings: WatchCommand) -> Client:
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    return Client(settings.api_url, api_key=key, read_timeout_s=settings.api_timeout)
+
+
+def _store(settings: WatchCommand) -> EventStore:
+    if settings.events is None:
+        raise EventsError("no event is kept: name the database by --events FILE, or WATCH_EVENTS")
+    return EventStore(settings.events.get_secret_value(), days=settings.event_days)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
