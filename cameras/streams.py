@@ -226,18 +226,20 @@ def _read_video(camera: Camera, stall_s: float) -> Iterator[Picture]:
         stream = container.streams.video[0]
         packets = container.demux(stream)
         while True:
+            asked = time.monotonic()
             try:
                 packet = next(packets)
                 frames = packet.decode()
             except (StopIteration, av.error.EOFError):
                 break
-            except av.error.InvalidDataError as error:
+            except av.error.InvalidDataError:
                 damaged += 1
                 if damaged >= DAMAGED_IN_A_ROW:
-                    raise StreamError("what the camera sends is damaged, or no video") from error
+                    raise StreamError("what the camera sends is damaged, or no video") from None
                 continue
             except (av.FFmpegError, OSError, ValueError) as error:
-                raise StreamError(_why(error, stall_s, has_begun=True)) from error
+                # Not "from error": a traceback would show the address with its password.
+                raise StreamError(_why(error, asked, stall_s, has_begun=True)) from None
             for frame in frames:
                 damaged = 0
                 _check_size(frame.width, frame.height)
@@ -262,10 +264,11 @@ def _open(camera: Camera, stall_s: float) -> av.container.InputContainer:
                 "this PyAV reads no USB devices: install it with pip install --no-binary av av, which wants "
                 "FFmpeg's development files (Debian: libavdevice-dev and the others)"
             )
+    asked = time.monotonic()
     try:
         container = av.open(address, "r", format=form, options=options, timeout=(stall_s, stall_s))
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise StreamError(_why(error, stall_s, has_begun=False)) from error
+        raise StreamError(_why(error, asked, stall_s, has_begun=False)) from None
     try:
         _check_codec(container)
     except StreamError:
@@ -325,12 +328,20 @@ REASONS: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
 )
 
 
-def _why(error: Exception, stall_s: float, *, has_begun: bool) -> str:
-    """Say why a camera cannot be read: never in FFmpeg's words, which hold the address with its password."""
+def _why(error: Exception, asked: float, stall_s: float, *, has_begun: bool) -> str:
+    """Say why a camera cannot be read: never in FFmpeg's words, which hold the address with its password.
+
+    Args:
+        error: what came.
+        asked: when it was asked for, on the monotonic clock: an interrupted wait ends in any error.
+        stall_s: the longest wait.
+        has_begun: whether pictures had come.
+    """
     for kinds, sentence in REASONS:
         if isinstance(error, kinds):
             return sentence
-    if isinstance(error, TimeoutError | av.error.ExitError):
+    has_waited = time.monotonic() - asked >= stall_s
+    if has_waited or isinstance(error, TimeoutError | av.error.ExitError):
         if has_begun:
             return f"it has sent no picture for {stall_s:g} seconds"
         return f"no answer within {stall_s:g} seconds: check the address, and that it is switched on"

@@ -171,7 +171,8 @@ def rehearse(
     """
     looker, count = Looker(camera, client, Served(client)), 0
     with closing(read(camera, stall_s=stall_s)) as pictures:
-        for count, picture in enumerate(at_rate(pictures, camera.rate), start=1):
+        for picture in at_rate(pictures, camera.rate):
+            count += 1
             for confirmed in looker.look(picture.time_s, picture.decode()):
                 tell(picture.time_s, confirmed)
     return count

@@ -1,0 +1,92 @@
+"""What the tests of cameras share: clips, an RTSP server, cameras, and something that serves HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import free_port, running
+
+from cameras.config import Camera, one_camera
+
+SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's gi is of Debian's Python
+ROOT = Path(__file__).parents[2]
+
+
+def write_clip(
+    path: Path, shades: Sequence[int], *, rate: int = 10, size_wh: tuple[int, int] = (160, 120)
+) -> Path:
+    """A video whose frames are each of one grey shade, so that a test can tell them apart."""
+    images = (np.full((size_wh[1], size_wh[0], 3), shade, np.uint8) for shade in shades)
+    return write_video(path, images, rate=rate, size_wh=size_wh)
+
+
+def write_video(path: Path, images, *, rate: int, size_wh: tuple[int, int]) -> Path:
+    """A video of images; H.264, each frame decodable soon after its predecessor's loss."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"g": "5", "bf": "0"})
+        stream.width, stream.height = size_wh
+        stream.pix_fmt = "yuv420p"
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def camera(address: object, name: str = "till", **fields) -> Camera:
+    return one_camera(name, str(address), **fields)
+
+
+@functools.cache
+def rtsp_absent() -> str:
+    """Why no RTSP server can be started here; "" where one can."""
+    script = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
+    with contextlib.suppress(OSError):
+        if subprocess.run([SYSTEM_PYTHON, "-c", script], capture_output=True).returncode == 0:
+            return ""
+    return "needs Debian's gir1.2-gst-rtsp-server-1.0, gstreamer1.0-plugins-good and -bad, and python3-gi"
+
+
+class RtspServer:
+    """Plays a clip at url while started; may be killed, frozen and started again at the same address."""
+
+    def __init__(self, clip: Path, log: Path, login: str = "") -> None:
+        self.clip, self.log, self.login, self.port = clip, log, login, free_port()
+        self.place = f"127.0.0.1:{self.port}/clip"
+        self.url = f"rtsp://{self.place}"
+
+    @contextlib.contextmanager
+    def up(self) -> Iterator[subprocess.Popen[bytes]]:
+        command = [
+            SYSTEM_PYTHON,
+            str(Path(__file__).with_name("rtsp_server.py")),
+            str(self.port),
+            str(self.clip),
+        ]
+        command += [self.login] if self.login else []
+        with running(command, self.log, ready=self._listens, cwd=self.log.parent) as process:
+            yield process
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+@pytest.fixture
+def rtsp(tmp_path: Path) -> RtspServer:
+    """A server of a clip that gets lighter; not yet up."""
+    if why := rtsp_absent():
+        pytest.skip(why)
+    return RtspServer(write_clip(tmp_path / "clip.h264", range(16, 236, 10)), tmp_path / "rtsp.log")
+
+
+def python(*words: str) -> list[str]:
+    return [sys.executable, *words]
