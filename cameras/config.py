@@ -57,7 +57,7 @@ def _span(value: Any) -> Any:
     numbers = [int(part) for part in match.groups()]
     if max(numbers[0], numbers[2]) > 23 or max(numbers[1], numbers[3]) > 59:
         raise ValueError("expected hours from 00:00 to 23:59")
-    return time(*numbers[:2]), time(*numbers[2:])
+    return time(numbers[0], numbers[1]), time(numbers[2], numbers[3])
 
 
 def _language(value: str) -> str:

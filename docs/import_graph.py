@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-WINGS = ("detection", "photosets", "evaluation", "training", "tracking", "serving", "page")
+WINGS = ("detection", "photosets", "evaluation", "training", "tracking", "serving", "page", "cameras")
 READMES = (ROOT / "README.md", ROOT / "README.ru.md")
 MARKED = re.compile(r"(<!-- import graph -->\n).*?(<!-- end -->\n)", re.S)
 

@@ -34,6 +34,7 @@ SERVICES: list[type[BaseSettings]] = [
     settings.TrackerSettings,
     settings.ApiSettings,
     settings.WebSettings,
+    settings.WatchSettings,
     settings.DemoSettings,
 ]
 # What a command line after the program's name must be accepted by.
@@ -44,6 +45,7 @@ PARSERS: dict[str, Callable[[list[str]], Any]] = {
     "client.py": predict_config,
     "dataset.py": dataset_command,
     "mlapi.py": settings.api_settings,
+    "watch.py": settings.watch_command,
 }
 # Named in the documents, made by a person or a command.
 MADE_LATER = (
@@ -57,6 +59,9 @@ MADE_LATER = (
     "found.csv",
     "drawn.png",
     "mlflow-data",
+    "cameras.toml",
+    "clip.mp4",
+    "events.db",
 )
 
 
@@ -159,6 +164,7 @@ def test_settings_named_exist(name):
     named = {word for snippet in snippets(name) for word in re.findall(r"\b[A-Z]{2,}_[A-Z_]+\b", snippet)}
     known = (
         set(example())
+        | {"TILL_USER", "TILL_PASSWORD"}  # of cameras.example.toml
         | {"PIP_ARGS", "PYTHON", "FORWARDED_ALLOW_IPS"}  # of make, and uvicorn's own
         | {f"TRAIN_{n.upper()}" for n in TrainConfig.model_fields}
     )
@@ -249,8 +255,17 @@ def compose_variables() -> set[str]:
     return named
 
 
+def variables(group: type[BaseSettings]) -> dict[str, str]:
+    """Name of each variable that a program's settings read -> its field."""
+    prefix = group.model_config.get("env_prefix", "")
+    return {
+        (str(field.validation_alias) if field.validation_alias else prefix + name).upper(): name
+        for name, field in group.model_fields.items()
+    }
+
+
 def test_env_example_names_exactly_what_is_read():
-    read = {field.upper() for group in SERVICES for field in group.model_fields} | compose_variables()
+    read = {name for group in SERVICES for name in variables(group)} | compose_variables()
     assert set(example()) == read | {"COMPOSE_PROFILES"}
 
 
@@ -263,8 +278,8 @@ def test_env_example_shows_the_defaults(group, monkeypatch):
     for name, value in shown.items():
         monkeypatch.setenv(name, value)
     assert group() == defaults
-    optional = {field.upper() for field in group.model_fields} - shown.keys()
-    assert all(not getattr(defaults, name.lower()) for name in optional)
+    optional = {field for name, field in variables(group).items() if name not in shown}
+    assert all(not getattr(defaults, field) for field in optional)
 
 
 # --- the others -----------------------------------------------------------------------------------------

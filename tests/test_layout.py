@@ -23,6 +23,7 @@ GRAPH = {
     "tracking": {"detection", "schemas"},
     "serving": {"detection", "schemas", "settings", "tracking"},
     "page": {"client", "detection", "schemas", "settings"},
+    "cameras": {"client", "detection", "schemas"},
     # programs
     "dataset": {"commands", "detection", "photosets"},
     "train": {"commands", "detection", "evaluation", "metrics", "photosets", "tracking", "training"},
@@ -32,9 +33,10 @@ GRAPH = {
     "registry": {"commands", "tracking"},
     "mlapi": {"detection", "serving", "settings"},
     "web": {"client", "detection", "page", "settings"},
+    "watch": {"cameras", "client", "photosets", "settings"},
     "demo": {"settings"},
 }  # fmt: skip
-PROGRAMS = {"dataset", "train", "evaluate", "registry", "mlapi", "web", "demo"}
+PROGRAMS = {"dataset", "train", "evaluate", "registry", "mlapi", "web", "watch", "demo"}
 MOST_ROOT_FILES = 14
 MOST_LINES = 500
 HEAVY = {"torch", "torchvision", "detecto", "mlflow"}
@@ -42,7 +44,8 @@ ONLY_IMPORTERS = {
     "detecto": {"detection.detector"},
     "mlflow": {"tracking"},
     "streamlit": {"web", "page"},
-    "av": {"page.frames"},
+    "av": {"page.frames", "cameras.streams"},
+    "sqlalchemy": {"cameras"},
     "fastapi": {"serving.app", "serving.deepstack", "serving.routes"},
 }
 
@@ -97,8 +100,8 @@ def test_a_file_can_be_read_at_once():
     assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
 
 
-@pytest.mark.parametrize("module", ["web", "client", "detection.decoding"])
-def test_page_client_and_decoders_need_no_deep_learning_library(module):
+@pytest.mark.parametrize("module", ["web", "client", "watch", "detection.decoding"])
+def test_page_client_watcher_and_decoders_need_no_deep_learning_library(module):
     assert not reachable(module) & HEAVY
 
 

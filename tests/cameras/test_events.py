@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy
 
 from cameras.events import Event, EventsError, EventStore
 from cameras.export import reviewed
@@ -119,7 +120,6 @@ def test_an_event_that_is_not_there_cannot_be_judged(store):
 
 def test_a_full_disk_is_a_sentence(store):
     """SQLite's own limit of pages stands for the disk's end: the same error, "database or disk is full"."""
-    import sqlalchemy
 
     @sqlalchemy.event.listens_for(store._engine, "connect")
     def limit(connection, _):

@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 from camera_parts import RtspServer, camera, rtsp, write_clip, write_video  # noqa: F401 - rtsp is a fixture
-from conftest import LONGEST_S, free_port, wait_until
+from conftest import free_port, wait_until
 
 from cameras import streams
 from cameras.streams import Stream, StreamError, at_rate, read
@@ -118,7 +118,7 @@ class _Jpegs(BaseHTTPRequestHandler):
 
     sending = threading.Event()
     stopping = threading.Event()
-    login = ""
+    login = place = ""
     body = b""
 
     def do_GET(self) -> None:
@@ -172,8 +172,8 @@ def test_a_stream_that_stalls_is_said_and_goes_on_when_it_does(mjpeg, monkeypatc
     with streaming(f"http://{mjpeg.place}", stall_s=1) as stream:
         wait_until(lambda: stream.newest(1))
         mjpeg.sending.clear()
-        wait_until(lambda: stream.state.problem)
-        assert "no picture for 1 seconds" in stream.state.problem or "no answer" in stream.state.problem
+        said = wait_until(lambda: stream.state.problem)
+        assert "no picture for 1 seconds" in said or "no answer" in said
         mjpeg.sending.set()
         wait_until(lambda: stream.newest(1) and stream.state.problem is None)
 
@@ -309,12 +309,16 @@ def test_a_stream_of_damaged_parts_only_is_given_up(mjpeg, monkeypatch):
 def test_a_reader_that_dies_is_started_again(tmp_path, monkeypatch):
     clip = write_clip(tmp_path / "clip.mp4", [100] * 5)
     stream = Stream(camera(clip))
+
+    def lives() -> bool:
+        return any(thread.name == "stream till" for thread in threading.enumerate())
+
     monkeypatch.setattr(Stream, "_run", lambda self: None)
     stream.start()
-    stream._thread.join(LONGEST_S)
+    wait_until(lambda: not lives())
     monkeypatch.undo()
     stream.keep_alive()
     assert wait_until(lambda: stream.newest(1))
     assert stream.stop()
     stream.keep_alive()
-    assert not stream._thread.is_alive()
+    assert not lives()

@@ -1,0 +1,315 @@
+"""Cameras beside an API that finds, fails and comes back: what is confirmed, told and kept."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy
+from camera_parts import camera, write_clip
+from conftest import free_port, wait_until
+from PIL import Image
+
+from cameras import watcher as watching
+from cameras.config import Camera
+from cameras.events import EventStore
+from cameras.watcher import CameraWatch, Looker, Served, Watcher, rehearse, try_camera
+from client import Client
+from detection import imaging
+from schemas import ModelCard, Problem
+from tests.fake_api import CARD, OPERATING_POINT, FakeApi, detection
+
+# Points: alarm from 0.6, unsure from 0.3.
+POINTS: ModelCard = CARD.model_copy(
+    update={
+        "unsure_point": OPERATING_POINT.model_copy(update={"score_threshold": 0.3}),
+        "weights_sha256": "f" * 64,
+    }
+)
+PISTOL = detection("pistol", 0.91, 20, 25, 60, 75)
+GREY = np.full((96, 128, 3), 128, np.uint8)
+QUEUE_FULL = Problem(type="urn:problem:queue-full", title="Busy", status=503, detail="The queue is full.")
+
+
+@pytest.fixture
+def api() -> Iterator[FakeApi]:
+    with FakeApi([PISTOL], card=POINTS) as running:
+        yield running
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_clip(tmp_path / "clip.mp4", range(20, 220, 10))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(watching, "ASK_AGAIN_MOST_S", 0.5)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[EventStore]:
+    made = EventStore(str(tmp_path / "events.db"))
+    yield made
+    made.close()
+
+
+def a_client(api: FakeApi) -> Client:
+    return Client(api.url, retries=0)
+
+
+def a_looker(api: FakeApi, **fields) -> Looker:
+    client = a_client(api)
+    return Looker(camera("unused", **fields), client, Served(client))
+
+
+@contextlib.contextmanager
+def watched(api: FakeApi, *cameras: Camera, store: EventStore | None = None, tell=None) -> Iterator[Watcher]:
+    client = a_client(api)
+    served = Served(client)
+    watcher = Watcher(
+        [CameraWatch(each, client, served, store=store, tell=tell, stall_s=5) for each in cameras], store
+    )
+    thread = threading.Thread(target=watcher.run)
+    thread.start()
+    try:
+        yield watcher
+    finally:
+        watcher.ask_to_stop()
+        thread.join()
+
+
+# --- looking -----------------------------------------------------------------------------------------
+
+
+def test_the_third_picture_of_the_same_object_confirms_it_once(api):
+    looker = a_looker(api)
+    said = [looker.look(0.5 * i, GREY) for i in range(8)]
+    assert [len(each) for each in said] == [0, 0, 1, 0, 0, 0, 0, 0]
+    ((confirmed,),) = [each for each in said if each]
+    assert (confirmed.track.verdict, confirmed.track.score) == ("alarm", 0.91)
+    assert imaging.decode_image(confirmed.picture).shape == GREY.shape
+    assert confirmed.size_wh == (128, 96)
+
+
+def test_what_is_unsure_is_of_its_own_kind_and_is_asked_for_from_the_unsure_point(api):
+    api.found = [detection("knife", 0.4, 20, 25, 60, 75)]
+    looker = a_looker(api)
+    (confirmed,) = [each for i in range(5) for each in looker.look(0.5 * i, GREY)]
+    assert confirmed.track.verdict == "unsure"
+    assert api.requests[0][1]["score_threshold"] == ["0.3"]
+
+
+def test_look_alikes_confirm_nothing(api):
+    api.found = [detection("smartphone", 0.99, 20, 25, 60, 75)]
+    looker = a_looker(api)
+    assert [looker.look(0.5 * i, GREY) for i in range(5)] == [[]] * 5
+
+
+def test_what_lies_in_a_mask_or_is_too_large_confirms_nothing(api):
+    mask = ((0, 0), (0.5, 0), (0.5, 1), (0, 1))  # the pistol's middle is at .4, .5
+    assert [a_looker(api, masks=(mask,)).look(i, GREY) for i in range(3)] == [[]] * 3
+    assert [a_looker(api, largest=0.19).look(i, GREY) for i in range(3)] == [[]] * 3  # it covers 0.2
+    looker = a_looker(api, largest=0.21)
+    assert [len(looker.look(i, GREY)) for i in range(3)] == [0, 0, 1]
+
+
+def test_tiles_are_asked_for(api):
+    a_looker(api, tiles="2x2").look(0, GREY)
+    assert api.requests[0][1]["tiles"] == ["2x2"]
+
+
+def test_a_large_picture_is_sent_smaller(api):
+    looker = a_looker(api)
+    large = np.full((1500, 4000, 3), 128, np.uint8)
+    (confirmed,) = [each for i in range(3) for each in looker.look(i, large)]
+    assert confirmed.size_wh == (2560, 960)
+
+
+def test_another_model_brings_its_own_points(api):
+    looker = a_looker(api)
+    looker.look(0, GREY)
+    api.version = "99"
+    higher = OPERATING_POINT.model_copy(update={"score_threshold": 0.95})
+    api.card = POINTS.model_copy(update={"operating_point": higher})
+    (confirmed,) = [each for i in range(1, 4) for each in looker.look(i, GREY)]
+    assert confirmed.track.verdict == "unsure"
+    assert (confirmed.model.model.version, confirmed.rule.alarm_from) == ("99", 0.95)
+
+
+def test_the_best_frame_is_that_of_the_best_score(api):
+    looker = a_looker(api)
+    for i, score in enumerate((0.7, 0.95, 0.8)):
+        api.found = [detection("pistol", score, 20, 25, 60, 75)]
+        said = looker.look(i, np.full((96, 128, 3), 60 + 60 * i, np.uint8))
+    assert imaging.decode_image(said[0].picture).mean() == pytest.approx(120, abs=2)
+
+
+# --- a clip, rehearsed -------------------------------------------------------------------------------
+
+
+def test_a_clip_is_played_and_what_would_have_been_said_is_said(api, clip):
+    said = []
+
+    def tell(time_s, confirmed):
+        said.append((time_s, confirmed.track.verdict))
+
+    looked = rehearse(camera(clip), a_client(api), stall_s=5, tell=tell)
+    assert looked == 4  # 2 s at 2 frames a second
+    assert said == [(1.0, "alarm")]
+
+
+# --- live --------------------------------------------------------------------------------------------
+
+
+def test_a_looped_clip_becomes_one_event_with_its_model_points_and_picture(api, clip, store, caplog):
+    caplog.set_level(logging.INFO)
+    with watched(api, camera(clip, rate=10), store=store) as watcher:
+        wait_until(lambda: watcher.states()["till"].looks > 10)
+    (kept,) = store.events()
+    assert (kept.camera, kept.verdict, kept.label, kept.best_score) == ("till", "alarm", "pistol", 0.91)
+    assert (kept.weights_sha256, kept.alarm_point, kept.unsure_point) == ("f" * 64, 0.6, 0.3)
+    assert kept.frames > 10
+    assert kept.started_at < kept.ended_at
+    assert kept.scores[0] == [0, 0.91]
+    assert len(kept.scores) == kept.frames
+    assert kept.box == pytest.approx([32, 30, 96, 90])  # of 160 x 120
+    assert imaging.decode_image(store.picture(kept.id)).shape == (120, 160, 3)
+    lines = [record.message for record in caplog.records if "possible weapon" in record.message]
+    assert lines == [
+        "camera till: possible weapon, a person must confirm: pistol, score 0.91, seen in 3 frames"
+    ]
+
+
+def test_a_camera_speaks_its_language(api, clip, caplog):
+    with watched(api, camera(clip, rate=10, language="ru")) as watcher:
+        wait_until(lambda: watcher.states()["till"].confirmed)
+    assert "возможно, оружие: человек должен подтвердить: пистолет" in caplog.text
+
+
+def test_nothing_is_kept_without_a_database(api, clip, tmp_path):
+    before = {path.name for path in tmp_path.rglob("*")}
+    with watched(api, camera(clip, rate=10)) as watcher:
+        wait_until(lambda: watcher.states()["till"].confirmed)
+    assert {path.name for path in tmp_path.rglob("*")} == before
+
+
+def test_in_quiet_hours_an_alarm_is_kept_and_nobody_is_told(api, clip, store):
+    now = datetime.now().time()
+    hours = f"{(now.hour - 1) % 24:02}:00-{(now.hour + 2) % 24:02}:00"
+    told = []
+    with watched(
+        api, camera(clip, "quiet", rate=10, quiet=(hours,)), camera(clip, "loud", rate=10), store=store,
+        tell=lambda confirmed: told.append(confirmed.camera.name),
+    ) as watcher:  # fmt: skip
+        wait_until(lambda: all(state.confirmed for state in watcher.states().values()))
+    assert told == ["loud"]
+    assert {kept.camera: kept.quiet for kept in store.events()} == {"quiet": True, "loud": False}
+
+
+def test_an_api_that_is_busy_is_waited_for_and_nothing_is_confirmed_twice(api, clip, store):
+    api.problem, api.problems_left = QUEUE_FULL, 10**9
+    with watched(api, camera(clip, rate=10), store=store) as watcher:
+        said = wait_until(lambda: watcher.states()["till"].problem)
+        assert said == "nobody looks, the API is busy: Busy: The queue is full."
+        api.problem = None
+        wait_until(lambda: watcher.states()["till"].looks > 5)
+        assert watcher.states()["till"].problem is None
+        api.problem, api.problems_left = QUEUE_FULL, 10**9
+        wait_until(lambda: watcher.states()["till"].problem)
+        api.problem = None
+        wait_until(lambda: watcher.states()["till"].looks > 12)
+    assert len(store.events()) == 1
+
+
+def test_an_api_that_is_away_is_a_sentence_and_comes_back(clip, store):
+    port = free_port()
+    client = Client(f"http://127.0.0.1:{port}", retries=0)
+    watch = CameraWatch(camera(clip, rate=10), client, Served(client), store=store, stall_s=5)
+    watch.start()
+    said = wait_until(lambda: watch.state.problem)
+    assert said.startswith("nobody looks: expected the model API at")
+    with FakeApi([PISTOL], card=POINTS, port=port):
+        wait_until(lambda: watch.state.confirmed)
+    assert watch.stop(60)
+    assert len(store.events()) == 1
+
+
+def test_a_camera_that_is_dead_hinders_no_other(api, clip, store):
+    dead = camera(f"rtsp://u:hunter2@127.0.0.1:{free_port()}/x", "dead")
+    broken = camera(clip.with_name("absent.mp4"), "broken")
+    with watched(api, dead, broken, camera(clip, rate=10), store=store) as watcher:
+        wait_until(lambda: watcher.states()["till"].confirmed)
+        states = wait_until(lambda: watcher.states() if watcher.states()["broken"].stream.problem else None)
+    assert "nothing listens there" in states["dead"].stream.problem
+    assert "no such file" in states["broken"].stream.problem
+    assert states["till"].stream.problem is None
+    assert [kept.camera for kept in store.events()] == ["till"]
+
+
+def test_a_disk_that_is_full_loses_nothing_once_it_has_room(api, clip, store, monkeypatch):
+    monkeypatch.setattr(watching, "SAVE_EVERY_S", 0.1)
+    pages = {"most": 12}
+
+    @sqlalchemy.event.listens_for(store._engine, "checkout")
+    def limit(connection, *_):
+        connection.execute(f"PRAGMA max_page_count = {pages['most']}")
+
+    monkeypatch.setattr(imaging, "encode_image", lambda _: (clip.with_name("noise.jpg")).read_bytes())
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (300, 400, 3), np.uint8)).save(clip.with_name("noise.jpg"))
+    with watched(api, camera(clip, rate=10), store=store) as watcher:
+        said = wait_until(lambda: watcher.states()["till"].problem)
+        assert "database or disk is full" in said
+        assert store.events() == []
+        looks = watcher.states()["till"].looks
+        wait_until(lambda: watcher.states()["till"].looks > looks)  # it goes on looking
+        pages["most"] = 10_000
+        wait_until(lambda: store.events() and watcher.states()["till"].problem is None)
+    assert len(store.events()) == 1
+
+
+def test_a_dark_picture_is_said(api, tmp_path, monkeypatch):
+    looker_notes = ["too-dark"]
+    plain = api.look
+    monkeypatch.setattr(api, "look", lambda *a: plain(*a).model_copy(update={"notes": list(looker_notes)}))
+    clip = write_clip(tmp_path / "dark.mp4", [2] * 10)
+    with watched(api, camera(clip, rate=10)) as watcher:
+        assert (
+            wait_until(lambda: watcher.states()["till"].problem) == "its picture is too dark to see anything"
+        )
+        looker_notes.clear()
+        wait_until(lambda: watcher.states()["till"].problem is None)
+
+
+def test_a_watcher_that_dies_is_started_again(api, clip, monkeypatch):
+    client = a_client(api)
+    watch = CameraWatch(camera(clip, rate=10), client, Served(client), stall_s=5)
+    monkeypatch.setattr(CameraWatch, "_run", lambda self: None)
+    watch.start()
+    wait_until(lambda: "watch till" not in {thread.name for thread in threading.enumerate()})
+    monkeypatch.undo()
+    watch.keep_alive()
+    wait_until(lambda: watch.state.confirmed)
+    assert watch.stop(60)
+
+
+# --- trying ------------------------------------------------------------------------------------------
+
+
+def test_a_camera_that_is_well_is_told_with_its_size(tmp_path):
+    tried = try_camera(camera(write_clip(tmp_path / "clip.mp4", [100, 110])), stall_s=5)
+    assert not tried.is_well  # one grey throughout
+    assert tried.sentence.startswith("160 x 120 pixels, the first after")
+    assert tried.sentence.endswith("of one colour: is the lens covered?")
+
+
+def test_a_camera_that_is_not_there_is_told_why(tmp_path):
+    tried = try_camera(camera(tmp_path / "absent.mp4"), stall_s=5)
+    assert (tried.is_well, tried.sentence) == (False, "there is no such file, folder or device")
