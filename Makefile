@@ -66,7 +66,7 @@ format: $(DEV_DONE) ## rewrite the code in the project's layout
 lint: $(DEV_DONE) ## ruff, hadolint, shellcheck, and the schemas of compose and Kubernetes files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/hadolint Dockerfile.api Dockerfile.tracker Dockerfile.web
+	$(BIN)/hadolint Dockerfile.api Dockerfile.tracker Dockerfile.watch Dockerfile.web
 	$(BIN)/shellcheck bench/card_minutes.sh
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec *.compose.yaml deploy/gpu.*.compose.yaml
 	sed 's/!reset//' deploy/scale.compose.yaml | $(BIN)/check-jsonschema --builtin-schema vendor.compose-spec --default-filetype yaml -

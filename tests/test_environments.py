@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,13 +151,13 @@ class Bare:
         return ended.stdout
 
     def server(
-        self, *arguments: str, ready: str, **environment: str
+        self, *arguments: str, ready: str | Callable[[], object], **environment: str
     ) -> contextlib.AbstractContextManager[object]:
-        """Keep a server of this environment's Python up; ready is the address that answers once it is."""
+        """Keep a server of this environment's Python up; ready is what is true, or answers, once it is."""
         self.work.mkdir(exist_ok=True)
         return running(
-            (self.python, *arguments), self.work / "log.txt",
-            ready=lambda: answers(ready), cwd=self.work, **environment,
+            (self.python, *arguments), self.work / "log.txt", cwd=self.work,
+            ready=(lambda: answers(ready)) if isinstance(ready, str) else ready, **environment,
         )  # fmt: skip
 
 
@@ -241,6 +241,29 @@ def test_the_trackers_list_is_enough_for_a_server_with_either_store(bare, tmp_pa
         "boto3.client('s3', region_name='us-east-1')\n"
     )
     bare.run("-c", use_others)
+    holds_only_what_is_locked(bare, wanted)
+
+
+@pytest.mark.bare
+def test_the_watchers_list_is_enough_for_an_alarm_that_is_kept(bare, tmp_path):
+    wanted = recipe("Dockerfile.watch")
+    bare.become(wanted)
+    imports_everything(bare, wanted, wanted.command[-1])
+    pictures, events = tmp_path / "frames", str(tmp_path / "events.db")
+    pictures.mkdir()
+    for i in range(3):
+        shutil.copy(PHOTO, pictures / f"{i}.jpg")
+    (tmp_path / "cameras.toml").write_text(f'[[camera]]\nname = "till"\naddress = "{pictures}"\n')
+    settings = {"WATCH_CAMERAS": str(tmp_path / "cameras.toml"), "WATCH_EVENTS": events}
+    with FakeApi([detection("pistol", 0.91, 10, 20, 50, 80)]) as api:
+        assert "camera till" in bare.run(*wanted.command[1:], "check", API_URL=api.url, **settings)
+        said = bare.run(*wanted.command[1:], "--dry-run", str(pictures), API_URL=api.url)
+        assert "possible weapon, a person must confirm: pistol" in said
+        with bare.server(
+            *wanted.command[1:], ready=lambda: "alarm" in bare.run("watch.py", "list", **settings),
+            API_URL=api.url, **settings,
+        ):  # fmt: skip
+            pass
     holds_only_what_is_locked(bare, wanted)
 
 
