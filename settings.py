@@ -232,6 +232,7 @@ class WatchSettings(BaseSettings):
     event_days: float = Field(
         30, gt=0, allow_inf_nan=False, description="days for which an event is kept; then it is deleted"
     )
+    blur_faces: bool = Field(True, description="whether faces in kept pictures are blurred; never a weapon")
     stall_seconds: float = Field(
         10, ge=1, le=600, description="longest wait for a camera's answer, and for its next picture"
     )

@@ -68,7 +68,14 @@ def _run(settings: WatchCommand) -> int:
     store = None if settings.events is None else _store(settings)
     served = Served(client)
     watches = [
-        CameraWatch(camera, client, served, store=store, stall_s=settings.stall_seconds)
+        CameraWatch(
+            camera,
+            client,
+            served,
+            store=store,
+            stall_s=settings.stall_seconds,
+            blur_faces=settings.blur_faces,
+        )
         for camera in _cameras(settings)
     ]
     watcher = Watcher(watches, store)

@@ -23,6 +23,8 @@ from cameras.wording import alarm_text
 from client import Client, ServiceBusy, ServiceError
 from detection import imaging
 from detection.confirmation import Confirmation, Rule, Track
+from detection.drawing import boxes_of
+from detection.faces import without_faces
 from schemas import ImageResult, ModelInfo, ModelName
 
 SENT_SIDE = 2560  # longer side of what the API gets, pixels: finer, no network of ours looks
@@ -73,22 +75,30 @@ class Confirmed(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class _Best:
-    """The best frame of a track so far."""
+    """The best frame of a track so far; kept is what of it may be kept, made when it is first asked for."""
 
     score: float
     picture: bytes
     size_wh: tuple[int, int]
+    kept: bytes | None = None
 
 
 class Looker:
     """Looks at one camera's pictures, one after another, and remembers what it follows.
 
+    Args:
+        camera: which.
+        client: of the API.
+        served: shared by all cameras.
+        blur_faces: whether a best frame is handed out without the faces in it.
+
     Attributes:
         notes: what made the last picture hard to judge.
     """
 
-    def __init__(self, camera: Camera, client: Client, served: Served) -> None:
+    def __init__(self, camera: Camera, client: Client, served: Served, *, blur_faces: bool = True) -> None:
         self.camera, self._client, self._served = camera, client, served
+        self._blurs = blur_faces
         self._confirmation: Confirmation | None = None
         self._best: dict[int, _Best] = {}
         self._info: ModelInfo | None = None
@@ -142,7 +152,9 @@ class Looker:
         if self._info is None:
             raise LookupError("nothing is known before the first picture")
         best = self._best[track.number]
-        return Confirmed(self.camera, track, self._info, self._rule(self._info), best.picture, best.size_wh)
+        if best.kept is None:
+            best.kept = _without_faces(best.picture, track) if self._blurs else best.picture
+        return Confirmed(self.camera, track, self._info, self._rule(self._info), best.kept, best.size_wh)
 
     def _keep_best(self, picture: bytes, size_wh: tuple[int, int]) -> None:
         """Keep this frame for the tracks that it shows best, and let go of those that ended."""
@@ -152,6 +164,13 @@ class Looker:
             score = track.best.detection.score
             if number not in self._best or score > self._best[number].score:
                 self._best[number] = _Best(score, picture, size_wh)
+
+
+def _without_faces(picture: bytes, track: Track) -> bytes:
+    """Return the JPEG file of a track's best frame with blurred faces; what may be the weapon stays sharp."""
+    image = imaging.decode_image(picture)
+    blurred = without_faces(image, boxes_of([track.best.detection]))
+    return picture if blurred is image else imaging.encode_image(blurred)
 
 
 def rehearse(
@@ -169,7 +188,7 @@ def rehearse(
         StreamError: it cannot be played.
         ServiceError: the API does not look at it.
     """
-    looker, count = Looker(camera, client, Served(client)), 0
+    looker, count = Looker(camera, client, Served(client), blur_faces=False), 0
     with closing(read(camera, stall_s=stall_s)) as pictures:
         for picture in at_rate(pictures, camera.rate):
             count += 1
@@ -201,15 +220,16 @@ class CameraWatch:
         store: where events are kept; None keeps none.
         tell: called with each object that is confirmed.
         stall_s: longest wait for a picture.
+        blur_faces: whether what is kept and told shows no faces.
     """
 
     def __init__(
         self, camera: Camera, client: Client, served: Served, *, store: EventStore | None = None,
-        tell: Callable[[Confirmed], None] | None = None, stall_s: float = 10.0,
+        tell: Callable[[Confirmed], None] | None = None, stall_s: float = 10.0, blur_faces: bool = True,
     ) -> None:  # fmt: skip
         self.camera = camera
         self._stream = Stream(camera, stall_s=stall_s)
-        self._looker = Looker(camera, client, served)
+        self._looker = Looker(camera, client, served, blur_faces=blur_faces)
         self._store, self._tell = store, tell
         self._events: dict[int, Event] = {}  # of tracks that go on
         self._unsaved: dict[str, Event] = {}

@@ -13,17 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image as PillowImage
-from PIL import ImageFilter
 
 from detection import imaging
+from detection.faces import blur, find_faces
 from detection.files import write_atomically
 
 KEPT_SIDE = 1600  # longer side of a kept photo, pixels
-SEARCH_SIDE = 640  # faces are looked for at this size
-SMALLEST_FACE = 36  # pixels at that size
-FACE_MARGIN = 0.25  # of the face's sides, around it
 
 
 Corners = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
@@ -86,40 +81,3 @@ def to_voc(file_name: str, size_wh: tuple[int, int], corrections: Sequence[Corre
             ET.SubElement(place, tag).text = str(int(np.clip(round(coordinate), 0, size_wh[axis])))
     ET.indent(root)
     return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True))
-
-
-def find_faces(image: imaging.Image) -> NDArray[np.int64]:
-    """Return the faces seen from the front, (N, 4) xyxy pixels with a margin; better one too many.
-
-    Source:
-        The LBP cascade of OpenCV that scikit-image carries (skimage.data.lbp_frontal_face_cascade_filename).
-    """
-    from skimage.data import lbp_frontal_face_cascade_filename  # slow to import, and seldom needed
-    from skimage.feature import Cascade
-
-    small = imaging.shrink(image, SEARCH_SIDE)
-    cascade = Cascade(lbp_frontal_face_cascade_filename())  # type: ignore[no-untyped-call]
-    found = cascade.detect_multi_scale(
-        img=small, scale_factor=1.15, step_ratio=1, min_neighbor_number=3,
-        min_size=(SMALLEST_FACE, SMALLEST_FACE), max_size=(SEARCH_SIDE, SEARCH_SIDE),
-    )  # fmt: skip
-    factor = image.shape[1] / small.shape[1]
-    height, width = image.shape[:2]
-    boxes = []
-    for face in found:
-        x, y, w, h = (face[key] * factor for key in ("c", "r", "width", "height"))
-        box = (x - FACE_MARGIN * w, y - FACE_MARGIN * h, x + (1 + FACE_MARGIN) * w, y + (1 + FACE_MARGIN) * h)
-        boxes.append(np.clip(box, 0, (width, height, width, height)))
-    return np.array(boxes).reshape(-1, 4).round().astype(np.int64)
-
-
-def blur(image: imaging.Image, boxes: NDArray[np.int64]) -> imaging.Image:
-    """Return image with each box beyond recognition: reduced to a few pixels across, then smoothed."""
-    picture = PillowImage.fromarray(image)
-    for x1, y1, x2, y2 in boxes.tolist():
-        part = picture.crop((x1, y1, x2, y2))
-        coarse = part.resize((6, 6), PillowImage.Resampling.BOX).resize(
-            part.size, PillowImage.Resampling.BILINEAR
-        )
-        picture.paste(coarse.filter(ImageFilter.GaussianBlur(max(part.size) / 16)), (x1, y1))
-    return np.asarray(picture)

@@ -15,6 +15,7 @@ import sqlalchemy
 from camera_parts import camera, write_clip
 from conftest import free_port, wait_until
 from PIL import Image
+from skimage import data
 
 from cameras import watcher as watching
 from cameras.config import Camera
@@ -149,6 +150,23 @@ def test_the_best_frame_is_that_of_the_best_score(api):
         api.found = [detection("pistol", score, 20, 25, 60, 75)]
         said = looker.look(i, np.full((96, 128, 3), 60 + 60 * i, np.uint8))
     assert imaging.decode_image(said[0].picture).mean() == pytest.approx(120, abs=2)
+
+
+def test_faces_are_blurred_in_the_best_frame_but_not_where_the_weapon_is(api):
+    """The face of scikit-image's astronaut lies around 224, 116; the box begins in its middle."""
+    face = data.astronaut()
+    side = 512 / 100
+    api.found = [detection("pistol", 0.9, 224 / side, 60 / side, 60, 170 / side)]
+    pictures = []
+    for blurs in (True, False):
+        client = a_client(api)
+        looker = Looker(camera("unused"), client, Served(client), blur_faces=blurs)
+        (confirmed,) = [each for i in range(3) for each in looker.look(i, face)]
+        pictures.append(imaging.decode_image(confirmed.picture).astype(float))
+    blurred, plain = pictures
+    face_left, weapon = np.s_[90:140, 190:220], np.s_[70:160, 230:300]
+    assert blurred[face_left].std() < 0.7 * plain[face_left].std()
+    assert np.abs(blurred[weapon] - plain[weapon]).mean() < 4
 
 
 # --- a clip, rehearsed -------------------------------------------------------------------------------

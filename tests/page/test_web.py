@@ -21,7 +21,7 @@ from streamlit.delta_generator import DeltaGenerator
 from streamlit.testing.v1 import AppTest
 
 from client import Client
-from detection import imaging
+from detection import faces, imaging
 from detection.drawing import draw_detections
 from detection.names import LANGUAGES, closest_language
 from page import corrections, downloads, frames, gallery, texts, video
@@ -718,7 +718,7 @@ def test_faces_are_blurred_before_they_are_kept(tmp_path):
     assert corrections.keep(tmp_path, face, []) == 1
     (kept,) = (tmp_path / "images").iterdir()
     image = imaging.decode_image(kept.read_bytes())
-    for x1, y1, x2, y2 in corrections.find_faces(image):
+    for x1, y1, x2, y2 in faces.find_faces(image):
         assert not (x1 < 224 < x2 and y1 < 116 < y2)  # where her face is
     inside, outside = np.s_[70:160, 180:260], np.s_[300:500, 100:400]
     assert image[inside].astype(float).std() < 0.7 * face[inside].astype(float).std()

@@ -1,0 +1,68 @@
+"""Faces in a picture that is to be kept, and the picture without them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from PIL import ImageFilter
+
+from detection import imaging
+
+SEARCH_SIDE = 640  # faces are looked for at this size
+SMALLEST_FACE = 36  # pixels at that size
+FACE_MARGIN = 0.25  # of the face's sides, around it
+
+
+def find_faces(image: imaging.Image) -> NDArray[np.int64]:
+    """Return the faces seen from the front, (N, 4) xyxy pixels with a margin; better one too many.
+
+    Source:
+        The LBP cascade of OpenCV that scikit-image carries (skimage.data.lbp_frontal_face_cascade_filename).
+    """
+    from skimage.data import lbp_frontal_face_cascade_filename  # slow to import, and seldom needed
+    from skimage.feature import Cascade
+
+    small = imaging.shrink(image, SEARCH_SIDE)
+    cascade = Cascade(lbp_frontal_face_cascade_filename())  # type: ignore[no-untyped-call]
+    found = cascade.detect_multi_scale(
+        img=small, scale_factor=1.15, step_ratio=1, min_neighbor_number=3,
+        min_size=(SMALLEST_FACE, SMALLEST_FACE), max_size=(SEARCH_SIDE, SEARCH_SIDE),
+    )  # fmt: skip
+    factor = image.shape[1] / small.shape[1]
+    height, width = image.shape[:2]
+    boxes = []
+    for face in found:
+        x, y, w, h = (face[key] * factor for key in ("c", "r", "width", "height"))
+        box = (x - FACE_MARGIN * w, y - FACE_MARGIN * h, x + (1 + FACE_MARGIN) * w, y + (1 + FACE_MARGIN) * h)
+        boxes.append(np.clip(box, 0, (width, height, width, height)))
+    return np.array(boxes).reshape(-1, 4).round().astype(np.int64)
+
+
+def blur(image: imaging.Image, boxes: NDArray[np.int64]) -> imaging.Image:
+    """Return image with each box beyond recognition: reduced to a few pixels across, then smoothed."""
+    picture = PillowImage.fromarray(image)
+    for x1, y1, x2, y2 in boxes.tolist():
+        part = picture.crop((x1, y1, x2, y2))
+        coarse = part.resize((6, 6), PillowImage.Resampling.BOX).resize(
+            part.size, PillowImage.Resampling.BILINEAR
+        )
+        picture.paste(coarse.filter(ImageFilter.GaussianBlur(max(part.size) / 16)), (x1, y1))
+    return np.asarray(picture)
+
+
+def without_faces(image: imaging.Image, spared: NDArray[np.floating]) -> imaging.Image:
+    """Return image with its faces blurred, but with all that lies in a spared box as it was.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        spared: (N, 4) xyxy pixels: what a person must be able to judge.
+    """
+    faces = find_faces(image)
+    if not len(faces):
+        return image
+    blurred = blur(image, faces).copy()
+    height, width = image.shape[:2]
+    for x1, y1, x2, y2 in np.clip(spared, 0, (width, height, width, height)).round().astype(int).tolist():
+        blurred[y1:y2, x1:x2] = image[y1:y2, x1:x2]
+    return blurred
