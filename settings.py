@@ -13,6 +13,7 @@ from dotenv import load_dotenv
 from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    CliImplicitFlag,
     CliPositionalArg,
     CliSubCommand,
     NoDecode,
@@ -232,6 +233,16 @@ class WatchSettings(BaseSettings):
     event_days: float = Field(
         30, gt=0, allow_inf_nan=False, description="days for which an event is kept; then it is deleted"
     )
+    webhook: SecretStr | None = Field(None, description="address to which each alarm is posted as JSON")
+    webhook_key: SecretStr | None = Field(None, description="key that signs what is posted (HMAC-SHA256)")
+    mqtt: SecretStr | None = Field(
+        None, description="broker for Home Assistant, such as mqtt://user:password@192.168.1.5:1883"
+    )
+    apprise: SecretStr | None = Field(
+        None, description="comma-separated addresses of apprise: Telegram, e-mail and many others"
+    )
+    alerts_per_hour: int = Field(12, ge=1, description="alarms that each of these gets at most in an hour")
+    alert_unsure: CliImplicitFlag[bool] = Field(False, description="tell them of what is unsure, too")
     blur_faces: bool = Field(True, description="whether faces in kept pictures are blurred; never a weapon")
     stall_seconds: float = Field(
         10, ge=1, le=600, description="longest wait for a camera's answer, and for its next picture"

@@ -14,14 +14,18 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from cameras.alerts import AlertError, Courier, Destination, Webhook, apprise_services
 from cameras.config import Camera, ConfigError, load_cameras, of_shard, one_camera
 from cameras.events import Event, EventsError, EventStore
 from cameras.export import Exported, reviewed
+from cameras.looking import Confirmed, Served, rehearse, try_camera
+from cameras.mqtt import Mqtt
 from cameras.streams import StreamError
-from cameras.watcher import CameraWatch, Confirmed, Served, Watcher, rehearse, try_camera
+from cameras.watcher import CameraWatch, Telling, Watcher
 from cameras.wording import alarm_text
 from client import Client, ServiceError
 from photosets.voc import annotation_xml
@@ -54,7 +58,7 @@ def main() -> int:
                 return _export(settings, folder)
             case _:
                 return _run(settings)
-    except (ConfigError, EventsError, ServiceError, StreamError) as error:
+    except (AlertError, ConfigError, EventsError, ServiceError, StreamError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -64,21 +68,22 @@ def main() -> int:
 
 def _run(settings: WatchCommand) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    client = _client(settings)
-    store = None if settings.events is None else _store(settings)
+    client, cameras = _client(settings), _cameras(settings)
+    destinations = _destinations(settings, cameras)
+    store = None if settings.events is None and not destinations else _store(settings)
     served = Served(client)
+    telling = Telling(
+        tuple(each.name for each in destinations), settings.alerts_per_hour, settings.alert_unsure
+    )
     watches = [
         CameraWatch(
-            camera,
-            client,
-            served,
-            store=store,
-            stall_s=settings.stall_seconds,
+            camera, client, served, store=store, telling=telling, stall_s=settings.stall_seconds,
             blur_faces=settings.blur_faces,
         )
-        for camera in _cameras(settings)
-    ]
-    watcher = Watcher(watches, store)
+        for camera in cameras
+    ]  # fmt: skip
+    couriers = [Courier(store, each) for each in destinations] if store else []
+    watcher = Watcher(watches, store, couriers)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: watcher.ask_to_stop())
     log = logging.getLogger("watch")
@@ -180,6 +185,19 @@ def _cameras(settings: WatchCommand) -> tuple[Camera, ...]:
     if not cameras:
         raise ConfigError(f"{settings.cameras}: the shard {settings.shard} has no camera")
     return cameras
+
+
+def _destinations(settings: WatchCommand, cameras: Sequence[Camera]) -> list[Destination]:
+    """Return who is told of alarms."""
+    found: list[Destination] = []
+    if settings.webhook:
+        key = settings.webhook_key.get_secret_value() if settings.webhook_key else ""
+        found.append(Webhook(settings.webhook.get_secret_value(), key))
+    if settings.apprise:
+        found += apprise_services(settings.apprise.get_secret_value())
+    if settings.mqtt:
+        found.append(Mqtt(settings.mqtt.get_secret_value(), cameras, settings.shard))
+    return found
 
 
 def _client(settings: WatchCommand) -> Client:

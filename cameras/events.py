@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +25,7 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    func,
     select,
 )
 from sqlalchemy.engine import make_url
@@ -35,6 +36,7 @@ from sqlalchemy.types import TypeDecorator
 from schemas import Verdict
 
 Review = Literal["confirmed", "dismissed"]
+REVIEWED = ("review", "reviewed_by", "reviewed_at", "why")  # what a person writes, and no watcher
 CLOCK_JUMP_S = 3600.0  # by which the wall's clock may leave the monotonic one before nothing is deleted by it
 
 
@@ -106,6 +108,26 @@ class Event(_Base):
     why: Mapped[str] = mapped_column(Text, default="")
 
 
+class Alert(_Base):
+    """What one destination is to be told of an event; it waits here until that has worked.
+
+    Attributes:
+        id: of event, verdict and destination: there is never a second one.
+        body: what is told, JSON: see alerts.message.
+        picture: the crop that goes with it, a JPEG file; emptied once it is sent.
+        sent_at: None while it waits.
+    """
+
+    __tablename__ = "alerts"
+
+    id: Mapped[str] = mapped_column(String(160), primary_key=True)
+    destination: Mapped[str] = mapped_column(String(64), index=True)
+    created_at: Mapped[datetime] = mapped_column(_Utc, index=True)
+    body: Mapped[dict[str, Any]] = mapped_column(JSON)
+    picture: Mapped[bytes] = mapped_column(LargeBinary)
+    sent_at: Mapped[datetime | None] = mapped_column(_Utc, default=None)
+
+
 class EventStore:
     """The database of events; safe to share between threads.
 
@@ -141,17 +163,22 @@ class EventStore:
         with self._told():
             _Base.metadata.create_all(self._engine)
 
-    def save(self, kept: Event) -> None:
-        """Keep an event, or what is new of it; what a person said of it meanwhile stays.
+    def save(self, kept: Event, alerts: Sequence[Alert] = (), *, per_hour: int = 0) -> int:
+        """Keep an event, or what is new of it, and the alerts of it, all or nothing.
+
+        Args:
+            kept: what a person said of it meanwhile stays.
+            alerts: to be sent; those that are there already stay as they are.
+            per_hour: a destination gets at most so many in any hour; 0 is no limit.
+
+        Returns:
+            How many alerts were held back because their destination had enough in this hour.
 
         Raises:
             EventsError: it could not be written.
         """
-        values = {
-            column.key: getattr(kept, column.key)
-            for column in Event.__table__.columns
-            if column.key not in ("review", "reviewed_by", "reviewed_at", "why")
-        }
+        values = {name: getattr(kept, name) for name in _columns(Event) if name not in REVIEWED}
+        held_back = 0
         with self._session() as session:
             found = session.get(Event, kept.id)
             if found is None:
@@ -159,6 +186,36 @@ class EventStore:
             else:
                 for name, value in values.items():
                     setattr(found, name, value)
+            for alert in alerts:
+                if session.get(Alert, alert.id) is not None:
+                    continue
+                if per_hour and self._in_this_hour(session, alert) >= per_hour:
+                    held_back += 1
+                else:
+                    session.add(Alert(**{name: getattr(alert, name) for name in _columns(Alert)}))
+        return held_back
+
+    @staticmethod
+    def _in_this_hour(session: Session, alert: Alert) -> int:
+        hour = alert.created_at - timedelta(hours=1)
+        counted = select(func.count()).select_from(Alert)
+        return (
+            session.scalar(counted.where(Alert.destination == alert.destination, Alert.created_at > hour))
+            or 0
+        )
+
+    def waiting(self, destination: str) -> list[Alert]:
+        """Return the alerts that a destination has not got yet, oldest first."""
+        wanted = select(Alert).where(Alert.destination == destination, Alert.sent_at.is_(None))
+        with self._session() as session:
+            return list(session.scalars(wanted.order_by(Alert.created_at)))
+
+    def sent(self, alert_id: str) -> None:
+        """Note that an alert has arrived, or is given up; its picture goes."""
+        with self._session() as session:
+            found = session.get(Alert, alert_id)
+            if found is not None:
+                found.sent_at, found.picture = self._clock(), b""
 
     def events(self, *, camera: str | None = None, review: Review | None = None) -> list[Event]:
         """Return the events, newest first, without their pictures."""
@@ -201,8 +258,10 @@ class EventStore:
                 f"the clock has jumped by {jumped / 3600:+.1f} hours: no event is deleted until watch.py is "
                 "started again with a clock that is right"
             )
-        old = delete(Event).where(Event.ended_at < now - timedelta(days=self.days))
+        before = now - timedelta(days=self.days)
+        old = delete(Event).where(Event.ended_at < before)
         with self._session() as session:
+            session.execute(delete(Alert).where(Alert.created_at < before))
             return int(session.execute(old).rowcount)  # type: ignore[attr-defined]
 
     def close(self) -> None:
@@ -221,6 +280,10 @@ class EventStore:
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", None) or type(error).__name__).strip().partition("\n")[0]
             raise EventsError(f"the events in {self.shown} cannot be read or written: {reason}") from error
+
+
+def _columns(table: type[_Base]) -> list[str]:
+    return [column.key for column in table.__table__.columns]
 
 
 def _delete_for_good(connection: Any, _: Any) -> None:

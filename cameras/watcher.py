@@ -1,4 +1,4 @@
-"""Looks at cameras through the model API, and notes and tells what their frames confirm.
+"""Watches cameras, and notes and tells what their frames confirm.
 
 A thread per camera takes its newest picture at the camera's rate, asks the API, and follows what it finds. A
 camera, the API, or the database that fails is told in one sentence, and everything else goes on.
@@ -10,24 +10,20 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import NamedTuple
 
+from cameras.alerts import Courier, alerts_of
 from cameras.config import Camera
-from cameras.events import Event, EventsError, EventStore
-from cameras.streams import Shot, Stream, StreamError, StreamState, at_rate, read
+from cameras.events import Alert, Event, EventsError, EventStore
+from cameras.looking import WORDS, Confirmed, Looker, Served
+from cameras.streams import Shot, Stream, StreamError, StreamState
 from cameras.wording import alarm_text
 from client import Client, ServiceBusy, ServiceError
 from detection import imaging
-from detection.confirmation import Confirmation, Rule, Track
-from detection.drawing import boxes_of
-from detection.faces import without_faces
-from schemas import ImageResult, ModelInfo, ModelName
+from schemas import Verdict
 
-SENT_SIDE = 2560  # longer side of what the API gets, pixels: finer, no network of ours looks
 ASK_AGAIN_S, ASK_AGAIN_MOST_S = 0.5, 30.0  # an API that could not answer
 LATE_AFTER_S = 0.5  # how long a camera waits for a picture before it looks to its other duties
 SAVE_EVERY_S = 5.0  # an event that goes on
@@ -35,169 +31,27 @@ CLEAN_EVERY_S = 3600.0
 UNSAVED_MOST = 200  # events of a camera that wait for a database; their pictures are in memory
 SCORES_KEPT = 200
 STOP_S = 30.0  # for a camera's watcher; a request to the API may be under way
-WORDS = {"too-dark": "too dark to see anything", "blank": "of one colour: is the lens covered?"}
 
 log = logging.getLogger("watch")
 
 
-class Served:
-    """The model that the API serves: its points, asked for when another one answers."""
-
-    def __init__(self, client: Client) -> None:
-        self._client, self._lock = client, threading.Lock()
-        self._info: ModelInfo | None = None
-
-    def info(self, answered: ModelName | None = None) -> ModelInfo:
-        """Return what is known of the model, or of the one that answered.
-
-        Raises:
-            ServiceError: the API does not say.
-        """
-        with self._lock:
-            if self._info is None or (answered is not None and answered != self._info.model):
-                self._info = self._client.model()
-                log.info(
-                    "the API serves %s, version %s", self._info.model.name, self._info.model.version or "none"
-                )
-            return self._info
-
-
-class Confirmed(NamedTuple):
-    """An object whose verdict rose: what was seen, by which model, and its best frame's JPEG file."""
-
-    camera: Camera
-    track: Track
-    model: ModelInfo
-    rule: Rule
-    picture: bytes
-    size_wh: tuple[int, int]
-
-
-@dataclass(eq=False, slots=True)
-class _Best:
-    """The best frame of a track so far; kept is what of it may be kept, made when it is first asked for."""
-
-    score: float
-    picture: bytes
-    size_wh: tuple[int, int]
-    kept: bytes | None = None
-
-
-class Looker:
-    """Looks at one camera's pictures, one after another, and remembers what it follows.
-
-    Args:
-        camera: which.
-        client: of the API.
-        served: shared by all cameras.
-        blur_faces: whether a best frame is handed out without the faces in it.
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """Who is told of what.
 
     Attributes:
-        notes: what made the last picture hard to judge.
+        destinations: names of those who are told.
+        per_hour: alerts that each gets at most in an hour.
+        unsure: whether they are told of suspicions too.
     """
 
-    def __init__(self, camera: Camera, client: Client, served: Served, *, blur_faces: bool = True) -> None:
-        self.camera, self._client, self._served = camera, client, served
-        self._blurs = blur_faces
-        self._confirmation: Confirmation | None = None
-        self._best: dict[int, _Best] = {}
-        self._info: ModelInfo | None = None
-        self.notes: tuple[str, ...] = ()
+    destinations: tuple[str, ...]
+    per_hour: int = 12
+    unsure: bool = False
 
-    @property
-    def tracks(self) -> Sequence[Track]:
-        """The objects that are followed now."""
-        return self._confirmation.tracks if self._confirmation else ()
-
-    def look(self, time_s: float, image: imaging.Image) -> list[Confirmed]:
-        """Return what this picture confirms.
-
-        Raises:
-            ServiceError: the API did not look at it.
-        """
-        picture = imaging.encode_image(imaging.shrink(image, SENT_SIDE))
-        info = self._served.info()
-        answer = self._client.predict(
-            [(f"{self.camera.name}.jpg", picture)], score_threshold=self._rule(info).unsure_from,
-            tiles=self.camera.tiles,
-        )  # fmt: skip
-        info = self._served.info(answer.model)
-        result = answer.results[0]
-        if result.error:
-            raise ServiceError(result.error.detail or result.error.title, result.error)
-        return self._take(time_s, picture, result, info)
-
-    def _rule(self, info: ModelInfo) -> Rule:
-        camera = self.camera
-        rule = Rule.of_card(info.card, needed=camera.needed, window=camera.window)
-        memory_s = max(rule.memory_s, 2 * camera.window / camera.rate)
-        return replace(rule, memory_s=memory_s, cool_down_s=camera.cool_down)
-
-    def _take(self, time_s: float, picture: bytes, result: ImageResult, info: ModelInfo) -> list[Confirmed]:
-        rule = self._rule(info)
-        if self._confirmation is None:
-            self._confirmation = Confirmation(rule)
-        self._confirmation.rule = rule
-        self.notes, size = tuple(result.notes or ()), result.image_size
-        if size is None:
-            return []
-        found = [d for d in result.detections or () if self.camera.counts(d, size)]
-        risen = self._confirmation.look(time_s, found)
-        self._keep_best(picture, (size.width, size.height))
-        self._info = info
-        return [self.confirmed(track) for track in risen]
-
-    def confirmed(self, track: Track) -> Confirmed:
-        """Return what is known of a track now."""
-        if self._info is None:
-            raise LookupError("nothing is known before the first picture")
-        best = self._best[track.number]
-        if best.kept is None:
-            best.kept = _without_faces(best.picture, track) if self._blurs else best.picture
-        return Confirmed(self.camera, track, self._info, self._rule(self._info), best.kept, best.size_wh)
-
-    def _keep_best(self, picture: bytes, size_wh: tuple[int, int]) -> None:
-        """Keep this frame for the tracks that it shows best, and let go of those that ended."""
-        followed = {track.number: track for track in self.tracks}
-        self._best = {number: best for number, best in self._best.items() if number in followed}
-        for number, track in followed.items():
-            score = track.best.detection.score
-            if number not in self._best or score > self._best[number].score:
-                self._best[number] = _Best(score, picture, size_wh)
-
-
-def _without_faces(picture: bytes, track: Track) -> bytes:
-    """Return the JPEG file of a track's best frame with blurred faces; what may be the weapon stays sharp."""
-    image = imaging.decode_image(picture)
-    blurred = without_faces(image, boxes_of([track.best.detection]))
-    return picture if blurred is image else imaging.encode_image(blurred)
-
-
-def rehearse(
-    camera: Camera, client: Client, *, stall_s: float, tell: Callable[[float, Confirmed], None]
-) -> int:
-    """Play a clip as fast as the API looks, and return how many frames were looked at.
-
-    Args:
-        camera: the clip.
-        client: of the API.
-        stall_s: longest wait for a picture.
-        tell: called with the seconds into the clip at which something would have been said, and with what.
-
-    Raises:
-        StreamError: it cannot be played.
-        ServiceError: the API does not look at it.
-    """
-    looker, count = Looker(camera, client, Served(client), blur_faces=False), 0
-    with closing(read(camera, stall_s=stall_s)) as pictures:
-        for picture in at_rate(pictures, camera.rate):
-            count += 1
-            for confirmed in looker.look(picture.time_s, picture.decode()):
-                tell(picture.time_s, confirmed)
-    return count
-
-
-# --- live -------------------------------------------------------------------------------------------
+    def wants(self, verdict: Verdict) -> bool:
+        """Say whether they are to be told of this verdict."""
+        return verdict == "alarm" or (verdict == "unsure" and self.unsure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,21 +72,22 @@ class CameraWatch:
         client: of the API.
         served: shared by all cameras.
         store: where events are kept; None keeps none.
-        tell: called with each object that is confirmed.
+        telling: whom to tell of what is confirmed; needs a store, in which alerts wait.
         stall_s: longest wait for a picture.
         blur_faces: whether what is kept and told shows no faces.
     """
 
     def __init__(
         self, camera: Camera, client: Client, served: Served, *, store: EventStore | None = None,
-        tell: Callable[[Confirmed], None] | None = None, stall_s: float = 10.0, blur_faces: bool = True,
+        telling: Telling | None = None, stall_s: float = 10.0, blur_faces: bool = True,
     ) -> None:  # fmt: skip
         self.camera = camera
         self._stream = Stream(camera, stall_s=stall_s)
         self._looker = Looker(camera, client, served, blur_faces=blur_faces)
-        self._store, self._tell = store, tell
+        self._store, self._telling = store, telling
         self._events: dict[int, Event] = {}  # of tracks that go on
         self._unsaved: dict[str, Event] = {}
+        self._untold: dict[str, list[Alert]] = {}  # by event: saved with it
         self._saved_s = float("-inf")
         self._problem: str | None = None
         self._store_problem: str | None = None
@@ -329,8 +184,10 @@ class CameraWatch:
         if self._store is not None and track.number not in self._events:
             self._events[track.number] = Event(id=uuid.uuid4().hex, quiet=is_quiet, scores=[])
         self._saved_s = float("-inf")  # at once
-        if self._tell and not is_quiet:
-            self._tell(confirmed)
+        if self._store is not None and self._telling and not is_quiet and self._telling.wants(track.verdict):
+            kept = self._events[track.number]
+            alerts = alerts_of(confirmed, kept, self._telling.destinations)
+            self._untold.setdefault(kept.id, []).extend(alerts)
 
     def _update(self, shot: Shot) -> None:
         """Bring the events of this camera up to date with their tracks; let go of those that ended."""
@@ -353,8 +210,16 @@ class CameraWatch:
         self._saved_s = now
         try:
             for event_id, kept in list(self._unsaved.items()):
-                self._store.save(kept)
+                alerts = self._untold.get(event_id, [])
+                limit = self._telling.per_hour if self._telling else 0
+                held_back = self._store.save(kept, alerts, per_hour=limit)
                 del self._unsaved[event_id]
+                self._untold.pop(event_id, None)
+                if held_back:
+                    log.warning(
+                        "camera %s: %d alerts held back, %d in an hour are enough; the event is kept",
+                        self.camera.name, held_back, limit,
+                    )  # fmt: skip
         except EventsError as error:
             if str(error) != self._store_problem:
                 log.error("camera %s: %s; what is confirmed waits in memory", self.camera.name, error)
@@ -362,6 +227,7 @@ class CameraWatch:
             for event_id in list(self._unsaved)[:-UNSAVED_MOST]:
                 log.error("camera %s: event %s is lost, too many wait", self.camera.name, event_id)
                 del self._unsaved[event_id]
+                self._untold.pop(event_id, None)
         else:
             self._store_problem = None
 
@@ -393,10 +259,16 @@ class Watcher:
     Args:
         watches: one for each camera.
         store: whose old events are deleted; None where none are kept.
+        couriers: one for each who is told.
     """
 
-    def __init__(self, watches: Sequence[CameraWatch], store: EventStore | None = None) -> None:
-        self._watches, self._store = watches, store
+    def __init__(
+        self,
+        watches: Sequence[CameraWatch],
+        store: EventStore | None = None,
+        couriers: Sequence[Courier] = (),
+    ) -> None:
+        self._watches, self._store, self._couriers = watches, store, couriers
         self._stop = threading.Event()
         self._cleaned_s = float("-inf")
 
@@ -410,12 +282,13 @@ class Watcher:
 
     def run(self) -> None:
         """Watch until asked to stop."""
-        for watch in self._watches:
-            watch.start()
+        workers: tuple[CameraWatch | Courier, ...] = (*self._watches, *self._couriers)
+        for worker in workers:
+            worker.start()
         try:
             while not self._stop.wait(1.0):
-                for watch in self._watches:
-                    watch.keep_alive()
+                for worker in workers:
+                    worker.keep_alive()
                 self._clean()
         finally:
             for watch in self._watches:
@@ -423,6 +296,8 @@ class Watcher:
             for watch in self._watches:
                 if not watch.stop(STOP_S):
                     log.error("camera %s: did not stop in time and is left behind", watch.camera.name)
+            for courier in self._couriers:
+                courier.stop()
 
     def _clean(self) -> None:
         """Delete what is older than its time, now and then."""
@@ -437,30 +312,3 @@ class Watcher:
         else:
             if count:
                 log.info("%d events older than %g days are deleted", count, self._store.days)
-
-
-# --- check ------------------------------------------------------------------------------------------
-
-
-class Tried(NamedTuple):
-    """What became of one camera when it was tried: sentence says it, is_well whether it gives pictures."""
-
-    camera: Camera
-    is_well: bool
-    sentence: str
-
-
-def try_camera(camera: Camera, *, stall_s: float) -> Tried:
-    """Take one picture of a camera, and say in a sentence how it is."""
-    began = time.monotonic()
-    try:
-        with closing(read(camera, stall_s=stall_s)) as pictures:
-            image = next(pictures).decode()
-    except (StreamError, imaging.ImageError) as error:
-        return Tried(camera, False, str(error))
-    except StopIteration:
-        return Tried(camera, False, "it gives no picture")
-    height, width = image.shape[:2]
-    notes = [WORDS.get(note, note) for note in imaging.notes_on(image)]
-    said = f"{width} x {height} pixels, the first after {time.monotonic() - began:.1f} s"
-    return Tried(camera, not notes, "; ".join([said, *notes]))

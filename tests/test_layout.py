@@ -45,7 +45,9 @@ ONLY_IMPORTERS = {
     "mlflow": {"tracking"},
     "streamlit": {"web", "page"},
     "av": {"page.frames", "cameras.streams"},
-    "sqlalchemy": {"cameras"},
+    "sqlalchemy": {"cameras.events"},
+    "paho": {"cameras.mqtt"},
+    "apprise": {"cameras.alerts"},
     "fastapi": {"serving.app", "serving.deepstack", "serving.routes"},
 }
 

@@ -6,8 +6,8 @@ import contextlib
 import functools
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import av
@@ -16,9 +16,11 @@ import pytest
 from conftest import free_port, running
 
 from cameras.config import Camera, one_camera
+from cameras.events import Event
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's gi is of Debian's Python
 ROOT = Path(__file__).parents[2]
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 def write_clip(
@@ -43,6 +45,17 @@ def write_video(path: Path, images, *, rate: int, size_wh: tuple[int, int]) -> P
 
 def camera(address: object, name: str = "till", **fields) -> Camera:
     return one_camera(name, str(address), **fields)
+
+
+def an_event(event_id: str = "a", *, at: datetime = NOON, picture: bytes = b"jpeg", **fields) -> Event:
+    values = {
+        "camera": "till", "verdict": "alarm", "started_at": at, "ended_at": at + timedelta(seconds=2),
+        "track": 1, "frames": 3, "label": "knife", "box": [10.0, 20.0, 30.0, 60.0], "score": 0.8,
+        "best_score": 0.9, "scores": [[0.0, 0.7], [0.5, 0.8], [1.0, 0.9]], "quiet": False,
+        "model_name": "weapon-detector", "model_version": "3", "weights_sha256": "0" * 64,
+        "alarm_point": 0.6, "unsure_point": 0.4, "width": 64, "height": 96, "picture": picture,
+    }  # fmt: skip
+    return Event(id=event_id, **{**values, **fields})
 
 
 @functools.cache
@@ -86,7 +99,3 @@ def rtsp(tmp_path: Path) -> RtspServer:
     if why := rtsp_absent():
         pytest.skip(why)
     return RtspServer(write_clip(tmp_path / "clip.h264", range(16, 236, 10)), tmp_path / "rtsp.log")
-
-
-def python(*words: str) -> list[str]:
-    return [sys.executable, *words]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sqlalchemy
+from camera_parts import NOON, an_event
 
-from cameras.events import Event, EventsError, EventStore
+from cameras.events import EventsError, EventStore
 from cameras.export import reviewed
 from detection import imaging
-
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 class Clock:
@@ -23,17 +22,6 @@ class Clock:
 
     def __call__(self) -> datetime:
         return self.now
-
-
-def an_event(event_id: str = "a", *, at: datetime = NOON, picture: bytes = b"jpeg", **fields) -> Event:
-    values = {
-        "camera": "till", "verdict": "alarm", "started_at": at, "ended_at": at + timedelta(seconds=2),
-        "track": 1, "frames": 3, "label": "knife", "box": [10.0, 20.0, 30.0, 60.0], "score": 0.8,
-        "best_score": 0.9, "scores": [[0.0, 0.7], [0.5, 0.8], [1.0, 0.9]], "quiet": False,
-        "model_name": "weapon-detector", "model_version": "3", "weights_sha256": "0" * 64,
-        "alarm_point": 0.6, "unsure_point": 0.4, "width": 64, "height": 96, "picture": picture,
-    }  # fmt: skip
-    return Event(id=event_id, **{**values, **fields})
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from skimage import data
 from cameras import watcher as watching
 from cameras.config import Camera
 from cameras.events import EventStore
-from cameras.watcher import CameraWatch, Looker, Served, Watcher, rehearse, try_camera
+from cameras.looking import Looker, Served, rehearse, try_camera
+from cameras.watcher import CameraWatch, Telling, Watcher
 from client import Client
 from detection import imaging
 from schemas import ModelCard, Problem
@@ -71,11 +72,14 @@ def a_looker(api: FakeApi, **fields) -> Looker:
 
 
 @contextlib.contextmanager
-def watched(api: FakeApi, *cameras: Camera, store: EventStore | None = None, tell=None) -> Iterator[Watcher]:
+def watched(
+    api: FakeApi, *cameras: Camera, store: EventStore | None = None, telling=None
+) -> Iterator[Watcher]:
     client = a_client(api)
     served = Served(client)
     watcher = Watcher(
-        [CameraWatch(each, client, served, store=store, tell=tell, stall_s=5) for each in cameras], store
+        [CameraWatch(each, client, served, store=store, telling=telling, stall_s=5) for each in cameras],
+        store,
     )
     thread = threading.Thread(target=watcher.run)
     thread.start()
@@ -219,16 +223,22 @@ def test_nothing_is_kept_without_a_database(api, clip, tmp_path):
 
 
 def test_in_quiet_hours_an_alarm_is_kept_and_nobody_is_told(api, clip, store):
-    now = datetime.now().time()
+    now = datetime.now()
     hours = f"{(now.hour - 1) % 24:02}:00-{(now.hour + 2) % 24:02}:00"
-    told = []
-    with watched(
-        api, camera(clip, "quiet", rate=10, quiet=(hours,)), camera(clip, "loud", rate=10), store=store,
-        tell=lambda confirmed: told.append(confirmed.camera.name),
-    ) as watcher:  # fmt: skip
+    cameras = camera(clip, "quiet", rate=10, quiet=(hours,)), camera(clip, "loud", rate=10)
+    with watched(api, *cameras, store=store, telling=Telling(("webhook",))) as watcher:
         wait_until(lambda: all(state.confirmed for state in watcher.states().values()))
-    assert told == ["loud"]
+    assert [alert.body["camera"] for alert in store.waiting("webhook")] == ["loud"]
     assert {kept.camera: kept.quiet for kept in store.events()} == {"quiet": True, "loud": False}
+
+
+@pytest.mark.parametrize(("unsure", "told"), [(False, []), (True, ["unsure"])])
+def test_of_what_is_unsure_only_those_who_want_it_are_told(api, clip, store, unsure, told):
+    api.found = [detection("knife", 0.4, 20, 25, 60, 75)]
+    with watched(api, camera(clip, rate=10), store=store, telling=Telling(("a",), unsure=unsure)) as watcher:
+        wait_until(lambda: watcher.states()["till"].confirmed)
+    assert [kept.verdict for kept in store.events()] == ["unsure"]
+    assert [alert.body["verdict"] for alert in store.waiting("a")] == told
 
 
 def test_an_api_that_is_busy_is_waited_for_and_nothing_is_confirmed_twice(api, clip, store):
