@@ -67,7 +67,12 @@ def main() -> int:
 
 
 def _run(settings: WatchCommand) -> int:
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    log = logging.getLogger("watch")
+    log.setLevel(logging.INFO)
+    logging.getLogger("apprise").setLevel(logging.CRITICAL)  # it is told in our words, without addresses
     client, cameras = _client(settings), _cameras(settings)
     destinations = _destinations(settings, cameras)
     store = None if settings.events is None and not destinations else _store(settings)
@@ -82,11 +87,11 @@ def _run(settings: WatchCommand) -> int:
         )
         for camera in cameras
     ]  # fmt: skip
-    couriers = [Courier(store, each) for each in destinations] if store else []
+    names = [camera.name for camera in cameras]  # the others' alerts are other watchers'
+    couriers = [Courier(store, each, names) for each in destinations] if store else []
     watcher = Watcher(watches, store, couriers)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: watcher.ask_to_stop())
-    log = logging.getLogger("watch")
     kept = f"events are kept in {store.shown} for {store.days:g} days" if store else "no event is kept"
     log.info("watching %d cameras; %s", len(watches), kept)
     watcher.run()

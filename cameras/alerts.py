@@ -16,7 +16,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -77,8 +77,8 @@ def alerts_of(confirmed: Confirmed, kept: Event, destinations: Sequence[str]) ->
     }
     return [
         Alert(
-            id=f"{kept.id}-{track.verdict}-{name}", destination=name, created_at=now, body=body,
-            picture=picture,
+            id=f"{kept.id}-{track.verdict}-{name}", destination=name, camera=camera.name, created_at=now,
+            body=body, picture=picture,
         )
         for name in destinations
     ]  # fmt: skip
@@ -87,16 +87,22 @@ def alerts_of(confirmed: Confirmed, kept: Event, destinations: Sequence[str]) ->
 class Courier:
     """Brings one destination what waits for it, in a thread, oldest first.
 
+    Args:
+        store: where alerts wait.
+        destination: who is told.
+        cameras: names of those whose alerts are this courier's; None: all.
+        clock: the wall's.
+
     Attributes:
         problem: the sentence that says why the destination does not get its alerts, None while it does.
     """
 
     def __init__(
-        self, store: EventStore, destination: Destination,
+        self, store: EventStore, destination: Destination, cameras: Collection[str] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:  # fmt: skip
         self.problem: str | None = None
-        self._store, self._destination, self._clock = store, destination, clock
+        self._store, self._destination, self._cameras, self._clock = store, destination, cameras, clock
         self._arrived: set[str] = set()  # and not noted yet
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -124,7 +130,7 @@ class Courier:
     def deliver(self) -> bool:
         """Bring all that waits, and say whether nothing waits any more."""
         try:
-            for alert in self._store.waiting(self._destination.name):
+            for alert in self._store.waiting(self._destination.name, self._cameras):
                 if self._stop.is_set():
                     return False
                 self._bring(alert)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -113,7 +113,8 @@ class Alert(_Base):
 
     Attributes:
         id: of event, verdict and destination: there is never a second one.
-        body: what is told, JSON: see alerts.message.
+        camera: whose watcher brings it: several may share the database.
+        body: what is told, JSON: see alerts.alerts_of.
         picture: the crop that goes with it, a JPEG file; emptied once it is sent.
         sent_at: None while it waits.
     """
@@ -122,6 +123,7 @@ class Alert(_Base):
 
     id: Mapped[str] = mapped_column(String(160), primary_key=True)
     destination: Mapped[str] = mapped_column(String(64), index=True)
+    camera: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(_Utc, index=True)
     body: Mapped[dict[str, Any]] = mapped_column(JSON)
     picture: Mapped[bytes] = mapped_column(LargeBinary)
@@ -204,9 +206,11 @@ class EventStore:
             or 0
         )
 
-    def waiting(self, destination: str) -> list[Alert]:
-        """Return the alerts that a destination has not got yet, oldest first."""
+    def waiting(self, destination: str, cameras: Collection[str] | None = None) -> list[Alert]:
+        """Return the alerts of cameras, or of all, that a destination has not got yet, oldest first."""
         wanted = select(Alert).where(Alert.destination == destination, Alert.sent_at.is_(None))
+        if cameras is not None:
+            wanted = wanted.where(Alert.camera.in_(cameras))
         with self._session() as session:
             return list(session.scalars(wanted.order_by(Alert.created_at)))
 

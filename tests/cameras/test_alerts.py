@@ -98,8 +98,8 @@ def quick(monkeypatch):
 def an_alert(event_id: str = "a", destination: str = "webhook", at: datetime | None = None, **body) -> Alert:
     words = {"event": event_id, "camera": "till", "verdict": "alarm", "text": "possible weapon", **body}
     return Alert(
-        id=f"{event_id}-alarm-{destination}", destination=destination, created_at=at or datetime.now(UTC),
-        body=words, picture=b"jpeg",
+        id=f"{event_id}-alarm-{destination}", destination=destination, camera=words["camera"],
+        created_at=at or datetime.now(UTC), body=words, picture=b"jpeg",
     )  # fmt: skip
 
 
@@ -217,6 +217,13 @@ def test_each_destination_gets_at_most_so_many_in_any_hour(store):
     assert told == {kept.id for kept in store.events()} - held_back
     assert len(store.events()) == 6
     assert put(store, an_alert("other", "mqtt", at=NOON + timedelta(minutes=41)), per_hour=2) == 0
+
+
+def test_watchers_that_share_a_database_bring_the_alerts_of_their_own_cameras(store, receiver):
+    put(store, an_alert("a", camera="till"), an_alert("b", camera="door"))
+    for names in (["till"], ["door", "yard"], ["till"]):
+        assert Courier(store, Webhook(receiver.url), names).deliver()
+    assert receiver.ids() == ["a-alarm-webhook", "b-alarm-webhook"]
 
 
 def test_a_courier_that_dies_is_started_again(store, receiver, monkeypatch):

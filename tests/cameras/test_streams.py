@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -99,6 +100,15 @@ def test_an_unknown_path_is_said(rtsp: RtspServer):  # noqa: F811
 
 def test_nobody_at_the_address_is_said():
     assert "nothing listens there" in problem_of(f"rtsp://u:hunter2@127.0.0.1:{free_port()}/x")
+
+
+def test_not_even_a_traceback_shows_a_password():
+    try:
+        list(read(camera(f"rtsp://u:hunter2@127.0.0.1:{free_port()}/x"), stall_s=PATIENT_S))
+    except StreamError:
+        said = traceback.format_exc()
+    assert "nothing listens there" in said
+    assert "hunter2" not in said
 
 
 def test_a_server_that_never_answers_ends_in_the_time_allowed_and_stops_when_told():
