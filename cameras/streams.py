@@ -261,8 +261,9 @@ def _open(camera: Camera, stall_s: float) -> av.container.InputContainer:
         options, form = {}, "v4l2"
         if form not in av.formats_available:  # PyPI's wheels are built without devices
             raise StreamError(
-                "this PyAV reads no USB devices: install it with pip install --no-binary av av, which wants "
-                "FFmpeg's development files (Debian: libavdevice-dev and the others)"
+                "this PyAV reads no USB devices: let ffmpeg pass it on (ffmpeg -f v4l2 -i "
+                f"{address} -c:v mjpeg -f mpjpeg -listen 1 http://127.0.0.1:8090/) and give that address, or "
+                "install one that does (pip install --no-binary av av, with FFmpeg's development files)"
             )
     asked = time.monotonic()
     try:

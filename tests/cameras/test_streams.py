@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 import traceback
@@ -287,8 +289,25 @@ def test_an_empty_folder_is_said(tmp_path):
 
 
 @pytest.mark.skipif("v4l2" in av.formats_available, reason="this PyAV reads USB devices")
-def test_a_usb_camera_says_what_is_missing_to_read_it():
-    assert "--no-binary av" in problem_of("/dev/video0")
+def test_a_usb_camera_says_how_it_can_be_read_all_the_same():
+    assert "ffmpeg -f v4l2 -i /dev/video0 -c:v mjpeg -f mpjpeg -listen 1" in problem_of("/dev/video0")
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs Debian's ffmpeg")
+def test_what_ffmpeg_passes_on_is_seen(tmp_path):
+    """The command that a USB camera is answered with, with a test picture in the camera's place."""
+    port = free_port()
+    source = ["-re", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=10"]
+    sink = ["-c:v", "mjpeg", "-f", "mpjpeg", "-listen", "1", f"http://127.0.0.1:{port}/"]
+    with (tmp_path / "log.txt").open("wb") as log:
+        ffmpeg = subprocess.Popen(["ffmpeg", *source, *sink], stdin=subprocess.DEVNULL, stderr=log)
+    try:
+        with streaming(f"http://127.0.0.1:{port}/") as stream:
+            shot = wait_until(lambda: stream.newest(1), process=ffmpeg)
+            assert shot.decode().shape == (48, 64, 3)
+    finally:
+        ffmpeg.kill()
+        ffmpeg.wait()
 
 
 def test_a_playlist_opens_no_file_of_this_machine(tmp_path):
