@@ -142,10 +142,10 @@ def _unsure(both: dict[str, Any]) -> str:
     chosen, measured = both["unsure_point"], both["unsure_measured"]
     if not chosen:
         return ""
+    found, in_vain = measured["image_recall"], measured["false_alarms_per_1000"]
     return (
         f" From score {chosen['score_threshold']:.3f} on a person is asked to look: on the test that takes in "
-        f"{measured['image_recall']:.1%} of the weapon images, and {measured['false_alarms_per_1000']:.0f} of "
-        "1,000 weapon-free ones."
+        f"{found:.1%} of the weapon images, and {in_vain:.0f} of 1,000 weapon-free ones."
     )
 
 
