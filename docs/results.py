@@ -142,9 +142,10 @@ def _unsure(both: dict[str, Any]) -> str:
     chosen, measured = both["unsure_point"], both["unsure_measured"]
     if not chosen:
         return ""
+    start = chosen["score_threshold"]
     found, in_vain = measured["image_recall"], measured["false_alarms_per_1000"]
     return (
-        f" From score {chosen['score_threshold']:.3f} on a person is asked to look: on the test that takes in "
+        f" From score {start:.3f} on a person is asked to look: on the test that takes in "
         f"{found:.1%} of the weapon images, and {in_vain:.0f} of 1,000 weapon-free ones."
     )
 
