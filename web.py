@@ -21,12 +21,14 @@ from detection.names import LANGUAGES, closest_language
 from page import memory
 from page.model import model_ui
 from page.photos import photos_ui
-from page.session import OUTAGES, PICTURES, Page
+from page.session import OUTAGES, Page, forget_pictures
 from page.texts import TEXTS
+from page.verdict import notice_ui
 from page.video import video_ui
 from settings import WebSettings, web_settings
 
 STYLE = Path(__file__).parent / "page" / "style.css"
+ICON = Path(__file__).parent / "page" / "icon.png"
 STREAMLIT_WORDS = {
     "choose": "upload_button",
     "drop": "upload_drop",
@@ -36,30 +38,36 @@ STREAMLIT_WORDS = {
     "again": "camera_again",
     "allow": "camera_allow",
 }
-TABS = ("tab_photos", "tab_video", "tab_model")
+TABS = {"tab_photos": photos_ui, "tab_video": video_ui, "tab_model": model_ui}
 
 
 def main() -> None:
     """Draw the page."""
-    st.set_page_config(page_title=TEXTS["title"]["en"], page_icon=":material/policy:", layout="wide")
+    st.set_page_config(page_title=TEXTS["title"]["en"], page_icon=ICON, layout="wide")
     settings = WebSettings()  # found right before the server began to listen
     key = settings.api_key.get_secret_value() if settings.api_key else None
     page = Page(header_ui(), settings, client_of(settings.api_url, key, settings.api_timeout))
     style_ui(page)
     page.hear_of_model()
-    st.html(f"<p class='subtitle'>{page.text('subtitle')}</p>")
     missing_ui(page)
     notice = st.container()
-    photos, video, model = st.tabs([page.text(key) for key in TABS])
-    with photos:
-        photos_ui(page)
-    with video:
-        video_ui(page)
-    with model:
-        model_ui(page)
+    tabs = st.tabs(tab_names(page), key="tab", on_change="rerun", bind="query-params")
+    for tab, draw in zip(tabs, TABS.values(), strict=True):
+        if tab.open:
+            with tab:
+                draw(page)
     with notice:
         outage_ui(page)
     footer_ui(page)
+
+
+def tab_names(page: Page) -> list[str]:
+    """Return the tabs' names; the tab that was open in the other language stays so."""
+    names = [page.text(key) for key in TABS]
+    chosen = st.session_state.get("tab")
+    if chosen is not None and chosen not in names:
+        st.session_state["tab"] = next((page.text(k) for k in TABS if chosen in TEXTS[k].values()), names[0])
+    return names
 
 
 @st.cache_resource
@@ -70,15 +78,18 @@ def client_of(api_url: str, api_key: str | None, timeout_s: float) -> Client:
 
 def header_ui() -> str:
     """Draw title and language switch, and return the language."""
-    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+    with st.container(
+        horizontal=True, vertical_alignment="center", horizontal_alignment="distribute", key="bar"
+    ):
         place = st.container(width="stretch")
         language = st.segmented_control(
             "Language / Язык",
             list(LANGUAGES),
-            format_func=LANGUAGES.__getitem__,
+            format_func=str.upper,
             default=closest_language(st.context.locale),
             required=True,
             key="language",
+            bind="query-params",
             label_visibility="collapsed",
         )
     place.title(TEXTS["title"][language], anchor=False)
@@ -89,20 +100,23 @@ def style_ui(page: Page) -> None:
     """Load the page's style, and put our words on the widgets that Streamlit words in English only."""
     words = "".join(f"--word-{name}: '{page.text(key)}';" for name, key in STREAMLIT_WORDS.items())
     st.html(f"<style>:root {{ {words} }} {STYLE.read_text()}</style>")
+    script = f"<script>document.documentElement.lang = '{page.language}'</script>"
+    with st.container(key="unseen"):
+        st.html(script, unsafe_allow_javascript=True)  # for screen readers; Streamlit says English always
 
 
 def missing_ui(page: Page) -> None:
     """Say which of the person's files are not there, if so: for want of room, or forgotten meanwhile."""
     visitors = memory.visitors_of(1e6 * page.settings.web_uploads_mb)
     if missing := visitors.welcome(memory.session_id()):
-        st.warning(page.text(missing), icon=":material/memory:")
+        notice_ui(page.text(missing))
 
 
 def outage_ui(page: Page) -> None:
     """Say why the detector cannot be asked, if so, and look every few seconds whether it is back."""
     if page.outage is None:
         return
-    st.warning(page.sentence(page.outage), icon=":material/cloud_off:")
+    notice_ui(page.sentence(page.outage))
     if isinstance(page.outage, OUTAGES):
         wait_for_service(page)
 
@@ -133,7 +147,7 @@ def page_server() -> st.App:
     memory.keep_uploads_in_memory()
     app = st.App(
         __file__,
-        lifespan=memory.looking_after(visitors, PICTURES.forget),
+        lifespan=memory.looking_after(visitors, forget_pictures),
         middleware=[Middleware(memory.BoundedUploads, visitors)],
     )
     return app  # noqa: RET504 - `streamlit run` looks for this assignment to know that there is a server here

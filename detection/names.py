@@ -1,4 +1,4 @@
-"""The names that people read: of classes in English and Russian, of shares, and of files."""
+"""The names that people read: of classes in English and Russian, of shares and scores, and of files."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ CLASS_TEXTS = {
     "tarjeta": {"en": "bank card", "ru": "банковская карта"},
 }
 
+DECIMAL_POINT = {"en": ".", "ru": ","}
 PERCENT = {"en": "{}%", "ru": "{}\N{NO-BREAK SPACE}%"}
 
 
@@ -22,6 +23,11 @@ def percent(fraction: float, language: str) -> str:
     """Return a fraction in whole percent; only 1 itself is 100: no model is certain."""
     whole = 100 if fraction == 1 else min(99, round(fraction * 100))
     return PERCENT[language].format(whole)
+
+
+def score_text(score: float, language: str) -> str:
+    """Return a score with two digits after the point, or comma; only 1 itself is 1.00."""
+    return f"{score if score == 1 else min(0.99, score):.2f}".replace(".", DECIMAL_POINT[language])
 
 
 def class_name(label: str, language: str) -> str:

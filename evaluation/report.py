@@ -141,7 +141,9 @@ def draw_example(image: imaging.Image, result: ImageResult) -> imaging.Image:
         for box in shown
     ]
     boxes = np.array([box.box for box in shown], np.float32).reshape(-1, 4) * np.float32(scale)
-    return drawing.draw_boxes(small, boxes, captions, [box.label in WEAPONS for box in shown])
+    return drawing.draw_boxes(
+        small, boxes, captions, drawing.styles_of([box.label in WEAPONS for box in shown])
+    )
 
 
 COCO_ROWS = (

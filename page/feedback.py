@@ -47,7 +47,7 @@ def boxes_ui(page: Page, photo: Photo, found: Sequence[Detection], labels: Seque
     options = [*labels, NOTHING]
     corrections = []
     for index, detection in enumerate(found):
-        name, score = page.class_name(detection.label), page.percent(detection.score)
+        name, score = page.class_name(detection.label), page.score(detection.score)
         label = st.selectbox(
             page.text("feedback_really", name=name, score=score),
             options,
@@ -80,7 +80,7 @@ def missed_ui(page: Page, photo: Photo, result: ImageResult, labels: Sequence[st
     box = _of_size((left, top, max(right, left + 1), max(bottom, top + 1)), width, height)
     dangerous = page.info is not None and label in page.info.dangerous
     drawn = drawing.draw_boxes(
-        image, np.array([box], np.float32), [class_name(label, page.language)], [dangerous]
+        image, np.array([box], np.float32), [class_name(label, page.language)], drawing.styles_of([dangerous])
     )
     st.image(imaging.encode_image(drawn), width=360, alt=page.text("feedback_preview"))
     factor = result.image_size.width / width

@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Generic, TypeVar
@@ -32,7 +32,7 @@ from client import (
 )
 from detection import imaging
 from detection.alarm import alarm_threshold
-from detection.names import class_name, percent
+from detection.names import class_name, percent, printable, score_text
 from page import memory
 from page.texts import example_name, markdown_safe, text
 from schemas import Detection, ImageResult, ModelInfo, Problem
@@ -40,6 +40,7 @@ from settings import WebSettings
 
 MODEL_REFRESH_S = 10.0  # a newly promoted model is noticed within this time
 ANSWERS_KEPT = 500
+THUMBNAILS_KEPT = 2000  # of all visitors; some 10 kB each
 PICTURES_KEPT = 24  # of all visitors; decoded, at most SHOWN_SIDE pixels: some 5 MB each
 SHOWN_SIDE = 1600
 DEFAULT_THRESHOLD = 0.5  # only for a model without a measured operating point
@@ -88,50 +89,65 @@ class Recent(OrderedDict[Key, Value], Generic[Key, Value]):
 
 @dataclass(frozen=True)
 class Photo:
-    """A file a person put in, as its bytes."""
+    """A file a person put in, as its bytes; known_digest where that has been worked out before."""
 
     name: str
     content: bytes = field(repr=False)
+    known_digest: str = ""
 
     @cached_property
     def digest(self) -> str:
         """Return what tells this photo from others."""
-        return hashlib.sha256(self.content).hexdigest()
+        return self.known_digest or hashlib.sha256(self.content).hexdigest()
 
 
-class Pictures:
-    """Decoded photos of all visitors, at most capacity of them; a session sees its own only."""
+class Pictures(Generic[Value]):
+    """Pictures of all visitors, at most capacity of them; a session sees its own only."""
 
     def __init__(self, capacity: int) -> None:
-        self._recent: Recent[tuple[str, str], imaging.Image] = Recent(capacity)
+        self._recent: Recent[tuple[str, str], Value] = Recent(capacity)
         self._lock = threading.Lock()  # sessions are run in threads
 
     def __len__(self) -> int:
         return len(self._recent)
 
-    def get(self, session_id: str, photo: Photo) -> imaging.Image:
-        """Return photo decoded, its longer side at most SHOWN_SIDE pixels.
-
-        Raises:
-            imaging.ImageError: the page's image library cannot read it.
-        """
-        key = (session_id, photo.digest)
+    def get(self, session_id: str, name: str, make: Callable[[], Value]) -> Value:
+        """Return that session's picture of that name, made now if it is not there."""
+        key = (session_id, name)
         with self._lock:
             if key in self._recent:
                 return self._recent[key]
-        picture = imaging.shrink(imaging.decode_image(photo.content), SHOWN_SIDE)
+        picture = make()
         with self._lock:
             self._recent[key] = picture
         return picture
 
     def forget(self, session_id: str) -> None:
-        """Let go of one session's photos."""
+        """Let go of one session's pictures."""
         with self._lock:
             for key in [key for key in self._recent if key[0] == session_id]:
                 del self._recent[key]
 
 
-PICTURES = Pictures(PICTURES_KEPT)
+PICTURES: Pictures[imaging.Image] = Pictures(PICTURES_KEPT)
+THUMBNAILS: Pictures[bytes] = Pictures(THUMBNAILS_KEPT)
+
+
+def decoded(session_id: str, photo: Photo) -> imaging.Image:
+    """Return photo decoded, its longer side at most SHOWN_SIDE pixels.
+
+    Raises:
+        imaging.ImageError: the page's image library cannot read it.
+    """
+    return PICTURES.get(
+        session_id, photo.digest, lambda: imaging.shrink(imaging.decode_image(photo.content), SHOWN_SIDE)
+    )
+
+
+def forget_pictures(session_id: str) -> None:
+    """Let go of all pictures of one session."""
+    PICTURES.forget(session_id)
+    THUMBNAILS.forget(session_id)
 
 
 @dataclass(frozen=True)
@@ -182,13 +198,13 @@ class Page:
 
     @property
     def default_threshold(self) -> float:
-        """Return the operating point's threshold in whole hundredths, as the slider has them.
+        """Return the operating point's threshold in whole hundredths, as a slider has them.
 
         Rounded down: what raised the alarm must be on the picture.
         """
         if self.info is None:
             return DEFAULT_THRESHOLD
-        return math.floor(100 * alarm_threshold(self.info.card) + 1e-9) / 100
+        return hundredths(alarm_threshold(self.info.card))
 
     def hear_of_model(self) -> None:
         """Ask which model is served, at most every MODEL_REFRESH_S, and note an outage."""
@@ -208,38 +224,67 @@ class Page:
         st.session_state["info_at"] = -MODEL_REFRESH_S
 
     def answer(self, photo: Photo) -> ImageResult | Failure:
-        """Return every detection in photo: as asked before of this model, else by asking the API now."""
-        answers, key = self._answers(), (photo.digest, self.model_key)
+        """Return every detection in photo: as answered before by this model, else by asking the API now."""
+        self.ask_again(photo)
+        known = self.known(photo)
+        return self.take(photo, self.ask(photo)) if known is None else known
+
+    def known(self, photo: Photo) -> ImageResult | Failure | None:
+        """Return what can be said of photo without asking the API; None: it has to be asked."""
+        answers, key = self._answers(), self.key_of(photo)
         if key in answers:
             return answers[key].model_copy(update={"file": photo.name})
+        if key in self._refusals():
+            return self._failure(photo, self._refusals()[key])
         if len(photo.content) > self.settings.api_max_body_mb * 1e6:
             return Failure(self.sentence(PhotoTooLarge(), photo), hopeless=True)
         if self.outage or self.info is None:
             return Failure(self.text("error_waiting"), waiting=True)
+        return None
+
+    def ask(self, photo: Photo) -> ImageResult | ServiceError:
+        """Ask the API about photo; may be called from any thread."""
         try:
             response = self.client.predict(
                 [(photo.name, photo.content)], score_threshold=self.lowest_threshold
             )
-        except OUTAGES as error:
-            self.note(error)  # the page says which outage it is, once for all photos
-            return Failure(self.text("error_waiting"), waiting=True)
         except ServiceError as error:
-            hopeless = isinstance(error, PhotoTooLarge) or problem_name(error.problem) in HOPELESS_PROBLEMS
-            return Failure(self.sentence(error, photo), hopeless=hopeless)
+            return error
         result = response.results[0]
-        if result.error:
-            return Failure(self._problem_sentence(result.error), hopeless=result.error.status < 500)
-        answers[key] = result
-        return result.model_copy(update={"file": photo.name})
+        return ServiceError(result.error.detail, result.error) if result.error else result
 
-    def knows(self, photo: Photo) -> bool:
-        """Return whether photo has its answer already."""
-        return (photo.digest, self.model_key) in self._answers()
+    def take(self, photo: Photo, said: ImageResult | ServiceError) -> ImageResult | Failure:
+        """Keep what ask has brought, and return it as it is shown."""
+        if isinstance(said, OUTAGES):
+            self.note(said)  # the page says which outage it is, once for all photos
+            return Failure(self.text("error_waiting"), waiting=True)
+        if isinstance(said, ServiceError):
+            self._refusals()[self.key_of(photo)] = said
+            return self._failure(photo, said)
+        self._answers()[self.key_of(photo)] = said
+        return said.model_copy(update={"file": photo.name})
+
+    def ask_again(self, photo: Photo) -> None:
+        """Forget why photo has no answer."""
+        self._refusals().pop(self.key_of(photo), None)
+
+    def _failure(self, photo: Photo, error: ServiceError) -> Failure:
+        hopeless = isinstance(error, PhotoTooLarge) or problem_name(error.problem) in HOPELESS_PROBLEMS
+        return Failure(self.sentence(error, photo), hopeless=hopeless)
+
+    def key_of(self, photo: Photo) -> tuple[str, str]:
+        """Return what an answer to photo is kept under: another model is asked anew."""
+        return photo.digest, self.model_key
 
     def _answers(self) -> Recent[tuple[str, str], ImageResult]:
         answers: Recent[tuple[str, str], ImageResult]
         answers = st.session_state.setdefault("answers", Recent(ANSWERS_KEPT))
         return answers
+
+    def _refusals(self) -> Recent[tuple[str, str], ServiceError]:
+        refusals: Recent[tuple[str, str], ServiceError]
+        refusals = st.session_state.setdefault("refusals", Recent(ANSWERS_KEPT))
+        return refusals
 
     @property
     def model_key(self) -> str:
@@ -256,12 +301,11 @@ class Page:
             return self.text("error_key")
         if type(error) in ERROR_TEXTS:
             return self.text(ERROR_TEXTS[type(error)])
-        return self.text("error_other", detail=markdown_safe(str(error)))
+        return self.text("error_other", detail=printable(str(error)))
 
     def _problem_sentence(self, problem: Problem) -> str:
-        return self.text(
-            PROBLEM_TEXTS.get(problem_name(problem), "error_other"), detail=markdown_safe(problem.detail)
-        )
+        key = PROBLEM_TEXTS.get(problem_name(problem), "error_other")
+        return self.text(key, detail=printable(problem.detail))
 
     def shown(self, photo: Photo) -> imaging.Image:
         """Return photo decoded, its longer side at most SHOWN_SIDE pixels.
@@ -269,30 +313,29 @@ class Page:
         Raises:
             imaging.ImageError: the page's image library cannot read it.
         """
-        return PICTURES.get(memory.session_id(), photo)
-
-    def named(self, detection: Detection) -> str:
-        """Return a detection in words: "pistol (91 % sure)"."""
-        name = self.class_name(detection.label)
-        return self.text("answer_sure", name=name, score=self.percent(detection.score))
+        return decoded(memory.session_id(), photo)
 
     def percent(self, fraction: float) -> str:
         """Return a fraction in whole percent, in this person's language."""
         return percent(fraction, self.language)
+
+    def score(self, score: float) -> str:
+        """Return a score as a number: it is no probability that people could read in percent."""
+        return score_text(score, self.language)
 
     def decimal(self, value: float, digits: int = 3) -> str:
         """Return a number with so many digits after the point, or comma, of this person's language."""
         return f"{value:.{digits}f}".replace(".", self.text("decimal_point"))
 
 
+def hundredths(score: float) -> float:
+    """Return score rounded down to whole hundredths."""
+    return math.floor(100 * score + 1e-9) / 100
+
+
 def problem_name(problem: Problem | None) -> str:
     """Return the last part of a problem's type, "" without a problem."""
     return problem.type.rsplit("/", 1)[-1].rsplit(":", 1)[-1] if problem else ""
-
-
-def weapons(detections: Sequence[Detection], score_threshold: float) -> list[Detection]:
-    """Return the dangerous ones at or above the threshold."""
-    return [d for d in detections if d.dangerous and d.score >= score_threshold]
 
 
 def strongest(detections: Sequence[Detection]) -> list[Detection]:
@@ -301,19 +344,3 @@ def strongest(detections: Sequence[Detection]) -> list[Detection]:
     for detection in sorted(detections, key=lambda d: -d.score):
         best.setdefault(detection.label, detection)
     return list(best.values())
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What the person wants to see: labels at or above a score."""
-
-    score_threshold: float
-    labels: frozenset[str]
-
-    def of(self, detections: Sequence[Detection]) -> list[Detection]:
-        """Return the detections wanted."""
-        return [d for d in detections if d.score >= self.score_threshold and d.label in self.labels]
-
-    def hides(self, detections: Sequence[Detection]) -> int:
-        """Return how many are sure enough but of a label not wanted."""
-        return sum(d.score >= self.score_threshold and d.label not in self.labels for d in detections)

@@ -37,9 +37,9 @@ TEXTS = {
     # --- the frame of the page ---
     "title": {"en": "Weapon detector", "ru": "Поиск оружия на фото"},
     "subtitle": {
-        "en": "Drop a photo: pistols and knives in hands are marked, and told apart from phones, wallets, "
+        "en": "Is there a weapon in this photo? Pistols and knives are marked, and told apart from phones, wallets, "
         "banknotes and bank cards.",
-        "ru": "Перетащите фото: пистолеты и ножи в руках будут отмечены и отделены от смартфонов, кошельков, "
+        "ru": "Есть ли на фото оружие? Пистолеты и ножи будут отмечены и отделены от смартфонов, кошельков, "
         "банкнот и банковских карт.",
     },
     "privacy": {
@@ -65,7 +65,6 @@ TEXTS = {
         "again.",
         "ru": "Ваши файлы удалены из памяти: час здесь ничего не происходило. Уберите их выше и добавьте снова.",
     },
-    "language": {"en": "Language", "ru": "Язык"},
     "tab_photos": {"en": "Photos", "ru": "Фото"},
     "tab_video": {"en": "Video", "ru": "Видео"},
     "tab_model": {"en": "Model", "ru": "Модель"},
@@ -101,53 +100,142 @@ TEXTS = {
     },
     "camera_file": {"en": "camera photo.jpg", "ru": "снимок камеры.jpg"},
     "gallery": {"en": "No photo at hand? Try one of these", "ru": "Нет фото под рукой? Попробуйте эти"},
-    "gallery_more": {"en": "Examples", "ru": "Примеры"},
-    "gallery_add": {"en": "Check", "ru": "Проверить"},
-    "gallery_remove": {"en": "Remove", "ru": "Убрать"},
-    "nothing_yet": {
-        "en": "Add a photo above, and the answer appears here.",
-        "ru": "Добавьте фото выше, и ответ появится здесь.",
-    },
     # --- the answer ---
-    "answer_weapon": {
-        "en": "Possible weapon: {found}. A person must confirm.",
-        "ru": "Возможно, оружие: {found}. Должен подтвердить человек.",
+    "band_alarm": {"en": "POSSIBLE WEAPON: {found}", "ru": "ВОЗМОЖНО, ОРУЖИЕ: {found}"},
+    "band_alarm_more": {
+        "en": "A person must confirm: look yourself and decide.",
+        "ru": "Должен подтвердить человек: посмотрите сами и решите.",
     },
-    "answer_lookalike": {
-        "en": "No weapon found. Seen instead: {found}.",
-        "ru": "Оружие не найдено. Замечено другое: {found}.",
+    "band_unsure": {"en": "NOT SURE: look closely", "ru": "НЕТ УВЕРЕННОСТИ: посмотрите внимательно"},
+    "band_none": {"en": "Nothing found", "ru": "Ничего не найдено"},
+    "band_none_seen": {"en": "Only look-alikes: {found}.", "ru": "Только похожие предметы: {found}."},
+    "band_failed": {"en": "NOT CHECKED: look yourself", "ru": "НЕ ПРОВЕРЕНО: посмотрите сами"},
+    "tab_alarm": {"en": "POSSIBLE WEAPON", "ru": "ВОЗМОЖНО, ОРУЖИЕ"},
+    "tab_unsure": {"en": "NOT SURE", "ru": "НЕТ УВЕРЕННОСТИ"},
+    "missed": {
+        "en": "No proof that there is none: weapons are missed in {missed} of 100 photos that show one (measured on "
+        "{split}).",
+        "ru": "Это не доказательство: оружие пропускается на {missed} из 100 фото, где оно есть (измерено: {split}).",
     },
-    "answer_nothing": {
-        "en": "No weapon found, and none of the look-alikes either.",
-        "ru": "Оружие не найдено, похожих предметов тоже нет.",
+    "missed_unmeasured": {
+        "en": "No proof that there is none: how many weapons this model misses was never measured.",
+        "ru": "Это не доказательство: сколько оружия пропускает эта модель, никто не измерял.",
     },
+    "unsure_weapon": {"en": "Could be a {name}.", "ru": "Возможно, это {name}."},
+    "unsure_rival": {
+        "en": "Could be a {name}; the model would rather say {other}.",
+        "ru": "Возможно, это {name}; модель скорее назвала бы это «{other}».",
+    },
+    "unsure_look": {"en": "Something may be there.", "ru": "Что-то здесь может быть."},
+    "note_too_dark": {
+        "en": "The picture is so dark that hardly anything can be seen.",
+        "ru": "Снимок такой тёмный, что на нём почти ничего не видно.",
+    },
+    "note_blank": {
+        "en": "The picture has one colour throughout: nothing can be seen.",
+        "ru": "Снимок весь одного цвета: на нём ничего не видно.",
+    },
+    "note_partly_missing": {
+        "en": "A part of the picture is missing: what was there cannot be seen.",
+        "ru": "Часть снимка отсутствует: что там было, не видно.",
+    },
+    "note_other": {"en": "The picture is hard to judge.", "ru": "По этому снимку трудно судить."},
     "decimal_point": {"en": ".", "ru": ","},
-    "answer_sure": {"en": "{name} ({score} sure)", "ru": "{name} (уверенность {score})"},
-    "answer_near": {
-        "en": "Below your threshold, the strongest sign of a weapon is {found}.",
-        "ru": "Ниже вашего порога самый сильный признак оружия: {found}.",
+    "csv_delimiter": {"en": ",", "ru": ";"},
+    # --- how sure ---
+    "sure_weak": {"en": "weak sign", "ru": "слабый признак"},
+    "sure_likely": {"en": "likely", "ru": "вероятно"},
+    "sure_strong": {"en": "strong sign", "ru": "сильный признак"},
+    "sure_right": {
+        "en": "{right} of 100 such marks were right",
+        "ru": "верны {right} из 100 таких отметок",
     },
-    "answer_many": {
-        "en": "Possible weapon in {alarms} of {count} photos, shown first. A person must confirm.",
-        "ru": "Возможно, оружие: фото {alarms} из {count}, показаны первыми. Должен подтвердить человек.",
+    "column_kind": {"en": "Kind", "ru": "Вид"},
+    "kind_weapon": {"en": "weapon", "ru": "оружие"},
+    "kind_lookalike": {"en": "look-alike", "ru": "похожее"},
+    # --- many photos ---
+    "many_alarm": {
+        "en": "POSSIBLE WEAPON in {alarms} of {count} photos",
+        "ru": "ВОЗМОЖНО, ОРУЖИЕ: {alarms} из {count} фото",
     },
-    "answer_many_none": {
-        "en": "No weapon found. Photos checked: {count}.",
-        "ru": "Оружие не найдено. Проверено фото: {count}.",
+    "many_unsure_title": {
+        "en": "NOT SURE: look closely at {unsure} of {count} photos",
+        "ru": "НЕТ УВЕРЕННОСТИ: посмотрите внимательно {unsure} из {count} фото",
     },
-    "answer_many_failed": {
-        "en": " Could not be checked: {failed}.",
-        "ru": " Не удалось проверить: {failed}.",
+    "many_failed_title": {
+        "en": "NOT CHECKED: {failed} of {count} photos",
+        "ru": "НЕ ПРОВЕРЕНО: {failed} из {count} фото",
     },
-    "show_more": {
-        "en": "Show more photos ({count} not shown yet)",
-        "ru": "Показать ещё фото (не показано: {count})",
+    "many_none_title": {
+        "en": "Nothing found in {count} photos",
+        "ru": "Ничего не найдено, фото: {count}",
     },
-    "hidden": {
-        "en": "Hidden by your filter: {hidden}. The sentence above still counts weapons among them.",
-        "ru": "Скрыто фильтром: {hidden}. Оружие среди скрытого учтено в ответе выше.",
+    "many_none": {
+        "en": "Nothing found in the others: {count}.",
+        "ru": "На остальных ничего не найдено: {count}.",
     },
-    # --- threshold and filter ---
+    "many_unsure": {"en": "Not sure: {count}.", "ru": "Нет уверенности: {count}."},
+    "many_failed": {"en": "Not checked: {count}.", "ru": "Не проверено: {count}."},
+    "many_waiting": {"en": "Still being checked: {count}.", "ru": "Ещё проверяется: {count}."},
+    "counts": {"en": "Show only", "ru": "Показать только"},
+    "count_alarm": {"en": "Alarm {count}", "ru": "Тревога {count}"},
+    "count_unsure": {"en": "Not sure {count}", "ru": "Не уверена {count}"},
+    "count_none": {"en": "Nothing {count}", "ru": "Ничего {count}"},
+    "count_failed": {"en": "Failed {count}", "ru": "Сбой {count}"},
+    "short_alarm": {"en": "weapon?", "ru": "оружие?"},
+    "short_unsure": {"en": "not sure", "ru": "не уверена"},
+    "short_none": {"en": "nothing found", "ru": "не найдено"},
+    "short_failed": {"en": "not checked", "ru": "не проверено"},
+    "short_waiting": {"en": "waiting", "ru": "ждёт"},
+    "mark_seen": {"en": "Seen", "ru": "Просмотрено"},
+    "mark_false_alarm": {"en": "False alarm", "ru": "Ложная тревога"},
+    "earlier": {"en": "Back", "ru": "Назад"},
+    "later": {"en": "More", "ru": "Ещё"},
+    "grid_page": {"en": "{number} of {pages}", "ru": "{number} из {pages}"},
+    "dialog": {"en": "One photo", "ru": "Одно фото"},
+    "dialog_place": {"en": "{number} of {count}", "ru": "{number} из {count}"},
+    "previous": {"en": "Previous", "ru": "Назад"},
+    "next": {"en": "Next", "ru": "Дальше"},
+    # --- one photo ---
+    "alt_photo": {"en": "Photo {file}. {answer}", "ru": "Фото {file}. {answer}"},
+    "alt_zoom": {"en": "Photo {file}, closer: {name}", "ru": "Фото {file}, крупнее: {name}"},
+    "alt_crop": {"en": "Cut from {file}: {name}", "ru": "Фрагмент {file}: {name}"},
+    "look_closer": {"en": "Look closer", "ru": "Крупнее"},
+    "look_whole": {"en": "Whole photo", "ru": "Всё фото"},
+    "look_help": {"en": "Show {name} large", "ru": "Показать крупно: {name}"},
+    "details": {"en": "Scores and places", "ru": "Оценки и места"},
+    "column_sure": {"en": "How sure", "ru": "Уверенность"},
+    "column_score": {"en": "Score", "ru": "Оценка (score)"},
+    "sensitivity": {"en": "Sensitivity", "ru": "Чувствительность"},
+    "lookalikes_too": {"en": "Show look-alikes too", "ru": "Показывать и похожие предметы"},
+    "weaker": {
+        "en": "Also show weaker signs, from score",
+        "ru": "Показывать и более слабые признаки, от оценки",
+    },
+    "weaker_help": {
+        "en": "Further left, more boxes are shown, dashed. The answer stays the same, and the photo is not sent again.",
+        "ru": "Чем левее, тем больше рамок, пунктиром. Ответ остаётся прежним, фото повторно не отправляется.",
+    },
+    "weaker_answer": {
+        "en": "The answer does not follow this setting: it is given at the model’s own measured points.",
+        "ru": "Ответ от этой настройки не зависит: он даётся по измеренным порогам самой модели.",
+    },
+    "cost_setting": {"en": "If the alarm began at", "ru": "Если бы тревога начиналась с"},
+    "cost_here": {"en": "this setting, {score}", "ru": "этой настройки, {score}"},
+    "cost_alarm": {"en": "the model’s own, {score}", "ru": "порога модели, {score}"},
+    "cost_split": {"en": "Measured on", "ru": "Измерено"},
+    "cost_found": {"en": "Photos with a weapon found", "ru": "Найдено фото с оружием"},
+    "cost_false": {"en": "False alarms, photos without one", "ru": "Ложных тревог на фото без него"},
+    "of_hundred": {"en": "{count} of 100", "ru": "{count} из 100"},
+    "of_thousand": {"en": "{count} of 1,000", "ru": "{count} из 1000"},
+    # --- files ---
+    "download": {"en": "Download", "ru": "Скачать"},
+    "download_jpeg": {"en": "Picture with boxes (JPEG)", "ru": "Снимок с рамками (JPEG)"},
+    "download_png": {"en": "Picture with boxes (PNG)", "ru": "Снимок с рамками (PNG)"},
+    "download_json": {"en": "Data (JSON)", "ru": "Данные (JSON)"},
+    "download_csv": {"en": "Table (CSV)", "ru": "Таблица (CSV)"},
+    "download_zip": {"en": "Download all (zip)", "ru": "Скачать всё (zip)"},
+    # --- the threshold of the video ---
     "threshold": {
         "en": "Show what the model is at least this sure of",
         "ru": "Показывать при уверенности от",
@@ -179,47 +267,22 @@ TEXTS = {
     },
     "split_val": {"en": "validation photos", "ru": "проверочные фото"},
     "split_test": {"en": "test photos", "ru": "тестовые фото"},
-    "filter": {"en": "Show", "ru": "Показывать"},
-    "only_weapons": {"en": "Only weapons", "ru": "Только оружие"},
-    # --- one photo's card ---
-    "view": {"en": "View", "ru": "Вид"},
-    "view_boxes": {"en": "Boxes", "ru": "Рамки"},
-    "view_both": {"en": "Side by side", "ru": "Рядом с исходным"},
-    "view_original": {"en": "Original", "ru": "Исходное"},
-    "zoom": {"en": "Zoom", "ru": "Увеличить"},
-    "zoom_whole": {"en": "Zoom: whole photo", "ru": "Увеличить: всё фото"},
-    "zoom_to": {"en": "Zoom: {name} {score}", "ru": "Увеличить: {name} {score}"},
-    "caption_original": {"en": "original", "ru": "исходное"},
-    "legend_weapon": {"en": "weapon: solid orange", "ru": "оружие: сплошная оранжевая рамка"},
-    "legend_lookalike": {"en": "look-alike: dashed blue", "ru": "похожее: пунктирная синяя рамка"},
-    "alt_photo": {"en": "Photo {file}. {answer}", "ru": "Фото {file}. {answer}"},
-    "alt_original": {"en": "Photo {file} without boxes", "ru": "Фото {file} без рамок"},
-    "alt_crop": {"en": "Cut from {file}: {name}, {score}", "ru": "Фрагмент {file}: {name}, {score}"},
-    "details": {"en": "Each object ({count})", "ru": "Каждый предмет ({count})"},
     "column_object": {"en": "Object", "ru": "Предмет"},
-    "column_kind": {"en": "Kind", "ru": "Вид"},
-    "column_score": {"en": "How sure", "ru": "Уверенность"},
     "column_place": {"en": "Box, pixels (x1, y1, x2, y2)", "ru": "Рамка, пиксели (x1, y1, x2, y2)"},
-    "kind_weapon": {"en": "weapon", "ru": "оружие"},
-    "kind_lookalike": {"en": "look-alike", "ru": "похожее"},
     "timing": {
         "en": "{width} x {height} pixels, {ms} ms in the model",
         "ru": "{width} x {height} пикселей, {ms} мс в модели",
     },
-    # --- downloads ---
-    "download_jpeg": {"en": "Picture (JPEG)", "ru": "Снимок (JPEG)"},
-    "download_png": {"en": "Picture (PNG)", "ru": "Снимок (PNG)"},
-    "download_json": {"en": "JSON", "ru": "JSON"},
-    "download_csv": {"en": "CSV table", "ru": "Таблица CSV"},
-    "download_zip": {
-        "en": "All photos: pictures, JSON, CSV (zip)",
-        "ru": "Все фото: снимки, JSON, CSV (zip)",
-    },
     # --- progress and failures ---
-    "checking": {
-        "en": "Checking {file} ({index} of {count})",
-        "ru": "Проверяется {file} ({index} из {count})",
+    "checking": {"en": "Checking …", "ru": "Проверяется …"},
+    "checking_many": {"en": "Checked {done} of {count}", "ru": "Проверено {done} из {count}"},
+    "stop": {"en": "Stop", "ru": "Остановить"},
+    "go_on": {"en": "Check the rest", "ru": "Проверить остальные"},
+    "error_stopped": {
+        "en": "You stopped the check before its turn.",
+        "ru": "Вы остановили проверку до него.",
     },
+    "start_over": {"en": "Start over", "ru": "Начать заново"},
     "retry": {"en": "Try again", "ru": "Повторить"},
     "error_waiting": {
         "en": "Not checked yet. This happens by itself, once the detector is back.",
@@ -297,13 +360,12 @@ TEXTS = {
         "ru": "Проверка видео: {time} из {duration}",
     },
     "video_alarm": {
-        "en": "Possible weapon at {times}: {found}. A person must confirm.",
-        "ru": "Возможно, оружие, время {times}: {found}. Должен подтвердить человек.",
+        "en": "POSSIBLE WEAPON at {times}: {found}",
+        "ru": "ВОЗМОЖНО, ОРУЖИЕ, время {times}: {found}",
     },
     "video_unconfirmed": {
-        "en": "No alarm. A weapon was suspected in {seen} of {count} frames, but never in {needed} of {window} "
-        "in a row.",
-        "ru": "Тревоги нет. Оружие заподозрено в {seen} из {count} кадров, но ни разу в {needed} из {window} подряд.",
+        "en": "A weapon was suspected in {seen} of {count} frames, but never in {needed} among {window} of them.",
+        "ru": "Оружие заподозрено в {seen} из {count} кадров, но ни разу в {needed} среди {window} соседних.",
     },
     "video_nothing": {
         "en": "No weapon found in any of the {count} frames checked.",

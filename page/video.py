@@ -20,9 +20,9 @@ from page.frames import (
     read_frames,
     write_clip,
 )
-from page.photos import answer, answer_ui, legend, threshold_ui
-from page.session import Failure, Page, Photo, Recent, strongest, weapons
-from schemas import Detection
+from page.session import Failure, Page, Photo, Recent
+from page.verdict import Band, band_ui, missed_words, names_of, notice_ui
+from schemas import AlarmPoint, Detection, ModelCard
 
 VIDEOS_KEPT = 2
 ORANGE, BLUE = "#d55e00", "#0072b2"
@@ -53,13 +53,13 @@ def video_ui(page: Page) -> None:
         return
     answers, choices = st.columns([2, 1], gap="medium")
     with choices, st.container(border=True):
-        threshold = threshold_ui(page, "video")
+        threshold = threshold_ui(page)
         needed, window = rule_ui(page)
     photo = Photo(upload.name, upload.getvalue())
     with answers:
         watched = watch_ui(page, photo)
         if watched.failure:
-            st.warning(watched.failure.sentence, icon=":material/error:")
+            notice_ui(watched.failure.sentence)
         if watched.looks:
             result_ui(page, photo, watched, threshold, needed, window)
 
@@ -73,6 +73,56 @@ def rule_ui(page: Page) -> tuple[int, int]:
         page.text("video_needed"), 1, window, min(3, window), key=f"video_needed_{window}"
     )
     return needed, window
+
+
+def threshold_ui(page: Page) -> float:
+    """Draw the slider, starting at the operating point, and say what its position means."""
+    lowest = round(page.lowest_threshold, 2)
+    key = f"threshold_video_{page.default_threshold:.2f}"  # another model's operating point starts afresh
+    threshold = st.slider(
+        page.text("threshold"), lowest, 0.99, max(lowest, page.default_threshold), 0.01,
+        format="percent", key=key, help=page.text("threshold_help"),
+    )  # fmt: skip
+    if page.info:
+        st.caption(meaning(page, page.info.card, threshold))
+    if threshold != page.default_threshold:
+        st.button(
+            page.text("threshold_reset"), key="threshold_reset_video", type="tertiary",
+            icon=":material/undo:", on_click=st.session_state.__setitem__, args=(key, page.default_threshold),
+        )  # fmt: skip
+    return threshold
+
+
+def meaning(page: Page, card: ModelCard, threshold: float) -> str:
+    """Return in words what an alarm at threshold catches and costs, as measured."""
+    alarm = card.alarm
+    if alarm is None:
+        return page.text("threshold_unmeasured")
+    operating_point = alarm.operating_point
+    at_default = threshold == page.default_threshold
+    point: AlarmPoint | None = None
+    if not at_default and alarm.curve:
+        point = min(alarm.curve, key=lambda p: abs(p.score_threshold - threshold))
+    recall = point.image_recall if point else operating_point.image_recall
+    false_alarms = point.false_alarms_per_1000 if point else operating_point.false_alarms_per_1000
+    note = page.text("threshold_default") if at_default else ""
+    if not at_default:
+        note = page.text("threshold_changed", threshold=page.percent(page.default_threshold))
+    if not at_default and point is None:
+        return note
+    split = page.text(f"split_{operating_point.split}")
+    return " ".join((
+        page.text(
+            "threshold_meaning", threshold=page.percent(threshold), recall=page.percent(recall),
+            false_alarms=f"{false_alarms:.0f}", split=split,
+        ),
+        note,
+    ))  # fmt: skip
+
+
+def weapons(detections: Sequence[Detection], score_threshold: float) -> list[Detection]:
+    """Return the dangerous ones at or above the threshold."""
+    return [d for d in detections if d.dangerous and d.score >= score_threshold]
 
 
 def watch_ui(page: Page, photo: Photo) -> Watched:
@@ -125,7 +175,7 @@ def result_ui(page: Page, photo: Photo, watched: Watched, threshold: float, need
     seen = [bool(weapons(look.detections, threshold)) for look in looks]
     alarms = confirm(seen, needed=needed, window=window)
     agreed = spans([look.time_s for look in looks], seen, alarms, window)
-    answer_ui(*video_answer(page, looks, seen, agreed, threshold, needed, window))
+    band_ui(video_answer(page, looks, seen, agreed, threshold, needed, window))
     if watched.failure:
         st.caption(page.text("video_partial", time=clock(looks[-1].time_s)))
     frame_ui(page, photo, looks, threshold)
@@ -137,20 +187,21 @@ def result_ui(page: Page, photo: Photo, watched: Watched, threshold: float, need
 def video_answer(
     page: Page, looks: Sequence[Look], seen: Sequence[bool], agreed: Sequence[tuple[float, float]],
     threshold: float, needed: int, window: int,
-) -> tuple[str, str]:  # fmt: skip
-    """Return the answer for the whole video: its kind ("weapon" or "nothing") and its sentence."""
+) -> Band:  # fmt: skip
+    """Return the answer for the whole video."""
     if agreed:
         found = [d for look in looks for d in weapons(look.detections, threshold)]
-        names = ", ".join(page.named(d) for d in strongest(found))
+        names = names_of(page, found)
         times = ", ".join(
             clock(start) if clock(start) == clock(end) else f"{clock(start)}–{clock(end)}"
             for start, end in agreed
         )
-        return "weapon", page.text("video_alarm", times=times, found=names)
+        return Band("alarm", page.text("video_alarm", times=times, found=names), page.text("band_alarm_more"))
     if any(seen):
         numbers = {"seen": sum(seen), "count": len(looks), "needed": needed, "window": window}
-        return "nothing", page.text("video_unconfirmed", **numbers)
-    return "nothing", page.text("video_nothing", count=len(looks))
+        return Band("unsure", page.text("band_unsure"), page.text("video_unconfirmed", **numbers))
+    words = page.text("video_nothing", count=len(looks))
+    return Band("none", page.text("band_none"), f"{words} {missed_words(page)}")
 
 
 def spans(
@@ -222,10 +273,10 @@ def frame_ui(page: Page, photo: Photo, looks: Sequence[Look], threshold: float) 
     image = next(frame.image for frame in frames if frame.time_s >= look.time_s)
     frames.close()
     shown = [d for d in look.detections if d.score >= threshold]
-    _, sentence = answer(page, look.detections, threshold)
-    alt = page.text("video_alt", time=seconds(page, look.time_s), answer=sentence)
+    seen = names_of(page, shown) or page.text("confusion_nothing")
+    alt = page.text("video_alt", time=seconds(page, look.time_s), answer=seen)
     drawn = drawing.draw_detections(image, shown, page.language)
-    st.image(imaging.encode_image(drawn), caption=legend(page, shown), width="content", alt=alt)
+    st.image(imaging.encode_image(drawn), width="content", alt=alt)
 
 
 def clip_ui(page: Page, photo: Photo, looks: Sequence[Look], threshold: float) -> None:

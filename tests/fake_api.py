@@ -18,8 +18,10 @@ from urllib.parse import parse_qs, urlsplit
 
 from PIL import Image, UnidentifiedImageError
 
+from detection.alarm import alarm_threshold, unsure_threshold
 from schemas import (
     AlarmPoint,
+    Band,
     Box,
     ClassThreshold,
     CurvePoint,
@@ -44,10 +46,20 @@ OPERATING_POINT = OperatingPoint(
     score_threshold=0.6, rule="at most 50 false alarms in 1,000", split="val", precision=0.91, recall=0.84,
     image_recall=0.88, false_alarms_per_1000=48.0, weapon_images=520, weapon_free_images=260,
 )  # fmt: skip
+UNSURE_POINT = OPERATING_POINT.model_copy(
+    update={"score_threshold": 0.4, "image_recall": 0.94, "false_alarms_per_1000": 190.0}
+)
+BANDS = (
+    Band(name="weak", score_from=0.0, boxes=210, right=0.31),
+    Band(name="likely", score_from=0.5, boxes=120, right=0.72),
+    Band(name="strong", score_from=0.9, boxes=400, right=0.95),
+)
 CARD = ModelCard(
     network=NetworkConfig(architecture="fasterrcnn_mobilenet_v3_large_fpn", min_size=480, max_size=800),
     class_names=CLASS_NAMES,
     operating_point=OPERATING_POINT,
+    unsure_point=UNSURE_POINT,
+    bands=BANDS,
     class_thresholds={"pistol": ClassThreshold(score_threshold=0.55, precision=0.9, recall=0.8, f1=0.85)},
     alarm_curve=tuple(
         AlarmPoint(score_threshold=t, image_recall=1 - t**3, false_alarms_per_1000=400 * (1 - t) ** 2)
@@ -103,6 +115,8 @@ class FakeApi:
         found: the detections in every picture, boxes in hundredths of its sides.
         problem: if set, what every request is answered with.
         version: of the model it says it serves.
+        notes: on every picture.
+        let_through: if set, no request to /predict is answered before it is.
         requests: (path, query, file names) of every request to /predict so far.
     """
 
@@ -112,6 +126,8 @@ class FakeApi:
         self.fails_at: dict[str, int] = {}  # file name -> status of the problem it is answered with
         self.problems_left = -1  # how often to answer with problem; -1 is always
         self.version = "7"
+        self.notes: list[str] = []
+        self.let_through: threading.Event | None = None
         self.card = card
         self.api_key = api_key
         self.requests: list[tuple[str, dict[str, list[str]], list[str]]] = []
@@ -174,13 +190,16 @@ class FakeApi:
                                             x2=b.x2 * width / 100, y2=b.y2 * height / 100)})
             for d in found for b in [d.box]
         ]  # fmt: skip
-        alarm = any(d.dangerous and d.score >= OPERATING_POINT.score_threshold for d in self.found)
+        strongest = max((d.score for d in self.found if d.dangerous), default=0.0)
+        alarm = strongest >= alarm_threshold(self.card)
+        unsure = strongest >= unsure_threshold(self.card) or bool(self.notes)
         return ImageResult(
             file=name,
             image_size=ImageSize(width=width, height=height),
             alarm=alarm,
-            verdict="alarm" if alarm else "none",
+            verdict="alarm" if alarm else "unsure" if unsure else "none",
             detections=scaled,
+            notes=self.notes or None,
             time_ms=TimeMs(decode=3.0, queue=0.1, inference=250.0),
         )
 
@@ -208,6 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         header = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
         parts = list(BytesParser(policy=HTTP).parsebytes(header + body).iter_parts())
+        if self.api.let_through is not None:
+            self.api.let_through.wait()
         split = urlsplit(self.path)
         query = parse_qs(split.query)
         self.api.requests.append((split.path, query, [str(part.get_filename()) for part in parts]))

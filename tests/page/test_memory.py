@@ -23,7 +23,7 @@ from websocket import create_connection
 
 from page import memory
 from page.memory import BoundedUploads, Visitors, held_bytes
-from page.session import Photo, Pictures
+from page.session import PICTURES, THUMBNAILS, Photo, Pictures, decoded, forget_pictures
 from settings import WebSettings
 from tests.fake_api import FakeApi
 
@@ -234,20 +234,27 @@ def test_the_largest_video_fits_into_an_empty_page():
 # --- decoded pictures -------------------------------------------------------------------------------
 
 
-def picture(shade: int) -> Photo:
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8), (shade, shade, shade)).save(stream, "PNG")
-    return Photo("a.png", stream.getvalue())
-
-
-def test_decoded_pictures_of_all_visitors_together_are_few_and_go_with_their_visitor():
-    pictures = Pictures(3)
+def test_pictures_of_all_visitors_together_are_few_and_go_with_their_visitor():
+    pictures: Pictures[str] = Pictures(3)
     for session_id in ("anna", "boris"):
-        for shade in (10, 20):
-            assert pictures.get(session_id, picture(shade))[0, 0, 0] == shade
+        for name in ("first", "second"):
+            assert pictures.get(session_id, name, f"{session_id}'s {name}".upper).startswith(
+                session_id.upper()
+            )
     assert len(pictures) == 3  # anna's first went, longest unused
+    assert pictures.get("boris", "first", lambda: "made anew") == "BORIS'S FIRST"
     pictures.forget("boris")
     assert len(pictures) == 1
+
+
+def test_whatever_was_drawn_or_decoded_is_forgotten_with_its_visitor():
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), (10, 10, 10)).save(stream, "PNG")
+    decoded("carla", Photo("a.png", stream.getvalue()))
+    THUMBNAILS.get("carla", "a", lambda: b"small")
+    before = len(PICTURES), len(THUMBNAILS)
+    forget_pictures("carla")
+    assert (len(PICTURES), len(THUMBNAILS)) == (before[0] - 1, before[1] - 1)
 
 
 # --- the whole page ---------------------------------------------------------------------------------
@@ -339,7 +346,7 @@ def test_a_page_that_is_full_refuses_and_says_so(page):
         assert other.put(content) == 503  # 15 + 2 * 15
         said = ""
         while "held as many as it can" not in said:
-            said = other.next("delta").delta.new_element.alert.body
+            said = other.next("delta").delta.new_element.html.body
         wait_until(lambda: held(url) == 15 * MB)
     wait_until(lambda: held(url) == 0)
 
