@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -165,44 +166,146 @@ def channels(path: Path) -> np.ndarray:
 def test_a_photo_gets_its_answer_and_boxes(open_page, photo, tmp_path):
     visitor = open_page()
     visitor.upload(photo)
-    visitor.reads("Possible weapon: pistol (91% sure). A person must confirm.")
+    visitor.reads("POSSIBLE WEAPON: pistol")
     visitor.wait(lambda: len(shown_pixels(visitor)) > 5000)
     path = tmp_path / "shown.png"
     path.write_bytes(shown_pixels(visitor))
     red, green, blue = channels(path)
-    assert ((red > 180) & (green > 60) & (green < 130) & (blue < 60)).sum() > 1000  # vermilion
-    assert ((red < 50) & (green > 80) & (green < 150) & (blue > 140)).sum() > 1000  # blue
+    assert is_orange(red, green, blue).sum() > 1000
+    assert ((red < 60) & (green > 80) & (green < 150) & (blue > 140)).sum() > 500  # blue
+
+
+def is_orange(red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> np.ndarray:
+    """Say which pixels have the alarm's colour."""
+    return (red > 160) & (green > 40) & (green < 110) & (blue < 60)
 
 
 def test_the_slider_answers_to_the_keyboard_without_a_new_request(api, open_page, photo):
+    visitor = open_page(height=1400)
+    visitor.upload(photo)
+    visitor.reads("POSSIBLE WEAPON: pistol")
+    asked = len(api.requests)
+    visitor.find(".st-key-sensitivity summary").click()
+    visitor.find("input[type=range]").send_keys(Keys.HOME)
+    visitor.reads("3 knife")
+    visitor.reads("this setting, 0.05")
+    visitor.find("input[type=range]").send_keys(Keys.END)
+    visitor.wait(lambda: "3 knife" not in visitor.words())
+    assert "POSSIBLE WEAPON: pistol" in visitor.words()
+    assert len(api.requests) == asked
+
+
+# --- the answer's band ----------------------------------------------------------------------------------
+
+
+def test_an_alarm_is_one_alert_across_the_page_and_in_the_tabs_title(open_page, photo):
     visitor = open_page()
     visitor.upload(photo)
-    visitor.reads("Possible weapon: pistol")
-    asked = len(api.requests)
-    handle = visitor.find("input[type=range]")
-    handle.send_keys(Keys.HOME)
-    visitor.reads("knife (31% sure)")
-    visitor.find("input[type=range]").send_keys(Keys.END)
-    visitor.reads("No weapon found")
-    assert len(api.requests) == asked
+    visitor.reads("POSSIBLE WEAPON: pistol")
+    alerts = visitor.browser.find_elements(By.CSS_SELECTOR, "[role=alert]")
+    assert len(alerts) == 1
+    assert "POSSIBLE WEAPON" in alerts[0].text
+    assert visitor.style(".verdict-title", "fontSize") == "28px"
+    assert alerts[0].rect["width"] == visitor.find(".st-key-check").rect["width"]
+    assert alerts[0].rect["y"] < 240
+    visitor.wait(lambda: visitor.browser.title == "POSSIBLE WEAPON · Weapon detector")
+    visitor.find("button", "Start over").click()
+    visitor.wait(lambda: visitor.browser.title == "Weapon detector")
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (720, 450)])  # a phone; 1440 x 900 at 200 %
+def test_where_there_is_little_room_the_answer_comes_first(open_page, photo, width, height):
+    visitor = open_page(width=width, height=height)
+    visitor.upload(photo)
+    visitor.reads("POSSIBLE WEAPON: pistol")
+    band = visitor.find("[role=alert]").rect
+    assert band["y"] + band["height"] < height
+    visitor.wait(lambda: visitor.find(".st-key-mat").rect["y"] > band["y"])
+    assert visitor.find(".st-key-inputs").rect["y"] > visitor.find(".st-key-photo").rect["y"]
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_a_screen_reader_hears_the_language_of_the_page(open_page, language):
+    visitor = open_page(f"{language}-{language.upper()}")
+    visitor.wait(lambda: visitor.browser.execute_script("return document.documentElement.lang") == language)
+
+
+def test_no_request_leaves_this_machine(open_page, page_url, photo):
+    visitor = open_page()
+    visitor.upload(photo)
+    visitor.reads("POSSIBLE WEAPON: pistol")
+    script = "return performance.getEntriesByType('resource').map(each => each.name)"
+    asked = cast(list[str], visitor.browser.execute_script(script))
+    assert len(asked) > 10
+    assert [name for name in asked if not name.startswith((page_url, "data:", "blob:"))] == []
+    errors = [entry["message"] for entry in visitor.browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert errors == []
+
+
+# --- many photos ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path) -> list[Path]:
+    paths = [tmp_path / f"{i:02d}.jpg" for i in range(8)]
+    for i, path in enumerate(paths):
+        Image.radial_gradient("L").resize((320 + i, 240)).convert("RGB").save(path)
+    return paths
+
+
+def test_answers_come_one_by_one_and_nothing_fades_meanwhile(api, open_page, photos):
+    visitor = open_page()
+    api.let_through = threading.Event()
+    try:
+        visitor.upload(*photos)
+        visitor.reads("Checked 0 of 8")
+        script = (
+            "return Math.min(...[...document.querySelectorAll('[data-stale]')]"
+            ".map(each => +getComputedStyle(each).opacity))"
+        )
+        for _ in range(10):
+            assert visitor.browser.execute_script(script) == 1
+        api.let_through.set()
+        visitor.reads("POSSIBLE WEAPON in 8 of 8 photos")
+    finally:
+        api.let_through.set()
+        api.let_through = None
+    assert len(visitor.browser.find_elements(By.CSS_SELECTOR, "[role=alert]")) == 1
+
+
+def test_the_arrow_keys_go_through_many_photos(open_page, photos):
+    visitor = open_page()
+    visitor.upload(*photos)
+    visitor.reads("POSSIBLE WEAPON in 8 of 8 photos")
+    visitor.find("[class*=st-key-thumb_alarm] [data-testid=stButton] button").click()
+    visitor.reads("1 of 8")
+    body = visitor.find("[role=dialog]")
+    body.send_keys(Keys.ARROW_RIGHT)
+    visitor.reads("2 of 8")
+    body.send_keys(Keys.ARROW_LEFT)
+    visitor.reads("1 of 8")
+    visitor.find("[role=dialog] button", "Seen").click()
+    body.send_keys(Keys.ESCAPE)
+    visitor.find("[class*=st-key-thumb_alarm] button", "Seen")
 
 
 def test_the_browser_chooses_the_language_and_the_switch_changes_it(open_page, photo):
     visitor = open_page("ru-RU")
     visitor.upload(photo)
-    visitor.reads("Возможно, оружие: пистолет")
-    visitor.find("button", "English").click()
-    visitor.reads("Possible weapon: pistol")
-    assert "оружие" not in visitor.words()
+    visitor.reads("ВОЗМОЖНО, ОРУЖИЕ: пистолет")
+    visitor.find("button", "EN").click()
+    visitor.reads("POSSIBLE WEAPON: pistol")
+    assert "оружие" not in visitor.words().lower()
 
 
 def test_downloads_are_what_their_names_say(open_page, photo):
     visitor = open_page()
     visitor.upload(photo)
-    visitor.reads("Possible weapon: pistol")
-    visitor.find("button", "Picture (JPEG)").click()
+    visitor.reads("POSSIBLE WEAPON: pistol")
+    visitor.find("button", "Download").click()
+    visitor.find("button", "Picture with boxes (JPEG)").click()
     assert Image.open(visitor.downloaded("shop-boxes.jpg")).size == (640, 480)
-    visitor.find("button", "JSON").click()
+    visitor.find("button", "Data (JSON)").click()
     content = json.loads(visitor.downloaded("shop.json").read_text())
     assert [d["label"] for d in content["results"][0]["detections"]] == ["pistol", "smartphone"]
 
@@ -212,34 +315,34 @@ def test_the_api_goes_and_comes_back_and_nothing_is_lost(api, open_page, photo, 
     Image.linear_gradient("L").convert("RGB").save(other)
     visitor = open_page()
     visitor.upload(photo)
-    visitor.reads("Possible weapon: pistol")
+    visitor.reads("POSSIBLE WEAPON: pistol")
     api.stop()
     try:
         visitor.upload(other)
         visitor.reads("The detector cannot be reached at the moment")
-        visitor.reads("Possible weapon: pistol")  # the first photo's answer stands
+        visitor.reads("POSSIBLE WEAPON in 1 of 2 photos")  # the first photo's answer stands
     finally:
         api.start()
-    visitor.reads("Possible weapon in 2 of 2 photos")  # by itself
-    assert "cannot be reached" not in visitor.words()
+    visitor.reads("POSSIBLE WEAPON in 2 of 2 photos")  # by itself
+    visitor.wait(lambda: "cannot be reached" not in visitor.words())
 
 
 def test_two_people_do_not_see_each_other(open_page, photo):
     first, second = open_page(), open_page()
     first.upload(photo)
-    first.reads("Possible weapon: pistol")
+    first.reads("POSSIBLE WEAPON: pistol")
     second.browser.refresh()
-    second.reads("Add a photo above")
+    second.reads("No photo at hand?")
     assert "shop.jpg" not in second.words()
 
 
 def test_an_example_of_the_gallery_is_one_press_away(open_page):
     visitor = open_page()
-    visitor.find("button", "Check").click()
-    visitor.reads("Possible weapon: pistol")
+    visitor.find(".st-key-gallery button", "pistol in a hand").click()
+    visitor.reads("POSSIBLE WEAPON: pistol")
 
 
-@pytest.mark.parametrize(("language", "words"), [("en-US", "Possible weapon"), ("ru-RU", "Возможно, оружие")])
+@pytest.mark.parametrize(("language", "words"), [("en-US", "POSSIBLE WEAPON"), ("ru-RU", "ВОЗМОЖНО, ОРУЖИЕ")])
 def test_a_phone_never_scrolls_sideways(open_page, photo, language, words):
     visitor = open_page(language, width=390, height=850)
     visitor.upload(photo)
@@ -249,21 +352,13 @@ def test_a_phone_never_scrolls_sideways(open_page, photo, language, words):
 
 
 def test_answer_and_picture_are_on_the_first_screen(open_page, photo):
-    visitor = open_page()
+    visitor = open_page(width=1440)
     visitor.upload(photo)
-    visitor.reads("Possible weapon: pistol")
-    assert visitor.find("[data-testid=stAlert]").rect["y"] < 450
-    assert visitor.find("[data-testid=stImage] img[alt*='shop.jpg']").rect["y"] < 540
-
-
-def test_a_phone_has_the_slider_before_many_photos(open_page, photo, tmp_path):
-    other = tmp_path / "other.jpg"
-    Image.linear_gradient("L").convert("RGB").save(other)
-    visitor = open_page(width=390, height=850)
-    visitor.upload(photo, other)
-    visitor.reads("Possible weapon in 2 of 2 photos")
-    slider, card = visitor.find("[data-testid=stSlider]"), visitor.find("[class*=st-key-card_]")
-    assert visitor.find("[data-testid=stAlert]").rect["y"] < slider.rect["y"] < card.rect["y"]
+    visitor.reads("POSSIBLE WEAPON: pistol")
+    picture = visitor.find(".st-key-mat img[alt*='shop.jpg']")
+    assert visitor.find("[role=alert]").rect["y"] < 240
+    visitor.wait(lambda: picture.rect["height"] > 400)
+    assert picture.rect["y"] + picture.rect["height"] <= 900
 
 
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
@@ -272,7 +367,7 @@ def test_the_page_is_light_or_dark_as_the_system_and_its_small_print_readable(op
     preference = {"name": "prefers-color-scheme", "value": scheme}
     visitor.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [preference]})
     visitor.browser.refresh()
-    visitor.reads("Add a photo above")
+    visitor.reads("No photo at hand?")
     background = luminance(colour(visitor, ".stApp", "backgroundColor")[:3])
     assert (background < 0.05) is dark
     words = colour(visitor, "[data-testid=stCaptionContainer]", "color")
@@ -296,8 +391,11 @@ def luminance(rgb: list[float]) -> float:
 
 
 def pictures_described(visitor: Visitor) -> list[str]:
-    """Return the alternative text of every picture."""
-    script = "return [...document.querySelectorAll('[data-testid=stImage] img')].map(each => each.alt.trim())"
+    """Return the alternative text of every picture; one under a button is named by the button."""
+    script = (
+        "return [...document.querySelectorAll('[data-testid=stImage] img')].map(each => each.alt.trim() || "
+        "each.closest('[class*=st-key-thumb_]').querySelector('[data-testid=stButton]').innerText)"
+    )
     words = cast(list[str], visitor.browser.execute_script(script))
     assert all(words)
     return words
@@ -310,7 +408,7 @@ def test_pictures_buttons_and_fields_have_names_for_a_screen_reader(open_page, p
     assert len(examples) >= 8
     assert all(re.search("[а-я]", words) for words in examples)
     visitor.upload(photo)
-    visitor.reads("Возможно, оружие: пистолет")
+    visitor.reads("ВОЗМОЖНО, ОРУЖИЕ: пистолет")
     assert any("shop.jpg" in words for words in pictures_described(visitor))
     nameless = [
         element.get_attribute("outerHTML")[:200]
@@ -326,7 +424,7 @@ def test_nothing_of_the_photo_is_left_on_disk(open_page, page_url, photo, tmp_pa
     Image.fromarray(noise).save(photo)
     visitor = open_page()
     visitor.upload(photo)
-    visitor.reads("Possible weapon: pistol")
+    visitor.reads("POSSIBLE WEAPON: pistol")
     port = page_url.rsplit(":", 1)[-1]
     pids = [p.name for p in Path("/proc").iterdir() if p.name.isdigit() and port in command_line(p)]
     assert pids
@@ -371,18 +469,17 @@ def demo_url(tmp_path_factory) -> Iterator[str]:
 
 def check_answer(visitor: Visitor, photo: Path, weapon: str) -> None:
     visitor.upload(photo)
-    visitor.reads("A person must confirm.")
-    assert f"Possible weapon: {weapon}" in visitor.words()
-    visitor.wait(lambda: vermilion(visitor, photo) > 300)  # boxes in the weapons' colour
+    visitor.reads(f"POSSIBLE WEAPON: {weapon}")
+    visitor.reads("A person must confirm")
+    visitor.wait(lambda: orange(visitor, photo) > 300)  # boxes in the weapons' colour
 
 
-def vermilion(visitor: Visitor, photo: Path) -> int:
+def orange(visitor: Visitor, photo: Path) -> int:
     """Count the pixels of the weapons' colour in the picture as the browser shows it."""
     image = visitor.find(f"[data-testid=stImage] img[alt*='{photo.name}']")
     path = photo.with_name("shown.png")
     path.write_bytes(image.screenshot_as_png)
-    red, green, blue = channels(path)
-    return int(((red > 180) & (green > 60) & (green < 130) & (blue < 60)).sum())
+    return int(is_orange(*channels(path)).sum())
 
 
 def test_the_demo_finds_the_pistol_in_a_picture_it_never_saw(demo_url, open_browser, tmp_path):

@@ -1,0 +1,132 @@
+"""Photos of weapons that the model misses: none of them is shown as safe, by whatever model is served.
+
+The project's own renders, each made worse until the shipped model no longer raises the alarm.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import answers, free_port, running
+from PIL import Image, ImageEnhance, ImageFilter
+from selenium.webdriver.common.by import By
+
+from client import Client
+from detection.card import read_card, write_card
+from tests.page.test_browser import Visitor, open_browser
+
+__all__ = ["open_browser"]  # the fixture
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).parents[2]
+ARMED = (
+    "01-pistol-in-a-hand", "02-knife-in-a-hand", "07-pistol-smartphone-and-wallet",
+    "08-kitchen-knife-card-and-mug", "10-knife-photo-stored-sideways",
+)  # fmt: skip
+STEPS = 12
+
+
+def farther(photo: Image.Image, step: int) -> Image.Image:
+    """As seen from farther off, in a wider scene."""
+    side = 0.75**step
+    scene = Image.new("RGB", photo.size, (118, 120, 116))
+    small = photo.resize((max(1, round(photo.width * side)), max(1, round(photo.height * side))))
+    scene.paste(small, ((photo.width - small.width) // 2, (photo.height - small.height) // 2))
+    return scene
+
+
+def darker(photo: Image.Image, step: int) -> Image.Image:
+    return ImageEnhance.Brightness(photo).enhance(0.62**step)
+
+
+def unsharper(photo: Image.Image, step: int) -> Image.Image:
+    return photo.filter(ImageFilter.GaussianBlur(1.6**step))
+
+
+@pytest.fixture(scope="module", params=["as shipped", "with one point", "with two points"])
+def served(request, tmp_path_factory) -> Iterator[tuple[str, str]]:
+    """Addresses of an API with the shipped weights and of a page of its own."""
+    folder = tmp_path_factory.mktemp("served")
+    model = Path(shutil.copytree(ROOT / "weights" / "starter", folder / "model"))
+    card = read_card(model)
+    point = card.operating_point
+    assert point is not None
+    half = point.model_copy(update={"score_threshold": point.score_threshold / 2})
+    changes = {
+        "as shipped": {},
+        "with one point": {"unsure_point": None},
+        "with two points": {"unsure_point": half},
+    }
+    write_card(model, card.model_copy(update=changes[request.param]))
+    ports, log = (str(free_port()), str(free_port())), folder / "log.txt"
+    api, page = (f"http://127.0.0.1:{port}" for port in ports)
+    web = [
+        sys.executable, "web.py", "--server.port", ports[1], "--server.address", "127.0.0.1",
+        "--server.fileWatcherType", "none",
+    ]  # fmt: skip
+    with (
+        running(
+            [sys.executable, "mlapi.py"], log, ready=lambda: answers(f"{api}/model"), cwd=ROOT,
+            MODEL_DIR=str(model), API_PORT=ports[0], API_CALLER_REQUESTS_PER_MINUTE="10000",
+        ),
+        running(web, log, ready=lambda: answers(f"{page}/_stcore/health"), cwd=ROOT, API_URL=api),
+    ):  # fmt: skip
+        yield api, page
+
+
+def near_misses(api_url: str, folder: Path) -> list[Path]:
+    """Return the first photo of each series in which the alarm fails to come."""
+    client, missed = Client(api_url), []
+    for name in ARMED:
+        photo = Image.open(ROOT / "photos" / f"{name}.jpg").convert("RGB")
+        for worse in (farther, darker, unsharper):
+            path = folder / f"{name}-{worse.__name__}.jpg"
+            for step in range(1, STEPS):
+                worse(photo, step).save(path, quality=92)
+                (result,) = client.predict([(path.name, path.read_bytes())]).results
+                if result.verdict != "alarm":
+                    missed.append(path)
+                    break
+    return missed
+
+
+def fill(visitor: Visitor, selector: str) -> tuple[int, ...]:
+    words = visitor.style(selector, "backgroundColor")
+    return tuple(int(part) for part in words[words.index("(") + 1 : -1].split(",")[:3])
+
+
+def test_no_missed_weapon_is_shown_in_green_or_with_a_tick(served, open_browser, tmp_path):
+    api, page = served
+    missed = near_misses(api, tmp_path)
+    assert len(missed) > 2 * len(ARMED)
+    visitor = open_browser(page)
+    for path in missed[:: len(missed) // 3]:
+        visitor.upload(path)
+        visitor.wait(lambda: visitor.browser.find_elements(By.CSS_SELECTOR, ".verdict[role=alert]"))
+        check_band(visitor, ".verdict")
+        visitor.find("button", "Start over").click()
+        visitor.find(".st-key-gallery img")
+    visitor.upload(*missed)
+    visitor.wait(lambda: visitor.browser.find_elements(By.CSS_SELECTOR, ".st-key-zip"))
+    check_band(visitor, ".verdict")
+    for thumbnail in visitor.browser.find_elements(By.CSS_SELECTOR, ".st-key-grid [class*=st-key-thumb_]"):
+        kind = str(thumbnail.get_attribute("class")).partition("st-key-thumb_")[2].partition("_")[0]
+        assert kind in ("none", "unsure")
+        assert any(words in thumbnail.text for words in ("nothing found", "not sure"))
+
+
+def check_band(visitor: Visitor, selector: str) -> None:
+    """Nothing says safe: no green, no tick, and words that tell what the answer is worth."""
+    red, green, blue = fill(visitor, selector)
+    assert not (green > red and green > blue)
+    words = visitor.find(selector).text
+    assert not set(words) & set("✓✔☑✅")
+    assert "check" not in visitor.style(f"{selector}", "--icon")
+    title = words.splitlines()[0]
+    assert title.startswith(("Nothing found", "NOT SURE"))
+    if title.startswith("Nothing"):
+        assert "No proof that there is none: weapons are missed in" in words
