@@ -264,7 +264,8 @@ class ImageResult(_Answer):
     """The answer for one file: detections, or error in their place.
 
     notes, where there are any, say why "nothing found" means little: "too-dark", nothing could be seen in
-    the picture; "blank", it has one colour throughout. More may come.
+    the picture; "blank", it has one colour throughout; "partly-missing", its lower part is the grey of lost
+    data. More may come.
     """
 
     file: str
@@ -277,7 +278,8 @@ class ImageResult(_Answer):
     )
     detections: list[Detection] | None = None
     notes: list[str] | None = Field(
-        None, description="what makes the picture hard to judge: too-dark, blank; absent where nothing does"
+        None,
+        description="what makes the picture hard to judge: too-dark, blank, partly-missing; else absent",
     )
     time_ms: TimeMs | None = None
     error: Problem | None = None

@@ -375,22 +375,32 @@ def _to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     return (finite / max(full, float(finite.max(initial=0))) * 255).round().astype(np.uint8)
 
 
-TOO_DARK, BLANK = "too-dark", "blank"
+TOO_DARK, BLANK, PARTLY_MISSING = "too-dark", "blank", "partly-missing"
 DARKEST_SEEN, FEWEST_SHADES = 32, 4  # of 255; darker, the detector misses a third of its weapons and more
 NOTED_SAMPLES = 100  # a side: pixels looked at for a note
+FILLED_WITH, FILL_SPREAD = (
+    128,
+    4,
+)  # what JPEG decoders put where data are missing, give or take a second coding
+MISSING_PART = 8  # one in so many of the rows, at the bottom, where a transfer broke off
 
 
 def notes_on(image: Image) -> tuple[str, ...]:
-    """Return what makes an image hard to judge, for a detector as for a person: too-dark, blank or nothing.
+    """Return what makes an image hard to judge, for a detector as for a person, if anything does.
 
-    Too dark: 99 of 100 pixels are below DARKEST_SEEN. Blank: they are all of one colour.
+    Too dark: 99 of 100 pixels are below DARKEST_SEEN. Blank: they are all of one colour. Partly missing: the
+    lowest rows are the grey that stands for lost data, as in a broken photo that another program has saved
+    anew; a file that itself is broken is no image.
     """
     height, width = image.shape[:2]
     samples = image[:: max(1, height // NOTED_SAMPLES), :: max(1, width // NOTED_SAMPLES)]
     low, high = np.percentile(samples, (0.5, 99.5), axis=(0, 1))  # of each colour
     if high.max() < DARKEST_SEEN:
         return (TOO_DARK,)
-    return (BLANK,) if (high - low).max() < FEWEST_SHADES else ()
+    if (high - low).max() < FEWEST_SHADES:
+        return (BLANK,)
+    lowest = image[-max(1, height // MISSING_PART) :, :: max(1, width // NOTED_SAMPLES)].astype(int)
+    return (PARTLY_MISSING,) if np.abs(lowest - FILLED_WITH).max() <= FILL_SPREAD else ()
 
 
 def to_chw(image: Image) -> NDArray[np.float32]:

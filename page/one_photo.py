@@ -16,7 +16,7 @@ from page.feedback import feedback_ui
 from page.pictures import cutout, marked, scaled, zoom_frame
 from page.session import Page, Photo, hundredths
 from page.texts import markdown_safe
-from page.verdict import band_of, notice_ui, shown_at_first
+from page.verdict import band_of, is_alarm, notice_ui, shown_at_first
 from schemas import AlarmFigures, AlarmPoint, Band, Detection, ImageResult, ModelCard, OperatingPoint
 
 STEPS = ("weak", "likely", "strong")
@@ -111,7 +111,8 @@ def object_words(page: Page, number: int, detection: Detection) -> str:
     """Return an object's name and how sure the model is of it, as HTML."""
     name = f"{number} {class_name(detection.label, page.language)}"
     kind = "weapon" if detection.dangerous else "lookalike"
-    lines = [f"<p class='object-name object-{kind}'>{escape(name)}</p>"]
+    color = kind if not detection.dangerous or is_alarm(page, detection) else "unsure"
+    lines = [f"<p class='object-name object-{color}'>{escape(name)}</p>"]
     band = sureness(page, detection)
     if band is None:
         lines.append(f"<p>{page.text(f'kind_{kind}')}</p>")
@@ -122,7 +123,7 @@ def object_words(page: Page, number: int, detection: Detection) -> str:
         )
         lines.append(f"<p><span class='steps' aria-hidden='true'>{steps}</span> <strong>{word}</strong></p>")
         if band.right is not None:
-            right = page.text("sure_right", right=round(100 * band.right))
+            right = page.text("sure_right", right=in_hundred(band.right))
             lines.append(f"<p class='object-hint'>{right}</p>")
     return "".join(lines)
 
@@ -198,7 +199,7 @@ def costs(page: Page, card: ModelCard, setting: float) -> list[dict[str, str]]:
             point: AlarmPoint | OperatingPoint = figures.operating_point
             if key == "cost_here" and figures.curve:
                 point = min(figures.curve, key=lambda p: abs(p.score_threshold - setting))
-            found, false = round(100 * point.image_recall), round(point.false_alarms_per_1000)
+            found, false = in_hundred(point.image_recall), round(point.false_alarms_per_1000)
             row = {
                 "cost_setting": page.text(key, score=page.score(score)),
                 "cost_split": page.text(f"split_{figures.operating_point.split}"),
@@ -207,6 +208,11 @@ def costs(page: Page, card: ModelCard, setting: float) -> list[dict[str, str]]:
             }
             rows.append({page.text(name): value for name, value in row.items()})
     return rows
+
+
+def in_hundred(fraction: float) -> int:
+    """Return a fraction as so many of 100; only 1 itself is all of them."""
+    return 100 if fraction == 1 else min(99, round(100 * fraction))
 
 
 # --- files ------------------------------------------------------------------------------------------

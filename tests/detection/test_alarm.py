@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from detection.alarm import verdict_of
 from detection.detections import Detections
-from detection.imaging import BLANK, TOO_DARK, notes_on
+from detection.imaging import BLANK, PARTLY_MISSING, TOO_DARK, decode_image, encode_image, notes_on
 
+HALF = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
+HALF[120:] = 128  # where the data ended
 CARD = make_card(unsure_point=OPERATING_POINT.model_copy(update={"score_threshold": 0.3}))
 
 
@@ -41,7 +43,12 @@ def test_a_weapon_under_the_better_score_of_a_lookalike_is_unsure():
 
 @pytest.mark.parametrize(
     ("image", "note"),
-    [(np.zeros((40, 40, 3), np.uint8), TOO_DARK), (np.full((40, 40, 3), 128, np.uint8), BLANK)],
+    [
+        (np.zeros((40, 40, 3), np.uint8), TOO_DARK),
+        (np.full((40, 40, 3), 128, np.uint8), BLANK),
+        (HALF, PARTLY_MISSING),
+        (decode_image(encode_image(HALF)), PARTLY_MISSING),  # saved anew by another program
+    ],
 )
 def test_a_picture_in_which_little_can_be_seen_is_never_none(image, note):
     notes = notes_on(image)
@@ -49,6 +56,15 @@ def test_a_picture_in_which_little_can_be_seen_is_never_none(image, note):
     assert verdict_of(Detections.empty(), CARD, notes) == "unsure"
     assert verdict_of(found((PISTOL, 0.9)), CARD, notes) == "alarm"
     assert verdict_of(Detections.empty(), make_card(), notes) == "unsure"
+
+
+def test_grey_somewhere_else_is_a_part_of_the_picture():
+    whole = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
+    assert notes_on(whole) == ()
+    whole[:120] = 128
+    assert notes_on(whole) == ()
+    whole[120:] = 110  # a floor
+    assert notes_on(whole[60:]) == ()
 
 
 def test_a_card_without_an_unsure_point_has_nothing_between_alarm_and_none():

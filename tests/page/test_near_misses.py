@@ -113,10 +113,15 @@ def test_no_missed_weapon_is_shown_in_green_or_with_a_tick(served, open_browser,
     visitor.upload(*missed)
     visitor.wait(lambda: visitor.browser.find_elements(By.CSS_SELECTOR, ".st-key-zip"))
     check_band(visitor, ".verdict")
-    for thumbnail in visitor.browser.find_elements(By.CSS_SELECTOR, ".st-key-grid [class*=st-key-thumb_]"):
-        kind = str(thumbnail.get_attribute("class")).partition("st-key-thumb_")[2].partition("_")[0]
-        assert kind in ("none", "unsure")
-        assert any(words in thumbnail.text for words in ("nothing found", "not sure"))
+    script = (
+        "return [...document.querySelectorAll('.st-key-grid [class*=st-key-thumb_]')]"
+        ".map(each => [each.className, each.innerText])"
+    )
+    thumbnails = visitor.wait(lambda: visitor.browser.execute_script(script))
+    assert len(thumbnails) == len(missed)
+    for classes, words in thumbnails:
+        assert classes.partition("st-key-thumb_")[2].partition("_")[0] in ("none", "unsure")
+        assert any(answer in words for answer in ("nothing found", "not sure"))
 
 
 def check_band(visitor: Visitor, selector: str) -> None:
