@@ -15,7 +15,7 @@ from page.one_photo import photo_ui
 from page.session import Failure, Page, Photo
 from page.verdict import KINDS, Band, band_of, band_ui, kind_of, title_ui
 
-LOOK_EVERY_S = 0.7  # whether an answer has come
+LOOK_EVERY_S, LOOK_AT_MANY_EVERY_S = 0.5, 1.0  # whether an answer has come; many take longer to draw
 FIRST_WAIT_S = 0.4  # most single photos are answered by then: nothing flickers
 
 
@@ -39,9 +39,9 @@ def answers_ui(page: Page, photos: Sequence[Photo]) -> None:
         checks().wait(FIRST_WAIT_S)
         outcomes = check(page, photos)
     is_waiting = None in outcomes
-    st.fragment(answers_part, run_every=LOOK_EVERY_S if is_waiting else None)(
-        page, photos, is_waiting=is_waiting
-    )
+    every = LOOK_EVERY_S if len(photos) == 1 else LOOK_AT_MANY_EVERY_S
+    draw = st.fragment(answers_part, run_every=every if is_waiting else None)
+    draw(page, photos, is_waiting=is_waiting)
     if "open" in st.session_state:
         dialog_ui(page, photos, outcomes)
 

@@ -171,6 +171,7 @@ class Page:
     Attributes:
         info: the model served, as last heard; None until the API has answered once.
         outage: why the API cannot be asked at the moment, if so.
+        model_key: what changes when another model is served: answers of the old one no longer hold.
     """
 
     language: str
@@ -178,6 +179,7 @@ class Page:
     client: Client
     info: ModelInfo | None = None
     outage: ServiceError | None = None
+    model_key: str = ""
 
     def text(self, key: str, **values: object) -> str:
         """Return one of the page's texts in this person's language."""
@@ -210,13 +212,14 @@ class Page:
         """Ask which model is served, at most every MODEL_REFRESH_S, and note an outage."""
         state = st.session_state
         self.info = state.get("info")
-        if self.info and time.monotonic() - state["info_at"] < MODEL_REFRESH_S:
-            return
-        try:
-            self.info = state["info"] = self.client.model()
-            state["info_at"] = time.monotonic()
-        except ServiceError as error:
-            self.note(error)
+        if self.info is None or time.monotonic() - state["info_at"] >= MODEL_REFRESH_S:
+            try:
+                self.info = state["info"] = self.client.model()
+                state["info_at"] = time.monotonic()
+            except ServiceError as error:
+                self.note(error)
+        if self.info is not None:
+            self.model_key = f"{self.info.model.model_dump_json()} {self.info.loaded_at}"
 
     def note(self, error: ServiceError) -> None:
         """Remember that the API cannot be asked, for the rest of this run, and to ask it again next time."""
@@ -285,11 +288,6 @@ class Page:
         refusals: Recent[tuple[str, str], ServiceError]
         refusals = st.session_state.setdefault("refusals", Recent(ANSWERS_KEPT))
         return refusals
-
-    @property
-    def model_key(self) -> str:
-        """Return what changes when another model is served: answers of the old one no longer hold."""
-        return f"{self.info.model.model_dump_json()} {self.info.loaded_at}" if self.info else ""
 
     def sentence(self, error: ServiceError, photo: Photo | None = None) -> str:
         """Return what to tell a person about an error, in plain words."""

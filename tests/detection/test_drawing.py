@@ -26,7 +26,7 @@ def boxes(*rows: tuple[float, float, float, float]) -> np.ndarray:
 
 
 def is_color(image: imaging.Image, color: tuple[int, int, int]) -> np.ndarray:
-    return (image == np.array(color, np.uint8)).all(axis=2)
+    return np.asarray((image == np.array(color, np.uint8)).all(axis=2))
 
 
 def test_a_weapon_has_a_solid_line_and_a_lookalike_gaps():
@@ -37,7 +37,7 @@ def test_a_weapon_has_a_solid_line_and_a_lookalike_gaps():
         [WEAPON, LOOKALIKE],
     )
     weapon_side = is_color(image, drawing.DANGEROUS_COLOR)[110:490, 98:103].any(axis=1)
-    lookalike_side = is_color(image, drawing.HARMLESS_COLOR)[100:500, 448:453].any(axis=1)
+    lookalike_side = np.asarray(is_color(image, drawing.HARMLESS_COLOR)[100:500, 448:453].any(axis=1))
     assert weapon_side.all()
     assert lookalike_side.mean() == pytest.approx(0.5, abs=0.02)
     assert not lookalike_side[110:290].any()  # corners only

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import answers, free_port, running
@@ -56,7 +57,7 @@ def served(request, tmp_path_factory) -> Iterator[tuple[str, str]]:
     point = card.operating_point
     assert point is not None
     half = point.model_copy(update={"score_threshold": point.score_threshold / 2})
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "as shipped": {},
         "with one point": {"unsure_point": None},
         "with two points": {"unsure_point": half},
