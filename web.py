@@ -53,7 +53,7 @@ def main() -> None:
     notice = st.container()
     tabs = st.tabs(tab_names(page), key="tab", on_change="rerun", bind="query-params")
     for tab, draw in zip(tabs, TABS.values(), strict=True):
-        if tab.open:
+        if tab.open or draw is not model_ui:  # a file uploader that is not drawn forgets its files
             with tab:
                 draw(page)
     with notice:

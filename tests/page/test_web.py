@@ -542,6 +542,12 @@ def test_an_example_is_checked_and_taken_away_again(start):
     assert [button.key for button in app.button if (button.key or "").startswith("example_")]
 
 
+def test_photos_stay_while_another_tab_is_looked_at(start):
+    app = upload(start(), ("a.jpg", picture(10)), ("b.jpg", picture(20)))
+    tab(tab(app, "Model"), "Photos")
+    assert band(app)[1] == "POSSIBLE WEAPON in 2 of 2 photos"
+
+
 def test_starting_over_empties_the_page(api, start):
     app = upload(start(), ("a.jpg", picture(10)), ("b.jpg", picture(20)))
     app.button(key="start_over").click().run()
