@@ -1,4 +1,4 @@
-"""Boxes onto a picture. Pillow draws."""
+"""Boxes onto a picture and crops out of it. Pillow draws."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ FONT_PATH = Path(__file__).parents[1] / "fonts" / "DejaVuSans-Bold.ttf"
 MAT_COLOR = (15, 20, 27)
 MIN_DRAWN_SIDE = 480  # a smaller picture is enlarged before drawing: a caption needs some pixels
 MIN_FONT_PX = 11
+CROP_MARGIN = 0.15  # of the box's sides: a little of what is around helps a person judge
 
 
 class Style(NamedTuple):
@@ -240,3 +241,30 @@ def mat_place(
 def _overlap(a: _Rectangle, b: _Rectangle) -> float:
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return max(0.0, width) * max(0.0, height)
+
+
+def crop_boxes(image: Image, boxes: NDArray[np.float32], *, margin: float = CROP_MARGIN) -> list[Image]:
+    """Return what is in each box and, where there is some, margin times its width and height around it.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        boxes: (N, 4) xyxy pixels of image.
+        margin: at least 0.
+    """
+    frames = crop_frames(image.shape[:2], boxes, margin=margin)
+    return [image[top:bottom, left:right] for left, top, right, bottom in frames]
+
+
+def crop_frames(
+    size_hw: tuple[int, ...], boxes: NDArray[np.float32], *, margin: float = CROP_MARGIN
+) -> list[tuple[int, int, int, int]]:
+    """Return what crop_boxes cuts out of an image of that size: left, top, right, bottom in whole pixels."""
+    height, width = size_hw
+    frames = []
+    for x1, y1, x2, y2 in np.asarray(boxes, np.float64).reshape(-1, 4):
+        margin_x, margin_y = margin * (x2 - x1), margin * (y2 - y1)
+        left, right = np.clip([np.floor(x1 - margin_x), np.ceil(x2 + margin_x)], 0, width).astype(int)
+        top, bottom = np.clip([np.floor(y1 - margin_y), np.ceil(y2 + margin_y)], 0, height).astype(int)
+        left, top = min(left, width - 1), min(top, height - 1)
+        frames.append((int(left), int(top), int(max(right, left + 1)), int(max(bottom, top + 1))))
+    return frames

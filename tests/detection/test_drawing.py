@@ -215,6 +215,14 @@ def test_an_encoded_picture_decodes_to_itself(image_format):
     assert np.abs(decoded - image)[:, [0, 10, 50, 59]].max() <= (0 if image_format == "PNG" else 12)
 
 
+def test_a_crop_is_the_box_with_a_margin_where_there_is_one():
+    image = np.arange(100 * 200 * 3, dtype=np.uint32).astype(np.uint8).reshape(100, 200, 3)
+    crops = drawing.crop_boxes(image, boxes((20, 30, 60, 50), (0, 0, 200, 100), (199, 99, 199, 99)))
+    np.testing.assert_array_equal(crops[0], image[27:53, 14:66])  # 15 % of 40 x 20 on each side
+    assert crops[1].shape == (100, 200, 3)
+    assert crops[2].shape == (1, 1, 3)
+
+
 def test_shrink_keeps_the_shape_and_never_enlarges():
     assert imaging.shrink(grey(400, 200), 100).shape == (50, 100, 3)
     assert imaging.shrink(grey(40, 20), 100).shape == (20, 40, 3)
