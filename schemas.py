@@ -163,6 +163,75 @@ class MeasuredTables(_Frozen):
     lookalikes: tuple[LookalikeCount, ...] = ()
 
 
+Runtime = Literal["torch", "openvino", "onnx"]  # what runs the network
+Precision = Literal["int8", "float"]
+
+
+class NetworkGeometry(_Frozen):
+    """What an exported network needs to be told, beside its card, to place and choose boxes.
+
+    cell_anchors is (levels, anchors, 4): xyxy pixels around a cell's centre. pool_strides are those of the
+    pyramid's levels that RoIAlign reads, finest first.
+    """
+
+    cell_anchors: tuple[tuple[tuple[float, float, float, float], ...], ...]
+    pool_strides: tuple[int, ...]
+    pool_size: int = Field(7, ge=1, description="bins of RoIAlign on each side")
+    canonical_scale: int = Field(224, description="side of a box that RoIAlign reads at canonical_level")
+    canonical_level: int = 4
+    size_divisible: int = Field(32, ge=1, description="the network's input is padded to a multiple")
+    rpn_pre_nms_top_n: int = Field(1000, ge=1, description="best anchors of each level that are looked at")
+    rpn_nms_thresh: Fraction = 0.7
+    rpn_score_thresh: Fraction = 0.0
+    rpn_min_size: float = Field(1e-3, ge=0, description="sides of the smallest proposal, pixels")
+    rpn_box_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+
+
+class ComparedFigure(_Frozen):
+    """A figure of the validation split, with PyTorch and with the export.
+
+    low and high are the 95 % interval of PyTorch's, where there is one.
+    """
+
+    torch: float
+    exported: float
+    low: float | None = None
+    high: float | None = None
+
+
+class ExportComparison(_Frozen):
+    """An export beside PyTorch on the validation split, and the time a photo takes, on one machine.
+
+    figures are named as in the report: map, map_50, image_recall, false_alarms_per_1000 at the alarm point,
+    and unsure/... at the unsure point. Milliseconds are medians from pixels to boxes, measured in turns.
+    """
+
+    split: Literal["val"] = "val"
+    images: int = Field(ge=1)
+    figures: dict[str, ComparedFigure]
+    torch_ms: float = Field(gt=0)
+    exported_ms: float = Field(gt=0)
+    machine: str = ""
+
+
+class Export(_Frozen):
+    """The network in files of another runtime, beside weights.safetensors in the model folder.
+
+    files are by their path in the folder, with their SHA-256. weights_sha256 is that of the weights they were
+    made of. in_float names the parts that int8 would have spoilt. Without a comparison it is not served.
+    """
+
+    runtime: Literal["openvino", "onnx"]
+    precision: Precision
+    in_float: tuple[str, ...] = ()
+    files: dict[str, str]
+    weights_sha256: str
+    geometry: NetworkGeometry
+    library_versions: dict[str, str] = Field(default_factory=dict)
+    comparison: ExportComparison | None = None
+
+
 class ModelCard(_Frozen):
     """model.json: with weights.safetensors beside it, all that is needed to rebuild and run a detector.
 
@@ -173,6 +242,7 @@ class ModelCard(_Frozen):
     calibrated ones, by class name, where there is a calibration; without one they are the network's own.
     data_fingerprint is the SHA-256 of the training and validation file names, boxes and bytes.
     weights_sha256 is that of weights.safetensors, so that a mixed-up pair is noticed.
+    exports are the same network for other runtimes, at most one of each runtime and precision.
     """
 
     format: Literal[1] = 1
@@ -180,6 +250,7 @@ class ModelCard(_Frozen):
     class_names: tuple[str, ...]
     second_look: SecondLookConfig | None = Field(None, description="None: the detector's scores stand")
     weights_sha256: str = ""
+    exports: tuple[Export, ...] = ()
     calibration: dict[str, Calibration] = Field(default_factory=dict)
     operating_point: OperatingPoint | None = None
     unsure_point: OperatingPoint | None = None

@@ -1,0 +1,141 @@
+"""A network exported for another runtime, with what lies between its graphs; needs no PyTorch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detection import preparation, selection
+from detection.calibration import calibrate
+from detection.detections import WEAPONS, Detections
+from detection.imaging import Image
+from detection.second_scores import candidates, evidence, moved
+from schemas import Export, ModelCard
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What the first graph says of a picture.
+
+    Attributes:
+        table: a row of features for each place of each level that RoIAlign reads, (S, C), finest level
+            first; in whatever form the runtime keeps it.
+        objectness: of each level of the pyramid, (1, A, H, W) logits.
+        deltas: of each, (1, 4 A, H, W).
+    """
+
+    table: object
+    objectness: Sequence[Floats]
+    deltas: Sequence[Floats]
+
+
+class Graphs(Protocol):
+    """The parts of a network that a runtime runs."""
+
+    def look(self, batch: Floats) -> Seen:
+        """Run backbone, pyramid and RPN head on (1, 3, H, W)."""
+
+    def head(self, table: object, index: NDArray[np.int32], weight: Floats) -> tuple[Floats, Floats]:
+        """Sum rows of the table as selection.points says, and run the box head.
+
+        Returns:
+            logits (P, C) and deltas (P, 4 C).
+        """
+
+    def second_look(self, crops: Floats) -> Floats:
+        """Return logits (N, O) for crops (N, 3, S, S) in [0, 1]."""
+
+
+class ExportedDetector:
+    """An export with its model card: it answers as detector.Detector does, without PyTorch.
+
+    Attributes:
+        card: what model.json holds.
+        export: which of the card's exports this is.
+    """
+
+    def __init__(self, card: ModelCard, export: Export, graphs: Graphs) -> None:
+        self.card, self.export = card, export
+        self.graphs = graphs
+        self._lock = threading.Lock()
+
+    @property
+    def at_once(self) -> int:
+        """How many pictures pay in one pass: on a processor they take as long one by one."""
+        return 1
+
+    def detect(
+        self,
+        image: Image,
+        *,
+        nms_iou: float | None = None,
+        max_detections: int | None = None,
+        probabilities: bool = False,
+    ) -> Detections:
+        """Return every detection in image, best first; see detector.Detector.detect."""
+        network, geometry = self.card.network, self.export.geometry
+        batch, size_hw = preparation.prepare(image, network, geometry.size_divisible)
+        with self._lock:
+            seen = self.graphs.look(batch)
+            input_hw = (batch.shape[2], batch.shape[3])
+            proposals = selection.propose(
+                seen.objectness, seen.deltas, geometry, input_hw, size_hw, network.rpn_post_nms_top_n
+            )
+            if not len(proposals):
+                return Detections.empty()
+            grids = [(one.shape[2], one.shape[3]) for one in seen.objectness[: len(geometry.pool_strides)]]
+            index, weight = selection.points(
+                proposals, geometry, grids, network.roi_sampling_ratio, network.rpn_post_nms_top_n
+            )
+            every = self.graphs.head(seen.table, index, weight)
+            logits, deltas = (one[: len(proposals)] for one in every)  # the rest belong to no proposal
+        shares = selection.softmax(logits)
+        boxes, scores, labels, proposal = selection.select(
+            shares, deltas, proposals, size_hw,
+            box_weights=geometry.box_weights,
+            score_threshold=network.box_score_thresh,
+            nms_iou=network.box_nms_thresh if nms_iou is None else nms_iou,
+            most=network.box_detections_per_img if max_detections is None else max_detections,
+        )  # fmt: skip
+        ratios = np.array([image.shape[1] / size_hw[1], image.shape[0] / size_hw[0]], np.float32)
+        found = Detections(
+            boxes * np.tile(ratios, 2), scores, labels, shares[proposal] if probabilities else None
+        )
+        return calibrate(self._look_twice(image, found), self.card.calibration, self.card.class_names)
+
+    def detect_many(
+        self,
+        images: Sequence[Image],
+        *,
+        nms_iou: float | None = None,
+        max_detections: int | None = None,
+        probabilities: bool = False,
+    ) -> list[Detections]:
+        """Return what detect finds in each image."""
+        return [
+            self.detect(one, nms_iou=nms_iou, max_detections=max_detections, probabilities=probabilities)
+            for one in images
+        ]
+
+    def _look_twice(self, image: Image, found: Detections) -> Detections:
+        """Return detections with the scores that the second look gives them, best first."""
+        config = self.card.second_look
+        if config is None:
+            return found
+        is_weapon = np.isin(found.labels, [self.card.class_names.index(name) for name in WEAPONS])
+        every = candidates(found.scores, is_weapon, config)
+        if not len(every):
+            return found
+        crops = preparation.cut_out(image, found.boxes[every[: config.most]], config)
+        with self._lock:
+            seen = evidence(self.graphs.second_look(crops))
+        scores = moved(found.scores, every, seen, config)
+        changed = Detections(found.boxes, scores, found.labels, found.probabilities)
+        return changed.take(np.argsort(-scores, kind="stable"))

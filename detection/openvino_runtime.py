@@ -1,0 +1,78 @@
+"""Runs an export with OpenVINO, on the processor. The only file of the serving path that imports openvino."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from detection.card import DetectorError
+from detection.exported import Seen
+from schemas import Precision
+
+Floats = NDArray[np.float32]
+SUFFIX = ".xml"  # of a graph's file; its weights lie beside it, in .bin
+
+
+def read_graphs(files: Mapping[str, Path]) -> dict[str, ov.Model]:
+    """Read graphs by their part's name.
+
+    Raises:
+        DetectorError: OpenVINO cannot read a file.
+    """
+    core = ov.Core()
+    graphs = {}
+    for part, path in files.items():
+        try:
+            graphs[part] = core.read_model(path)
+        except RuntimeError as error:
+            raise DetectorError(f"OpenVINO {ov.__version__} cannot read {path}: {first_line(error)}") from error
+    return graphs
+
+
+def first_line(error: Exception) -> str:
+    """Return the last thing that a many-lined message of OpenVINO says."""
+    return str(error).strip().rpartition("\n")[2].strip()
+
+
+class OpenVinoGraphs:
+    """The parts of a network, compiled for this processor.
+
+    Args:
+        graphs: look, head and, where there is one, second_look.
+        precision: int8 leaves what is not quantised in float32; float computes in bfloat16 where the
+            processor multiplies it.
+        threads: processor threads; 0 for all.
+    """
+
+    def __init__(self, graphs: Mapping[str, ov.Model], *, precision: Precision, threads: int = 0) -> None:
+        core = ov.Core()
+        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+        if precision == "int8":
+            options["INFERENCE_PRECISION_HINT"] = "f32"
+        try:
+            compiled = {part: core.compile_model(graph, "CPU", options) for part, graph in graphs.items()}
+        except RuntimeError as error:
+            raise DetectorError(f"OpenVINO {ov.__version__} cannot compile the export: {first_line(error)}") from error
+        self._requests = {part: one.create_infer_request() for part, one in compiled.items()}
+
+    def look(self, batch: Floats) -> Seen:
+        """Run backbone, pyramid and RPN head; the table stays where OpenVINO put it."""
+        request = self._requests["look"]
+        request.infer([batch], share_inputs=True, share_outputs=True)
+        table, *levels = request.output_tensors
+        values, half = [one.data for one in levels], len(levels) // 2
+        return Seen(table, values[:half], values[half:])
+
+    def head(self, table: object, index: NDArray[np.int32], weight: Floats) -> tuple[Floats, Floats]:
+        """Run RoIAlign and box head."""
+        logits, deltas = self._requests["head"].infer([table, index, weight], share_inputs=True).values()
+        return logits, deltas
+
+    def second_look(self, crops: Floats) -> Floats:
+        """Run the crop classifier."""
+        (logits,) = self._requests["second_look"].infer([crops], share_inputs=True).values()
+        return np.asarray(logits)
