@@ -34,6 +34,14 @@ MAX_FALSE_ALARMS = (
 MAX_UNSURE = "the same at the unsure point, from which a person is asked to look"
 
 
+class _HeldOut(BaseModel):
+    """What training and validation split are."""
+
+    negatives: CliImplicitFlag[bool] = Field(False, description="pictures without annotation show no object")
+    val_fraction: float = Field(0.12, gt=0, lt=0.5, description=VAL_FRACTION)
+    negative_val_fraction: float | None = Field(None, gt=0, lt=1, description=NEGATIVE_VAL_FRACTION)
+
+
 class ListCommand(BaseModel):
     """All versions with their measured numbers, newest first."""
 
@@ -66,12 +74,27 @@ class ImportCommand(BaseModel):
     if_none: CliImplicitFlag[bool] = Field(False, description="only if there is no version at all yet")
 
 
-class ExportCommand(BaseModel):
-    """Write a version's model folder."""
+class ExportCommand(_HeldOut):
+    """Write a version's model folder; with --format, export a model folder for another runtime."""
 
-    folder: CliPositionalArg[Path] = Field(description="new or empty")
+    folder: CliPositionalArg[Path] = Field(description="new or empty; with --format, a model folder")
     version: str | None = Field(None, description="version number; wins over --alias")
     alias: str = Field("champion", description="alias of the version")
+    format: Literal["openvino", "onnx"] | None = Field(
+        None, description="runtime that shall serve the folder's model without PyTorch; needs --data"
+    )
+    float_: CliImplicitFlag[bool] = Field(False, alias="float", description="no int8 (--format openvino)")
+    data: list[Path] = Field(
+        [],
+        description="roots that it was trained on: their training split calibrates int8, and on their "
+        "validation split the export is compared with PyTorch",
+    )
+
+    @model_validator(mode="after")
+    def _data_for_a_format(self) -> Self:
+        if bool(self.data) != bool(self.format):
+            raise ValueError("--format and --data go together: an export is compared on photographs")
+        return self
 
 
 class CompareCommand(BaseModel):
@@ -105,29 +128,28 @@ class RegistryCommand(BaseSettings):
     promote: CliSubCommand[PromoteCommand] = Field(description="make a version the champion")
     rollback: CliSubCommand[RollbackCommand] = Field(description="go back to the champion before")
     import_: CliSubCommand[ImportCommand] = Field(alias="import", description="register a model folder")
-    export: CliSubCommand[ExportCommand] = Field(description="write a version as a model folder")
+    export: CliSubCommand[ExportCommand] = Field(
+        description="write a version as a model folder, or a folder's model for another runtime"
+    )
     compare: CliSubCommand[CompareCommand] = Field(description="the last runs side by side")
     sync: CliSubCommand[SyncCommand] = Field(description="send what a training run could not send")
 
 
 def registry_command(arguments: Sequence[str] | None = None) -> tuple[RegistryCommand, BaseModel]:
     """Return the settings of registry.py and its command, or say in sentences what is wrong and exit 2."""
-    settings = parse_arguments(RegistryCommand, arguments)
+    settings = parse_arguments(RegistryCommand, arguments, list_flags=("--data",))
     command = get_subcommand(settings, is_required=False)
     if not isinstance(command, BaseModel):
         refuse("error: expected a command, as in: python registry.py list (all: --help)")
     return settings, command
 
 
-class CheckCommand(BaseModel):
+class CheckCommand(_HeldOut):
     """Look for all that would spoil training or its numbers; exit status 1 on errors."""
 
     data: CliPositionalArg[list[Path]] = Field(description="folders with images/ and annotations/xmls/")
-    negatives: CliImplicitFlag[bool] = Field(False, description="pictures without annotation show no object")
     near: int = Field(40, ge=0, le=64, description="bits of 256 in which near duplicates differ at most")
     show: int = Field(5, ge=0, description="findings of a kind to list; 0: all")
-    val_fraction: float = Field(0.12, gt=0, lt=0.5, description=VAL_FRACTION)
-    negative_val_fraction: float | None = Field(None, gt=0, lt=1, description=NEGATIVE_VAL_FRACTION)
 
 
 class DownloadCommand(BaseModel):
@@ -197,17 +219,6 @@ def _number_of(value: Any) -> Any:
 def fix_cublas_workspace() -> None:
     """Have cuBLAS sum in the same order each time; before its first use in this process."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
-
-class TorchrunSettings(BaseSettings):
-    """What torchrun tells each of its processes; the defaults are those of a single process."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="ignore")
-
-    rank: int = Field(0, ge=0, description="this process among all")
-    local_rank: int = Field(0, ge=0, description="this process on this machine")
-    local_world_size: int = Field(1, ge=1, description="how many of them are on this machine")
-    world_size: int = Field(1, ge=1, description="how many processes train together")
 
 
 class TrainConfig(BaseSettings):
@@ -335,6 +346,9 @@ class TrainConfig(BaseSettings):
     run_name: str | None = Field(None, description="MLflow run name")
     model_name: str = Field("weapon-detector", description="registered model")
     register_model: bool = Field(True, description="register the best model when done")
+    export: bool = Field(
+        True, description="export the best model for OpenVINO, so that it is served without PyTorch too"
+    )
 
     @model_validator(mode="after")
     def _no_clock_decides(self) -> Self:

@@ -8,6 +8,7 @@ Also a command:
     python registry.py rollback --why "too many false alarms"
     python registry.py import FOLDER              # a model folder becomes a new version
     python registry.py export FOLDER              # the champion, or --version N, becomes a model folder
+    python registry.py export FOLDER --format openvino --data ROOT ...    # to serve it without PyTorch
     python registry.py compare                    # the last runs side by side; --markdown for a README
     python registry.py sync FOLDER                # send what a training run could not send
 
@@ -33,6 +34,10 @@ from commands import (
     SyncCommand,
     registry_command,
 )
+from detection.card import DetectorError
+from detection.imaging import ImageError
+from photosets.layout import DatasetError
+from photosets.samples import Split, read_samples
 from tracking.aliases import read_history
 from tracking.champion import not_told_apart, promote, rollback, same_data
 from tracking.comparison import compare_runs, comparison_url, last_runs
@@ -48,13 +53,15 @@ from tracking.tables import (
 from tracking.tracker import RegistryError, connection, is_server, shown
 from tracking.versions import find_version, list_versions
 
+SPLITS: tuple[Split, ...] = ("train", "val")
+
 
 def main() -> None:
     """Do what the command line says."""
     settings, command = registry_command()
     try:
         _run(command, settings, Console(markup=False, emoji=False))
-    except RegistryError as error:
+    except (RegistryError, DetectorError, DatasetError, ImageError) as error:
         raise SystemExit(f"error: {error}") from error
 
 
@@ -75,6 +82,8 @@ def _run(command: object, settings: RegistryCommand, console: Console) -> None:
             console.print(f"Champion of {name} is version {now.version} again.")
         case ImportCommand():
             _import(command, settings, console)
+        case ExportCommand(format=str()):
+            _export(command, console)
         case ExportCommand(folder=folder, version=version, alias=alias):
             found = find_version(name, version, alias, tracking_uri=uri)
             console.print(f"{found} is in {export_folder(found, folder)}.")
@@ -126,6 +135,25 @@ def _import(command: ImportCommand, settings: RegistryCommand, console: Console)
     )
     did = "is now" if is_new else "is already"
     console.print(f"{command.folder} {did} {found}{f' ({found.alias})' if found.alias else ''}.")
+
+
+def _export(command: ExportCommand, console: Console) -> None:
+    from training import exporting  # here: it brings PyTorch, which the other commands do without
+
+    assert command.format is not None, "its case says so"
+    train, val = (
+        read_samples(
+            command.data, split, negatives=command.negatives, val_fraction=command.val_fraction,
+            negative_val_fraction=command.negative_val_fraction,
+        )
+        for split in SPLITS
+    )  # fmt: skip
+    made = exporting.export_model(
+        command.folder, command.format, train, val, only_float=command.float_, say=console.print
+    )
+    for line in exporting.told(made):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"It lies in {command.folder}; serve it with MODEL_DIR={command.folder}, or register it.")
 
 
 def _compare(command: CompareCommand, settings: RegistryCommand, console: Console) -> None:

@@ -225,7 +225,7 @@ class Export(_Frozen):
     runtime: Literal["openvino", "onnx"]
     precision: Precision
     in_float: tuple[str, ...] = ()
-    files: dict[str, str]
+    files: dict[Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z_]+\.[a-z]+$")], str]
     weights_sha256: str
     geometry: NetworkGeometry
     library_versions: dict[str, str] = Field(default_factory=dict)
@@ -388,6 +388,14 @@ class ModelList(_Answer):
     versions: list[ListedVersion]
 
 
+class RuntimeInfo(_Answer):
+    """What runs the network, and in sentences why nothing else that was asked for or is faster does."""
+
+    name: Runtime
+    precision: Precision
+    notes: list[str] = Field(default_factory=list)
+
+
 class ModelInfo(_Answer):
     """GET /model: what is served and what was measured of it."""
 
@@ -397,4 +405,5 @@ class ModelInfo(_Answer):
     card: ModelCard
     dangerous: list[str]
     version_url: str | None = Field(None, description="the version's page in the tracker, its run among it")
+    runtime: RuntimeInfo | None = Field(None, description="what runs the network, and why nothing else")
     watch_error: str | None = Field(None, description="why a newer version could not be loaded, if so")

@@ -24,6 +24,7 @@ from pydantic_settings import (
 from arguments import parse_arguments
 
 Device = Literal["auto", "cpu", "cuda"]  # what devices.choose_device takes
+WantedRuntime = Literal["auto", "torch", "openvino", "onnx"]  # what runtimes.load takes
 
 
 class TrackerSettings(BaseSettings):
@@ -102,6 +103,11 @@ class ApiSettings(TrackerSettings):
         1, ge=1, description="pictures decoded side by side; the network takes one at a time, on all cores"
     )
     api_device: Device = Field("cpu", description="where the network runs; auto: cuda if there, else cpu")
+    api_runtime: WantedRuntime = Field(
+        "auto",
+        description="what runs the network; auto: the model's fastest export that fits this machine, "
+        "else PyTorch",
+    )
     api_cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="comma-separated origins of web pages that may call; none by default"
     )
@@ -177,6 +183,17 @@ class ApiSettings(TrackerSettings):
 def api_settings(arguments: Sequence[str] | None = None) -> ApiSettings:
     """Return the API's settings: flags > environment > defaults."""
     return parse_arguments(ApiSettings, arguments)
+
+
+class TorchrunSettings(BaseSettings):
+    """What torchrun tells each of its processes; the defaults are those of a single process."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    rank: int = Field(0, ge=0, description="this process among all")
+    local_rank: int = Field(0, ge=0, description="this process on this machine")
+    local_world_size: int = Field(1, ge=1, description="how many of them are on this machine")
+    world_size: int = Field(1, ge=1, description="how many processes train together")
 
 
 class WebSettings(BaseSettings):

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import metrics
-from commands import TorchrunSettings, TrainConfig, fix_cublas_workspace, train_config
+from commands import TrainConfig, fix_cublas_workspace, train_config
 from detection import detections, devices
 from detection import detector as detectors
 from detection.card import DetectorError, write_card
@@ -37,10 +37,11 @@ from photosets import layout
 from photosets import samples as photographs
 from photosets.samples import Sample
 from photosets.statistics import split_summary
+from settings import TorchrunSettings
 from tracking import logged_model, tracker, versions
 from tracking import run as runs
 from tracking.provenance import git_commit, library_versions
-from training import checkpoints, engine, processes
+from training import checkpoints, engine, exporting, processes
 from training import loader as loading
 from training.checkpoints import Progress, Training, check_same_data, run_identity
 from training.interruption import Interruption
@@ -430,6 +431,8 @@ def finish(
     origin = provenance(config, train_samples, val_samples, run.run_id)
     card = chosen.into_card(served.card, choice, results, truths).model_copy(update=origin)
     write_card(folder, card)
+    if config.export:
+        exporting.try_to_export(folder, train_samples, samples, say=say)
     where = str(folder)
     if config.register_model:
         where = str(

@@ -176,7 +176,7 @@ train() {
         resume=()
         if [[ -f $work/out/checkpoint.pt ]]; then resume=(--resume); fi
         status=0
-        within_visit "$python" train.py --data "${roots[@]}" --output "$work/out" "${plan[@]}" "${resume[@]}" || status=$?
+        within_visit "$python" train.py --no-export --data "${roots[@]}" --output "$work/out" "${plan[@]}" "${resume[@]}" || status=$?
         if ((status == 0)) && [[ -f $work/out/report/report.json ]]; then
             touch "$work/trained"
         elif ((status == 124 || status == 0)); then

@@ -16,7 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from commands import TorchrunSettings, TrainConfig, train_config
+from commands import TrainConfig, train_config
+from settings import TorchrunSettings
 
 # MiB of a card's memory for one image of 640 pixels in bfloat16: guesses on the safe side, not measured.
 MIB_PER_IMAGE = {"fasterrcnn_mobilenet_v2_fpn": 600, "fasterrcnn_resnet50_fpn_v2": 1700}

@@ -41,11 +41,12 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import train
-from commands import TorchrunSettings, TrainConfig, train_config
+from commands import TrainConfig, train_config
 from detection.architectures import build_network, freeze_backbone, network_config
 from detection.detections import CLASS_NAMES
 from photosets import samples as photographs
 from photosets import synthetic
+from settings import TorchrunSettings
 from tracking import provenance
 from training import checkpoints, engine, transforms
 from training import loader as loading

@@ -34,7 +34,7 @@ from detection.detections import BACKGROUND, CLASS_NAMES, WEAPONS, Detections
 from detection.files import write_atomically
 from detection.second_look import CropClassifier, look_twice
 from detection.weights import load_state_dict, load_weights
-from schemas import CARD_FILE, WEIGHTS_FILE, ModelCard
+from schemas import CARD_FILE, WEIGHTS_FILE, ModelCard, RuntimeInfo
 
 SECOND_LOOK = "second_look."  # what the names of its weights begin with in weights.safetensors
 ON_A_CARD = 9  # pictures in one pass: all of 3x3 tiles
@@ -83,7 +83,10 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
     Attributes:
         card: what model.json holds.
         second_look: what looks at weapon candidates again, if the card says so.
+        run_by: what /model says of it, where runtimes.load chose PyTorch.
     """
+
+    run_by: RuntimeInfo | None = None
 
     def __init__(self, card: ModelCard, *, device: str | torch.device = "cpu") -> None:
         """Build the card's network with random weights. Nothing is downloaded."""
@@ -295,7 +298,9 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
         if half:
             state = {name: v.half() if v.is_floating_point() else v for name, v in state.items()}
         weights = safetensors.torch.save(state)
-        self.card = self.card.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
+        sha256 = hashlib.sha256(weights).hexdigest()
+        exports = self.card.exports if sha256 == self.card.weights_sha256 else ()  # made of other weights
+        self.card = self.card.model_copy(update={"weights_sha256": sha256, "exports": exports})
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / WEIGHTS_FILE, weights)

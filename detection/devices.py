@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 class NoSuchDevice(RuntimeError):
@@ -20,6 +23,8 @@ def choose_device(wanted: str, *, local_rank: int = 0) -> torch.device:
     Raises:
         NoSuchDevice: a graphics card was asked for and there is none, or fewer than processes.
     """
+    import torch  # here: an API without it serves exports on the processor
+
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "cpu" or (wanted == "auto" and not cards):
         return torch.device("cpu")
@@ -42,6 +47,8 @@ def make_deterministic(device: torch.device) -> None:
     On a graphics card an operation without one is named in a warning, and training goes on. On the
     processor it is an error; training uses none.
     """
+    import torch
+
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False  # it chooses by the clock

@@ -6,9 +6,7 @@ model has one, "second_look". What lies between them is numpy's: detection.expor
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,13 +22,12 @@ from torch.nn import functional as F
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
-from detection import preparation, selection
 from detection.card import DetectorError
 from detection.detector import Detector
 from detection.exported import ExportedDetector, Seen
 from detection.imaging import Image
 from detection.openvino_runtime import OpenVinoGraphs
-from schemas import Export, ModelCard, NetworkGeometry, Precision, Runtime
+from schemas import Export, ModelCard, NetworkGeometry
 
 Floats = NDArray[np.float32]
 PARTS = ("look", "head", "second_look")
@@ -42,7 +39,7 @@ RPN_LAYERS = ".*rpn_head.*"
 
 
 class Look(nn.Module):
-    """Backbone, pyramid and RPN head as one module: (1, 3, H, W) -> table of rows, objectness, deltas by level.
+    """Backbone, pyramid and RPN head as one module: (1, 3, H, W) -> table, objectness, deltas by level.
 
     The table has a row for each place of each level that RoIAlign reads, one level after the other.
     """
@@ -56,7 +53,9 @@ class Look(nn.Module):
         """Return the table (S, C), then objectness, then deltas of every level."""
         features = self.backbone(batch)
         objectness, deltas = self.rpn_head(list(features.values()))
-        rows = [level.permute(0, 2, 3, 1).flatten(0, 2) for name, level in features.items() if name in self.names]
+        rows = [
+            level.permute(0, 2, 3, 1).flatten(0, 2) for name, level in features.items() if name in self.names
+        ]
         return (torch.cat(rows), *objectness, *deltas)
 
 
@@ -128,10 +127,12 @@ def take_apart(detector: Detector) -> Pieces:
     look = Look(network).eval()
     batch = torch.zeros(1, 3, *EXAMPLE_HW)
     with torch.inference_mode():
-        table, *levels = look(batch)
+        table = look(batch)[0]
         features = network.backbone(batch)
     if [name for name in features if name in look.names] != list(features)[: len(look.names)]:
-        raise DetectorError("expected RoIAlign to read the first levels of the pyramid; this network cannot be exported")
+        raise DetectorError(
+            "expected RoIAlign to read the first levels of the pyramid; this network cannot be exported"
+        )
     strides = [EXAMPLE_HW[0] // features[name].shape[2] for name in features if name in look.names]
     geometry = geometry_of(network, strides)
     bins = config.rpn_post_nms_top_n * geometry.pool_size**2
@@ -150,9 +151,7 @@ def geometry_of(network: FasterRCNN, pool_strides: Sequence[int]) -> NetworkGeom
     """Return what lies between the graphs of a network."""
     rpn, pool = network.rpn, network.roi_heads.box_roi_pool
     return NetworkGeometry(
-        cell_anchors=tuple(
-            tuple(map(tuple, level.tolist())) for level in rpn.anchor_generator.cell_anchors
-        ),
+        cell_anchors=tuple(tuple(map(tuple, level.tolist())) for level in rpn.anchor_generator.cell_anchors),
         pool_strides=tuple(pool_strides),
         pool_size=pool.output_size[0],
         canonical_scale=pool.canonical_scale,
@@ -199,7 +198,7 @@ def to_openvino(pieces: Pieces) -> dict[str, Any]:
 
 
 def _openvino_head(pieces: Pieces) -> Any:
-    """Return RoIAlign and box head; OpenVINO sums rows by its EmbeddingBag, 20 times as fast as its ROIAlign."""
+    """Return RoIAlign and box head; EmbeddingBag sums rows 20 times as fast as OpenVINO's ROIAlign does."""
     import openvino as ov
     from openvino import opset15 as ops
 
@@ -307,7 +306,9 @@ def to_int8(
 
     quantised = {}
     for part, model in models.items():
-        calls = list(_Calls(detector, images, part)) if part == "second_look" else _Calls(detector, images, part)
+        calls = (
+            list(_Calls(detector, images, part)) if part == "second_look" else _Calls(detector, images, part)
+        )
         if part in in_float or (part == "second_look" and not calls):
             quantised[part] = model
             continue
@@ -321,6 +322,8 @@ def to_int8(
     return quantised
 
 
-def in_memory(models: Mapping[str, Any], card: ModelCard, export: Export, *, threads: int = 0) -> ExportedDetector:
+def in_memory(
+    models: Mapping[str, Any], card: ModelCard, export: Export, *, threads: int = 0
+) -> ExportedDetector:
     """Return a detector that runs OpenVINO's models, without files."""
     return ExportedDetector(card, export, OpenVinoGraphs(models, precision=export.precision, threads=threads))

@@ -15,7 +15,7 @@ from detection.calibration import calibrate
 from detection.detections import WEAPONS, Detections
 from detection.imaging import Image
 from detection.second_scores import candidates, evidence, moved
-from schemas import Export, ModelCard
+from schemas import Export, ModelCard, RuntimeInfo
 
 Floats = NDArray[np.float32]
 
@@ -59,7 +59,10 @@ class ExportedDetector:
     Attributes:
         card: what model.json holds.
         export: which of the card's exports this is.
+        run_by: what /model says of it, where runtimes.load chose it.
     """
+
+    run_by: RuntimeInfo | None = None
 
     def __init__(self, card: ModelCard, export: Export, graphs: Graphs) -> None:
         self.card, self.export = card, export

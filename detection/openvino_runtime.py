@@ -29,7 +29,9 @@ def read_graphs(files: Mapping[str, Path]) -> dict[str, ov.Model]:
         try:
             graphs[part] = core.read_model(path)
         except RuntimeError as error:
-            raise DetectorError(f"OpenVINO {ov.__version__} cannot read {path}: {first_line(error)}") from error
+            raise DetectorError(
+                f"OpenVINO {ov.__version__} cannot read {path}: {first_line(error)}"
+            ) from error
     return graphs
 
 
@@ -56,7 +58,9 @@ class OpenVinoGraphs:
         try:
             compiled = {part: core.compile_model(graph, "CPU", options) for part, graph in graphs.items()}
         except RuntimeError as error:
-            raise DetectorError(f"OpenVINO {ov.__version__} cannot compile the export: {first_line(error)}") from error
+            raise DetectorError(
+                f"OpenVINO {ov.__version__} cannot compile the export: {first_line(error)}"
+            ) from error
         self._requests = {part: one.create_infer_request() for part, one in compiled.items()}
 
     def look(self, batch: Floats) -> Seen:

@@ -1,4 +1,4 @@
-"""From a photo to what an exported network takes, with Pillow and numpy: what PyTorch's path does by itself."""
+"""From a photo to what an exported network takes, with Pillow and numpy, as PyTorch's path prepares it."""
 
 from __future__ import annotations
 
@@ -97,7 +97,9 @@ def cut_out(image: Image, boxes: Floats, config: SecondLookConfig) -> Floats:
     for crop, (x1, y1, x2, y2) in zip(crops, boxes, strict=True):
         side = max(np.float32(max(x2 - x1, y2 - y1)) * np.float32(config.context), config.smallest_px)
         centre_x, centre_y = (x1 + x2) / 2, (y1 + y2) / 2
-        corners = np.round([centre_x - side / 2, centre_y - side / 2, centre_x + side / 2, centre_y + side / 2])
+        corners = np.round(
+            [centre_x - side / 2, centre_y - side / 2, centre_x + side / 2, centre_y + side / 2]
+        )
         square = picture.crop(tuple(int(corner) for corner in corners))
         resized = square.resize(size, PillowImage.Resampling.BILINEAR)
         crop[:] = np.asarray(resized).transpose(2, 0, 1) / np.float32(WHITE)

@@ -9,7 +9,7 @@ import numpy as np
 
 from detection.detections import Detections
 from detection.imaging import Image
-from schemas import ModelCard
+from schemas import ModelCard, RuntimeInfo
 
 
 class AnyDetector(Protocol):
@@ -47,6 +47,12 @@ class BatchDetector(AnyDetector, Protocol):
         probabilities: bool = False,
     ) -> list[Detections]:
         """Return what detect finds in each image."""
+
+
+def run_by(detector: AnyDetector) -> RuntimeInfo | None:
+    """Return what runs a detector's network and why nothing else does, where runtimes.load chose it."""
+    info: RuntimeInfo | None = getattr(detector, "run_by", None)
+    return info
 
 
 def warm_up(detector: AnyDetector) -> None:

@@ -134,7 +134,7 @@ def _best_of_level(
 
 
 def level_of(boxes: Floats, geometry: NetworkGeometry) -> Ints:
-    """Return the level of the pyramid, an index into pool_strides, that RoIAlign reads for each of (N, 4) boxes.
+    """Return which level RoIAlign reads for each of (N, 4) boxes, as an index into pool_strides.
 
     Source:
         Lin et al., Feature Pyramid Networks, CVPR 2017, equation 1.
@@ -188,7 +188,7 @@ def points(
 
 
 def _along(edges: Floats, sizes: Ints, side: int) -> tuple[Ints, Floats]:
-    """Return, for each of side points along one side of a box, the two places it lies between and their shares.
+    """Return the two places that each point along a side of a box lies between, and their shares.
 
     Args:
         edges: (P, 2) where boxes begin and end, in places.

@@ -89,7 +89,26 @@ def bootstrap_intervals(
     values = _bootstrap_ap(truths, detections, class_names, drawn[:, group_of], group_of)
     spans = {key: _interval(value) for key, value in values.items()}
     alarms = image_alarms(truths, detections, class_names)
-    raised = alarms.scores >= score_threshold
+    return spans | _alarm_intervals(alarms, score_threshold, drawn, group_of)
+
+
+def alarm_intervals(
+    alarms: ImageAlarms,
+    groups: Sequence[str] | None,
+    *,
+    score_threshold: float,
+    draws: int = 1000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Return bootstrap_intervals' image_recall and false_alarms_per_1000 alone, for one more threshold."""
+    group_of = group_indices(groups, len(alarms.scores))
+    return _alarm_intervals(alarms, score_threshold, _drawn(group_of, draws, seed), group_of)
+
+
+def _alarm_intervals(
+    alarms: ImageAlarms, score_threshold: float, drawn: Ints, group_of: Ints
+) -> dict[str, Interval]:
+    raised, spans = alarms.scores >= score_threshold, {}
     for key, among, per in (
         ("image_recall", alarms.armed, 1),
         ("false_alarms_per_1000", ~alarms.armed, 1000),

@@ -15,10 +15,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from detection import detector as detectors
+from detection import runtimes
 from detection.decoding import DecoderMissing, Decoders
-from detection.devices import choose_device
+from detection.devices import NoSuchDevice, choose_device
 from serving.bodies import BodyLimit
+from serving.cores import granted_cores
 from serving.deepstack import recorder_router
 from serving.gate import AllowedHosts, RequestFrame
 from serving.models import LoadDetector, ModelSource, NoModel
@@ -41,13 +42,13 @@ def create_app(
 
     Args:
         settings: everything configurable.
-        load_detector: folder -> detector; detector.load_folder on the chosen device by default.
+        load_detector: folder -> detector; runtimes.load on the chosen device by default.
         source: where models come from; by the settings by default.
 
     Raises:
         NoSuchDevice: the chosen device is not in this machine.
     """
-    load = load_detector or partial(detectors.load_folder, device=choose_device(settings.api_device))
+    load = load_detector or default_loader(settings)
     service = make_service(settings, source or make_source(settings, load))
     app = FastAPIOffline(
         title="Weapon detector",
@@ -77,6 +78,21 @@ def create_app(
         RequestFrame, observe=service.metrics.observe, send_seconds=settings.api_deadline_seconds
     )
     return app
+
+
+def default_loader(settings: ApiSettings) -> LoadDetector:
+    """Return what loads a model folder by the settings.
+
+    Raises:
+        NoSuchDevice: the chosen device is not in this machine.
+    """
+    device = "cpu"
+    if settings.api_device != "cpu":
+        if runtimes.torch_installed():
+            device = str(choose_device(settings.api_device))
+        elif settings.api_device == "cuda":
+            raise NoSuchDevice("a graphics card needs PyTorch, which is not installed here: choose cpu")
+    return partial(runtimes.load, runtime=settings.api_runtime, device=device, threads=granted_cores())
 
 
 @asynccontextmanager

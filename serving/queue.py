@@ -52,10 +52,9 @@ class InferenceQueue:
     Args:
         workers: threads, so pieces of work at the same time.
         max_waiting: pieces of work that may wait beside those running.
-        set_up: called once in each thread.
     """
 
-    def __init__(self, workers: int, max_waiting: int, set_up: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, workers: int, max_waiting: int) -> None:
         self.workers = workers
         self._places = workers + max_waiting
         self._taken = 0
@@ -64,14 +63,12 @@ class InferenceQueue:
         self._begun: dict[int, float] = {}  # thread -> when it began what it is at
         # The interpreter does not wait for daemons: a thread that is stuck keeps no process from ending.
         self._threads = [
-            threading.Thread(target=self._run, args=(set_up,), name=f"inference_{i}", daemon=True)
-            for i in range(workers)
+            threading.Thread(target=self._run, name=f"inference_{i}", daemon=True) for i in range(workers)
         ]
         for thread in self._threads:
             thread.start()
 
-    def _run(self, set_up: Callable[[], None]) -> None:
-        set_up()
+    def _run(self) -> None:
         me = threading.get_ident()
         while (work := self._work.get()) is not None:
             self._begun[me] = time.monotonic()

@@ -21,6 +21,7 @@ from starlette.responses import Response
 
 from detection.alarm import alarm_threshold, unsure_threshold
 from detection.detections import WEAPONS, Detections
+from detection.runtime import run_by
 from detection.tiles import Stopped
 from schemas import ImageResult, ModelCard, ModelInfo, ModelList, ModelName, PredictResponse
 from serving.bodies import SentFile, read_files
@@ -125,6 +126,7 @@ async def model(service: ServiceDep) -> ModelInfo:
         card=served.detector.card,
         dangerous=list(WEAPONS),
         version_url=served.version_url,
+        runtime=run_by(served.detector),
         watch_error=service.host.trouble,
     )
 

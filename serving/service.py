@@ -8,11 +8,9 @@ from functools import partial
 from typing import Any
 
 import prometheus_client
-import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from detection.decoding import Decoders
-from serving.cores import granted_cores
 from serving.gate import FairShare, KeyRing
 from serving.models import (
     FallbackSource,
@@ -80,8 +78,7 @@ class Service:
 
 def make_service(settings: ApiSettings, source: ModelSource) -> Service:
     """Build the queue, sized to the cores granted, and what watches the model."""
-    set_up = partial(torch.set_num_threads, granted_cores())  # each thread has its own number
-    queue = InferenceQueue(settings.api_workers, settings.api_queue_size, set_up)
+    queue = InferenceQueue(settings.api_workers, settings.api_queue_size)
     seconds = min(settings.api_decode_seconds, settings.api_deadline_seconds)
     decoders = Decoders(settings.api_workers, settings.api_max_pixels, seconds)
     metrics = ApiMetrics()

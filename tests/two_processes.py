@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 import train
-from commands import TorchrunSettings, train_config
+from commands import train_config
+from settings import TorchrunSettings
 from tests.training.test_engine import make_batches, make_samples, make_training, run_epochs
 from training import checkpoints, processes
 from training import loader as loading

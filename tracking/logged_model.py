@@ -37,6 +37,7 @@ from tracking.versions import (
     card_of,
     download_version,
     every_version,
+    export_files,
     find_version,
     make_name,
     sha256_of,
@@ -179,6 +180,9 @@ def _write_pyfunc(folder: Path, destination: Path, run_id: str, model_id: str) -
     staged.mkdir()
     for file in MODEL_FILES:
         shutil.copyfile(folder / file, staged / file)  # MLflow does not follow links
+    for file in filter(lambda name: (folder / name).is_file(), export_files(card_of(folder))):
+        (staged / file).parent.mkdir(exist_ok=True)
+        shutil.copyfile(folder / file, staged / file)
     mlflow.pyfunc.save_model(
         path=str(destination / "model"),
         mlflow_model=Model(artifact_path=ARTIFACT, run_id=run_id, model_uuid=model_id, model_id=model_id),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import math
 import os
 import tempfile
@@ -21,6 +22,7 @@ from detection.card import DetectorError, read_card
 from schemas import CARD_FILE, WEIGHTS_FILE, ModelCard
 from tracking.tracker import RegistryError, TrackerUnreachable, ask_version, connection
 
+log = logging.getLogger(__name__)
 MODEL_FILES = (WEIGHTS_FILE, CARD_FILE)
 ARTIFACT = "detector"  # the model folder's name inside a logged model, as pyfunc_model.py reads it
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -213,7 +215,7 @@ def download_version(found: RegisteredVersion, destination: Path) -> Path:
     """Download a version's model folder. Runs no code from the store and unpickles nothing.
 
     Returns:
-        destination, which then holds model.json and weights.safetensors.
+        destination, which then holds model.json, weights.safetensors and the exports that the card names.
 
     Raises:
         RegistryError: the version holds no model folder, the download fails, or what came is not what
@@ -226,6 +228,7 @@ def download_version(found: RegisteredVersion, destination: Path) -> Path:
             paths = {file: _download(found, file, Path(temporary)) for file in MODEL_FILES}
             for path in paths.values():
                 _check_sha256(found, path)
+            _download_exports(found, read_card(Path(temporary)), destination)
             for file, path in paths.items():  # the card last: a folder with a card is complete
                 path.replace(destination / file)
     except OSError as error:
@@ -234,6 +237,29 @@ def download_version(found: RegisteredVersion, destination: Path) -> Path:
             "It needs room and the right to write there."
         ) from error
     return destination
+
+
+def export_files(card: ModelCard) -> list[str]:
+    """Return the files of a card's exports, by their path in the model folder."""
+    return [file for export in card.exports for file in export.files]
+
+
+def _download_exports(found: RegisteredVersion, card: ModelCard, destination: Path) -> None:
+    """Download what a version's card says that exports lie beside it.
+
+    One that cannot be had is left out, and so is not served; the model can be served without. Whether it is
+    the file that the card means, whoever loads it asks.
+    """
+    for file in export_files(card):
+        target = destination / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=destination, prefix=".download-") as temporary:
+            try:
+                _download(found, file, Path(temporary)).replace(target)
+            except TrackerUnreachable:
+                raise
+            except RegistryError as error:
+                log.warning("%s", error)
 
 
 def _download(found: RegisteredVersion, file: str, folder: Path) -> Path:

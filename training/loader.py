@@ -20,10 +20,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from commands import TorchrunSettings, TrainConfig
+from commands import TrainConfig
 from detection import imaging
 from photosets import samples as photographs
 from photosets.samples import Sample
+from settings import TorchrunSettings
 from training import transforms
 from training.checkpoints import Training
 from training.transforms import Batch, Target, mosaic, paste

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from commands import TorchrunSettings, TrainConfig
+from commands import TrainConfig
 from detection import architectures
 from detection import detector as detectors
 from detection.card import read_card
@@ -17,6 +17,7 @@ from detection.detector import Detector
 from detection.weights import load_backbone_weights, load_coco_weights, load_state_dict, load_weights
 from photosets.samples import Sample
 from schemas import CARD_FILE, ModelCard, NetworkConfig
+from settings import TorchrunSettings
 from training import loader as loading
 from training import transforms
 from training.checkpoints import Progress, Training

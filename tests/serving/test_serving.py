@@ -154,18 +154,6 @@ def has_room(queue):
     return True
 
 
-def test_each_thread_is_set_up_once():
-    async def run():
-        names = []
-        queue = InferenceQueue(2, 10, lambda: names.append(threading.current_thread().name))
-        await asyncio.gather(*(queue.submit(lambda: None) for _ in range(8)))
-        queue.close()
-        return names
-
-    names = asyncio.run(run())
-    assert 1 <= len(names) == len(set(names)) <= 2
-
-
 # --- host -------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from PIL import Image as PillowImage
 
 import metrics
 import train
-from commands import TorchrunSettings, train_config
+from commands import train_config
 from detection import architectures, devices, weights
 from detection import detector as detectors
 from detection.card import DetectorError, read_card, write_card
@@ -31,6 +31,7 @@ from evaluation import report as reports
 from photosets import layout, synthetic
 from photosets import samples as photographs
 from schemas import ModelCard
+from settings import TorchrunSettings
 from tracking import run as runs
 from tracking import tracker, versions
 from training import checkpoints, engine, terminal, transforms
