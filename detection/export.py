@@ -129,11 +129,12 @@ def take_apart(detector: Detector) -> Pieces:
     with torch.inference_mode():
         table = look(batch)[0]
         features = network.backbone(batch)
-    if [name for name in features if name in look.names] != list(features)[: len(look.names)]:
+    read = [name for name in features if name in look.names]
+    if read != list(features)[: len(read)]:
         raise DetectorError(
             "expected RoIAlign to read the first levels of the pyramid; this network cannot be exported"
         )
-    strides = [EXAMPLE_HW[0] // features[name].shape[2] for name in features if name in look.names]
+    strides = [EXAMPLE_HW[0] // features[name].shape[2] for name in read]
     geometry = geometry_of(network, strides)
     bins = config.rpn_post_nms_top_n * geometry.pool_size**2
     places = 4 * config.roi_sampling_ratio**2

@@ -110,8 +110,10 @@ def propose(
     logits = np.concatenate([scores for scores, _ in found])
     boxes = clip(np.concatenate([level for _, level in found]), size_hw)
     levels = np.repeat(np.arange(len(found)), [len(scores) for scores, _ in found])
-    scores = 1 / (1 + np.exp(-logits))
-    good = not_smaller(boxes, geometry.rpn_min_size) & (scores >= geometry.rpn_score_thresh)
+    lowest = geometry.rpn_score_thresh
+    good = not_smaller(boxes, geometry.rpn_min_size)
+    if lowest > 0:
+        good &= logits >= math.log(lowest / (1 - lowest))
     boxes, logits, levels = boxes[good], logits[good], levels[good]
     return boxes[suppress(boxes, logits, levels, geometry.rpn_nms_thresh, most)]
 

@@ -8,10 +8,11 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,9 +23,9 @@ from detection.exported import ExportedDetector
 from detection.processor import multiplies_int8, processor_name
 from detection.runtime import AnyDetector, warm_up
 from detection.runtimes import NAMES
-from evaluation.export_check import compare, objections, refer
+from evaluation.export_check import Reference, compare, objections, refer
 from photosets.samples import Sample, load_image
-from schemas import Export, ExportComparison, ModelCard, Precision
+from schemas import ComparedFigure, Export, ExportComparison, ModelCard, Precision
 from training import engine
 
 CALIBRATION_PHOTOS = 60
@@ -73,27 +74,59 @@ def export_model(
     reference = refer(
         served.card, [sample.truth for sample in val], [sample.recording for sample in val], found
     )
+    candidates = _candidates(served.card, runtime, pieces, train, only_float=only_float)
+    chosen, figures = first_that_passes(reference, candidates, val, say)
+    torch_ms, exported_ms = time_in_turns((served, chosen.detector), val[:TIMED_PHOTOS])
+    comparison = ExportComparison(
+        images=len(val), figures=figures, torch_ms=torch_ms, exported_ms=exported_ms, machine=processor_name()
+    )
+    return _keep(folder, chosen.export.model_copy(update={"comparison": comparison}), chosen.write)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What may become an export.
+
+    Attributes:
+        detector: runs it.
+        export: what the card would say of it.
+        write: writes its files to a folder.
+    """
+
+    detector: AnyDetector
+    export: Export
+    write: Callable[[Path], None]
+
+    def __str__(self) -> str:
+        left = "".join(f", {part} in float" for part in self.export.in_float)
+        return f"{NAMES[self.export.runtime]} in {self.export.precision}{left}"
+
+
+def first_that_passes(
+    reference: Reference, candidates: Iterable[Candidate], val: Sequence[Sample], say: Say
+) -> tuple[Candidate, dict[str, ComparedFigure]]:
+    """Return the first candidate that finds what PyTorch finds, and its figures beside PyTorch's.
+
+    Args:
+        reference: what PyTorch finds in val.
+        candidates: the fastest first; each is made when those before it were refused.
+        val: what they are compared on.
+        say: gets a sentence about each.
+
+    Raises:
+        ExportRefused: none of them does.
+    """
     refused = []
-    for detector, write in _candidates(served.card, runtime, pieces, train, only_float=only_float):
-        made = detector.export
-        name = f"{NAMES[runtime]} in {made.precision}" + "".join(
-            f", {part} in float" for part in made.in_float
-        )
-        say(f"{name}: compared with PyTorch")
-        mine, _ = engine.evaluate(detector, val, description="compare")
-        figures = compare(reference, mine)
+    for candidate in candidates:
+        say(f"{candidate}: compared with PyTorch")
+        found, _ = engine.evaluate(candidate.detector, val, description="compare")
+        figures = compare(reference, found)
         against = objections(figures)
-        if against:
-            refused.append(f"{name}: {'; '.join(against)}")
-            say(f"refused: {refused[-1]}")
-            continue
-        torch_ms, exported_ms = time_in_turns((served, detector), val[:TIMED_PHOTOS])
-        comparison = ExportComparison(
-            images=len(val), figures=figures, torch_ms=torch_ms, exported_ms=exported_ms,
-            machine=processor_name(),
-        )  # fmt: skip
-        return _keep(folder, made.model_copy(update={"comparison": comparison}), write)
-    raise ExportRefused(f"no export of {folder} finds what PyTorch finds. " + ". ".join(refused))
+        if not against:
+            return candidate, figures
+        refused.append(f"{candidate}: {'; '.join(against)}")
+        say(f"refused: {refused[-1]}")
+    raise ExportRefused(f"no export finds what PyTorch finds. {'. '.join(refused)}")
 
 
 def try_to_export(folder: Path, train: Sequence[Sample], val: Sequence[Sample], *, say: Say) -> None:
@@ -121,8 +154,8 @@ def _version(package: str) -> str:
 def _candidates(
     card: ModelCard, runtime: Literal["openvino", "onnx"], pieces: exports.Pieces,
     train: Sequence[Sample], *, only_float: bool,
-) -> Iterator[tuple[ExportedDetector, Callable[[Path], None]]]:  # fmt: skip
-    """Yield what may become the export, the fastest first: a detector, and what writes its files."""
+) -> Iterator[Candidate]:  # fmt: skip
+    """Yield what may become the export, the fastest first."""
 
     def described(precision: Precision, in_float: tuple[str, ...] = ()) -> Export:
         return Export(
@@ -137,8 +170,8 @@ def _candidates(
         with tempfile.TemporaryDirectory(prefix="onnx-") as temporary:
             exports.write_onnx(pieces, Path(temporary))
             graphs = OnnxGraphs({part: Path(temporary) / f"{part}.onnx" for part in pieces.modules})
-        detector = ExportedDetector(card, described("float"), graphs)
-        yield detector, partial(exports.write_onnx, pieces)
+        export = described("float")
+        yield Candidate(ExportedDetector(card, export, graphs), export, partial(exports.write_onnx, pieces))
         return
     models = exports.to_openvino(pieces)
     if not only_float and multiplies_int8():
@@ -147,9 +180,12 @@ def _candidates(
         photos = [partial(load_image, train[i]) for i in sorted(chosen)]
         for in_float in exports.IN_FLOAT:
             quantised = exports.to_int8(models, exact, photos, in_float)
-            detector = exports.in_memory(quantised, card, described("int8", in_float))
-            yield detector, partial(exports.write_openvino, quantised)
-    yield exports.in_memory(models, card, described("float")), partial(exports.write_openvino, models)
+            yield _of_openvino(quantised, card, described("int8", in_float))
+    yield _of_openvino(models, card, described("float"))
+
+
+def _of_openvino(models: Mapping[str, Any], card: ModelCard, export: Export) -> Candidate:
+    return Candidate(exports.in_memory(models, card, export), export, partial(exports.write_openvino, models))
 
 
 def _fresh(folder: Path) -> None:
