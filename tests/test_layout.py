@@ -19,18 +19,20 @@ GRAPH = {
     "detection": {"schemas"},
     "photosets": {"detection"},
     "evaluation": {"detection", "metrics", "schemas"},
-    "training": {"commands", "detection", "photosets", "schemas"},
+    "training": {"commands", "detection", "evaluation", "photosets", "schemas", "settings"},
     "tracking": {"detection", "schemas"},
     "serving": {"detection", "schemas", "settings", "tracking"},
     "page": {"client", "detection", "schemas", "settings"},
     "cameras": {"client", "detection", "schemas"},
     # programs
     "dataset": {"commands", "detection", "photosets"},
-    "train": {"commands", "detection", "evaluation", "metrics", "photosets", "tracking", "training"},
+    "train": {
+        "commands", "detection", "evaluation", "metrics", "photosets", "settings", "tracking", "training",
+    },
     "evaluate": {
         "commands", "detection", "evaluation", "metrics", "photosets", "schemas", "tracking", "training",
     },
-    "registry": {"commands", "tracking"},
+    "registry": {"commands", "detection", "photosets", "tracking", "training"},
     "mlapi": {"detection", "serving", "settings"},
     "web": {"client", "detection", "page", "settings"},
     "watch": {"cameras", "client", "photosets", "settings"},
@@ -40,6 +42,8 @@ PROGRAMS = {"dataset", "train", "evaluate", "registry", "mlapi", "web", "watch",
 MOST_ROOT_FILES = 14
 MOST_LINES = 500
 HEAVY = {"torch", "torchvision", "detecto", "mlflow"}
+# What an API that serves an export imports before PyTorch is asked for.
+WITHOUT_TORCH = ("detection.runtimes", "detection.openvino_runtime", "detection.onnx_runtime", "detection.tiles")
 ONLY_IMPORTERS = {
     "detecto": {"detection.detector"},
     "mlflow": {"tracking"},
@@ -49,6 +53,9 @@ ONLY_IMPORTERS = {
     "paho": {"cameras.mqtt"},
     "apprise": {"cameras.alerts"},
     "fastapi": {"serving.app", "serving.deepstack", "serving.routes"},
+    "openvino": {"detection.openvino_runtime", "detection.export"},
+    "nncf": {"detection.export"},
+    "onnxruntime": {"detection.onnx_runtime"},
 }
 
 
