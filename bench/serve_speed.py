@@ -3,6 +3,7 @@
     python bench/serve_speed.py                                   both networks, random weights, drawn photo
     python bench/serve_speed.py --model weights/starter --photo photos/x.jpg
     python bench/serve_speed.py --model weights/starter --data ../shared/data/weapons --images 150
+    python bench/serve_speed.py --runtimes                        PyTorch, OpenVINO, ONNX Runtime at one size
 
 The plain way is what a first version does: float32, eager, autograd left on, torchvision's stock settings
 (800 pixels, 1,000 proposals). Every step runs in a process of its own, so that its memory is its own; the
@@ -23,13 +24,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import argparse
 import io
 import multiprocessing
+import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
@@ -39,13 +41,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from detection import detector as detectors
+from detection import export as exports
 from detection import imaging, weights
 from detection.architectures import build_network, network_config
 from detection.card import read_card, write_card
 from detection.detections import CLASS_NAMES, Detections
+from detection.runtimes import load_export
 from metrics import coco_summary
 from photosets.samples import read_samples
-from schemas import WEIGHTS_FILE, ModelCard, NetworkConfig
+from schemas import WEIGHTS_FILE, Export, ModelCard, NetworkConfig, Precision
 from serving.cores import granted_cores
 
 STOCK = {"min_size": 800, "max_size": 1333, "rpn_post_nms_top_n": 1000, "roi_sampling_ratio": 2}
@@ -54,6 +58,7 @@ SERVED = {  # where a network's own defaults are not already these
         "min_size": 480, "max_size": 854, "rpn_post_nms_top_n": 300, "roi_sampling_ratio": 1,
     },
 }  # fmt: skip
+SIDE = 768  # of the matrices that the floor is measured with
 Detect = Callable[[bytes], Detections]
 
 
@@ -107,13 +112,78 @@ def steps(served: NetworkConfig) -> list[tuple[str, Callable[[Path], Detect]]]:
     ]
 
 
+# --- the runtimes ---------------------------------------------------------------------------------
+
+
+def with_exports(folder: Path, destination: Path, content: bytes) -> Path:
+    """Return a copy of a model folder that has an export of each kind; those it lacks are only for timing.
+
+    They are scaled by the photo alone and compared with nothing.
+    """
+    shutil.copytree(folder, destination)
+    card = read_card(destination)
+    pieces = exports.take_apart(detectors.load_folder(destination, optimize=False))
+    models = exports.to_openvino(pieces)
+
+    def described(runtime: Literal["openvino", "onnx"], precision: Precision) -> Export:
+        return Export(
+            runtime=runtime, precision=precision, files={}, weights_sha256=card.weights_sha256,
+            geometry=pieces.geometry,
+        )  # fmt: skip
+
+    exact = exports.in_memory(models, card, described("openvino", "int8"))
+    kinds: dict[tuple[Literal["openvino", "onnx"], Precision], Callable[[Path], None]] = {
+        ("openvino", "int8"): lambda place: exports.write_openvino(
+            exports.to_int8(models, exact, [lambda: imaging.decode_image(content)]), place
+        ),
+        ("openvino", "float"): lambda place: exports.write_openvino(models, place),
+        ("onnx", "float"): lambda place: exports.write_onnx(pieces, place),
+    }
+    found = list(card.exports)
+    for (runtime, precision), write in kinds.items():
+        if not any((one.runtime, one.precision) == (runtime, precision) for one in found):
+            place = destination / f"{runtime}-{precision}"
+            place.mkdir()
+            write(place)
+            files = {f"{place.name}/{file.name}": "" for file in place.iterdir()}
+            found.append(described(runtime, precision).model_copy(update={"files": files}))
+    write_card(destination, card.model_copy(update={"exports": tuple(found)}))
+    return destination
+
+
+def exported(folder: Path, runtime: str, precision: str) -> Detect:
+    """Return what the API runs with one of a folder's exports."""
+    card = read_card(folder)
+    [export] = [one for one in card.exports if (one.runtime, one.precision) == (runtime, precision)]
+    detector = load_export(folder, card, export, threads=granted_cores())
+    return lambda content: detector.detect(imaging.decode_image(content))
+
+
+def runtimes(served: NetworkConfig) -> list[tuple[str, Callable[[Path], Detect]]]:
+    """Return the ways to compare at one input size: a name, and folder -> detect."""
+    every = steps(served)
+    bf16 = "bf16" if detectors.has_fast_bf16() else "float32"
+    return [
+        every[1],
+        (f"ours, PyTorch {bf16}", every[-1][1]),
+        ("ONNX Runtime float32", lambda folder: exported(folder, "onnx", "float")),
+        (f"OpenVINO {bf16}", lambda folder: exported(folder, "openvino", "float")),
+        ("OpenVINO int8", lambda folder: exported(folder, "openvino", "int8")),
+    ]
+
+
+WAYS = {"steps": steps, "runtimes": runtimes}
+
+
 # --- measuring --------------------------------------------------------------------------------------
 
 
-def work(connection: Connection, index: int, folder: Path, served: NetworkConfig, content: bytes) -> None:
+def work(
+    connection: Connection, ways: str, index: int, folder: Path, served: NetworkConfig, content: bytes
+) -> None:
     """Answer "go" with seconds on the clock and of processor, "memory" with megabytes."""
     torch.set_num_threads(granted_cores())
-    detect = steps(served)[index][1](folder)
+    detect = WAYS[ways](served)[index][1](folder)
     for _ in range(2):
         detect(content)
     connection.send("ready")
@@ -146,13 +216,15 @@ class Row:
         return statistics.median(self.processor)
 
 
-def measure(folder: Path, served: NetworkConfig, content: bytes, rounds: int) -> list[Row]:
-    """Time every step, in turns."""
+def measure(ways: str, folder: Path, served: NetworkConfig, content: bytes, rounds: int) -> list[Row]:
+    """Time every way of WAYS[ways], in turns."""
     context = multiprocessing.get_context("spawn")
-    rows, ends, processes = [Row(name) for name, _ in steps(served)], [], []
+    rows, ends, processes = [Row(name) for name, _ in WAYS[ways](served)], [], []
     for index in range(len(rows)):
         end, its_end = context.Pipe()
-        process = context.Process(target=work, args=(its_end, index, folder, served, content), daemon=True)
+        process = context.Process(
+            target=work, args=(its_end, ways, index, folder, served, content), daemon=True
+        )
         process.start()
         end.recv()
         ends.append(end)
@@ -171,16 +243,39 @@ def measure(folder: Path, served: NetworkConfig, content: bytes, rounds: int) ->
     return rows
 
 
-def floor_seconds(folder: Path, served: NetworkConfig, content: bytes) -> float:
-    """Return how much processor the served network's multiplications alone take at the measured best."""
+def floor_seconds(folder: Path, served: NetworkConfig, content: bytes) -> dict[str, float]:
+    """Return how much processor the served network's multiplications alone take at the measured best.
+
+    By type: bf16, or float32 where the processor does not multiply it, and int8.
+    """
     torch.set_num_threads(1)
     detect = ours(folder, served)
     with FlopCounterMode(display=False) as counter:
         detect(content)
     dtype = torch.bfloat16 if detectors.has_fast_bf16() else torch.float32
-    a, b = torch.rand(768, 768, dtype=dtype), torch.rand(768, 768, dtype=dtype)
-    best = min(_seconds(lambda: a @ b) for _ in range(200))
-    return float(counter.get_total_flops()) / (2 * 768**3 / best)
+    a, b = torch.rand(SIDE, SIDE).to(dtype), torch.rand(SIDE, SIDE).to(dtype)
+    products = {
+        "bf16" if dtype == torch.bfloat16 else "float32": min(_seconds(lambda: a @ b) for _ in range(200))
+    }
+    product = int8_product()
+    products["int8"] = min(_seconds(product) for _ in range(200))
+    return {name: float(counter.get_total_flops()) / (2 * SIDE**3 / took) for name, took in best.items()}
+
+
+def int8_product() -> Callable[[], Any]:
+    """Return a product of two int8 matrices on one thread, as OpenVINO computes it."""
+    import nncf
+    import openvino as ov
+    from openvino import opset15 as ops
+
+    rng = np.random.default_rng(0)
+    values = rng.random((SIDE, SIDE), np.float32)
+    given = ops.parameter([SIDE, SIDE], np.float32)
+    model = ov.Model([ops.matmul(given, ops.constant(values), False, True)], [given])
+    with exports.quiet():
+        quantised = nncf.quantize(model, nncf.Dataset([values]), subset_size=1)
+    request = ov.Core().compile_model(quantised, "CPU", {"INFERENCE_NUM_THREADS": 1}).create_infer_request()
+    return lambda: request.infer([values], share_inputs=True, share_outputs=True)
 
 
 def _seconds(call: Callable[[], Any]) -> float:
@@ -189,7 +284,7 @@ def _seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def show(rows: Sequence[Row], floor: float) -> None:
+def show(rows: Sequence[Row], floors: Mapping[str, float]) -> None:
     """Print a Markdown table."""
     print("| Way | p50, ms | times faster | processor, ms | times less | memory, MB |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
@@ -199,8 +294,13 @@ def show(rows: Sequence[Row], floor: float) -> None:
             f"| {row.name} | {row.p50 * 1000:.0f} | {first.p50 / row.p50:.1f} | {row.worked * 1000:.0f} "
             f"| {first.worked / row.worked:.1f} | {row.megabytes:.0f} |"
         )
-    share = f"{floor / last.worked:.0%} of the served way's processor time"
-    print(f"\nMatrix products alone at the measured peak: {floor * 1000:.0f} ms, {share}.\n", flush=True)
+    print("\nMatrix products alone at the measured peak, and as a share of the last way's processor time:")
+    print(
+        ", ".join(
+            f"{name} {floor * 1000:.0f} ms, {floor / last.worked:.0%}" for name, floor in floors.items()
+        )
+    )
+    print(flush=True)
 
 
 def compare_accuracy(folder: Path, served: NetworkConfig, data: Path, images: int) -> None:
@@ -245,7 +345,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--data", type=Path, help="also compare mAP on this data set's test split")
     parser.add_argument("--images", type=int, default=150)
+    parser.add_argument("--runtimes", action="store_true", help="compare runtimes at one input size")
     given = parser.parse_args()
+    ways = "runtimes" if given.runtimes else "steps"
     content = given.photo.read_bytes() if given.photo else drawn_photo()
     with tempfile.TemporaryDirectory() as temporary:
         architectures = ("fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v2_fpn")
@@ -253,7 +355,10 @@ def main() -> None:
         for folder in given.model or made:
             served = read_card(folder).network
             print(f"### {served.architecture}, {granted_cores()} cores, {given.rounds} rounds\n", flush=True)
-            show(measure(folder, served, content, given.rounds), floor_seconds(folder, served, content))
+            if given.runtimes:
+                folder = with_exports(folder, Path(temporary) / f"exported-{served.architecture}", content)
+            rows = measure(ways, folder, served, content, given.rounds)
+            show(rows, floor_seconds(folder, served, content))
             if given.data:
                 compare_accuracy(folder, served, given.data, given.images)
 

@@ -259,7 +259,7 @@ class _Calls:
     def __init__(self, detector: ExportedDetector, images: Sequence[Callable[[], Image]], part: str) -> None:
         self._detector, self._images, self._part = detector, images, part
 
-    def __iter__(self) -> Iterator[list[Floats]]:
+    def __iter__(self) -> Iterator[list[Any]]:
         for load in self._images:
             graphs = _Recording(self._detector.graphs)
             detector = ExportedDetector(self._detector.card, self._detector.export, graphs)
@@ -273,7 +273,7 @@ class _Recording:
 
     def __init__(self, graphs: Any) -> None:
         self._graphs = graphs
-        self.given: dict[str, list[Floats]] = {}
+        self.given: dict[str, list[Any]] = {}
 
     def look(self, batch: Floats) -> Seen:
         self.given["look"] = [batch]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from detection.card import DetectorError
 from detection.exported import Seen
 from schemas import Precision
+
+# OpenVINO and NNCF report each import and conversion to their maker, unless they lack the package for it.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+import openvino as ov  # noqa: E402
 
 Floats = NDArray[np.float32]
 SUFFIX = ".xml"  # of a graph's file; its weights lie beside it, in .bin

@@ -116,7 +116,7 @@ def load(
     Raises:
         DetectorError: nothing here can run this model; the message says what was tried and what to do.
     """
-    card, notes = read_card(folder), []
+    card, notes = read_card(folder), list[str]()
     for export in _in_order(card, runtime, device):
         try:
             if export is None:

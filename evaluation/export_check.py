@@ -92,7 +92,7 @@ def _figures(
     card: ModelCard, truths: Sequence[GroundTruth], detections: Sequence[Detections]
 ) -> dict[str, float]:
     summary = coco_summary(truths, detections, card.class_names)
-    figures = {name: summary[name] for name in ("map", "map_50") if name in summary}
+    figures: dict[str, float] = {name: summary[name] for name in ("map", "map_50") if name in summary}
     alarms = image_alarms(truths, detections, card.class_names)
     for prefix, threshold in _points(card).items():
         figures[f"{prefix}image_recall"] = alarms.recall(threshold)

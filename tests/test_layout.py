@@ -42,8 +42,12 @@ PROGRAMS = {"dataset", "train", "evaluate", "registry", "mlapi", "web", "watch",
 MOST_ROOT_FILES = 14
 MOST_LINES = 500
 HEAVY = {"torch", "torchvision", "detecto", "mlflow"}
-# What an API that serves an export imports before PyTorch is asked for.
-WITHOUT_TORCH = ("detection.runtimes", "detection.openvino_runtime", "detection.onnx_runtime", "detection.tiles")
+WITHOUT_TORCH = (
+    "detection.runtimes",
+    "detection.openvino_runtime",
+    "detection.onnx_runtime",
+    "detection.tiles",
+)
 ONLY_IMPORTERS = {
     "detecto": {"detection.detector"},
     "mlflow": {"tracking"},

@@ -1,12 +1,14 @@
 """Exports answer as PyTorch does: alone, in batches, for pictures of any shape."""
 
 import dataclasses
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from torchvision.ops import batched_nms, box_iou
 from torchvision.ops.poolers import MultiScaleRoIAlign
@@ -21,7 +23,7 @@ from detection.onnx_runtime import OnnxGraphs
 from schemas import Calibration, Export, ModelCard, NetworkGeometry, SecondLookConfig
 
 SMALL = {"min_size": 128, "max_size": 160, "box_score_thresh": 0.01, "fpn_channels": 32, "box_head_width": 64}
-EVERY = {"max_detections": 1_000}
+EVERY: dict[str, Any] = {"max_detections": 1_000}
 LOOK = SecondLookConfig(size_px=64, score_from=0.01, weight=0.5)
 SHAPES = {
     "landscape": (90, 160), "portrait": (160, 90), "square": (128, 128), "tiny": (9, 14), "strip": (20, 300),
@@ -189,7 +191,7 @@ def test_every_network_can_be_exported(tmp_path, config):
 
 
 @st.composite
-def some_boxes(draw, most=60, side=300.0):
+def some_boxes(draw, most=60, side=300.0) -> NDArray[np.float32]:
     count = draw(st.integers(1, most))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     corners = rng.uniform(0, side, (count, 2))
@@ -218,7 +220,7 @@ def test_points_sum_up_to_torchvisions_roi_align(boxes, ratio, seed):
     boxes = boxes.clip(0, 320)
     expected = pool(features, [torch.from_numpy(boxes)], [(320, 320)])
     geometry = NetworkGeometry(cell_anchors=(), pool_strides=(8, 16, 32))
-    grids = [tuple(one.shape[2:]) for one in features.values()]
+    grids = [(one.shape[2], one.shape[3]) for one in features.values()]
     index, weight = selection.points(boxes, geometry, grids, ratio, len(boxes) + 2)
     table = torch.cat([one[0].flatten(1).T for one in features.values()]).numpy()
     rows = (
@@ -247,11 +249,11 @@ def test_a_second_look_moves_scores_as_in_pytorch(seed, most, weight):
     is_weapon, logits = rng.random(12) < 0.6, rng.normal(0, 6, (12, 3)).astype(np.float32)
     image, boxes = torch.rand(3, 40, 40), torch.tensor([[4.0, 4, 20, 30]]).repeat(12, 1)
 
-    def classifier(crops):
+    def classifier(crops) -> Any:
         return torch.from_numpy(logits[: len(crops)])
 
     expected = second_look.look_twice(
-        classifier, config, image, boxes, torch.from_numpy(scores), torch.from_numpy(is_weapon)
+        cast(Any, classifier), config, image, boxes, torch.from_numpy(scores), torch.from_numpy(is_weapon)
     )
     every = second_scores.candidates(scores, is_weapon, config)
     moved = scores

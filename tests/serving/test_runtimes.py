@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from detection.card import DetectorError, read_card, write_card
 from detection.detections import CLASS_NAMES
 from detection.detector import Detector, load_folder
 from detection.processor import multiplies_int8, processor_name
+from detection.runtime import run_by
 from detection.runtimes import load
-from schemas import ComparedFigure, Export, ExportComparison, ModelCard
+from schemas import ComparedFigure, Export, ExportComparison, ModelCard, RuntimeInfo
 from serving.app import create_app
 from tracking.versions import sha256_of
 
@@ -72,9 +74,16 @@ def folder(made, tmp_path):
     return Path(shutil.copytree(made, tmp_path / "model"))
 
 
+def chosen(folder, **options) -> RuntimeInfo:
+    """Return what load chooses, and why nothing else."""
+    info = run_by(load(folder, **options))
+    assert info is not None
+    return info
+
+
 def test_the_fastest_export_serves(folder):
-    detector = load(folder, has_int8=lambda: True)
-    assert (detector.run_by.name, detector.run_by.precision, detector.run_by.notes) == (
+    found = chosen(folder, has_int8=lambda: True)
+    assert (found.name, found.precision, found.notes) == (
         "openvino",
         "int8",
         [],
@@ -83,17 +92,17 @@ def test_the_fastest_export_serves(folder):
 
 @pytest.mark.parametrize("runtime", ["torch", "openvino", "onnx"])
 def test_what_was_asked_for_serves(folder, runtime):
-    assert load(folder, runtime=runtime, has_int8=lambda: True).run_by.name == runtime
+    assert chosen(folder, runtime=runtime, has_int8=lambda: True).name == runtime
 
 
 def test_an_export_that_is_slower_than_pytorch_does_not_serve_by_itself(folder):
     change_exports(folder, comparison=compared(41.0, 40.0))
-    assert load(folder).run_by.name == "torch"
+    assert chosen(folder).name == "torch"
 
 
 def test_a_graphics_card_is_pytorchs(folder, monkeypatch):
     monkeypatch.setattr("detection.detector.load_folder", lambda *_args, device: FakeDetector())
-    assert load(folder, device="cuda").run_by.name == "torch"
+    assert chosen(folder, device="cuda").name == "torch"
 
 
 def flip_a_byte(folder: Path) -> None:
@@ -123,16 +132,16 @@ WRONG = {
 def test_pytorch_serves_in_place_of_an_export_that_cannot_and_says_so(folder, what):
     spoil, sentence = WRONG[what]
     spoil(folder)
-    detector = load(folder, runtime="openvino", has_int8=lambda: True)
-    assert detector.run_by.name == "torch"
-    (note,) = detector.run_by.notes
+    found = chosen(folder, runtime="openvino", has_int8=lambda: True)
+    assert found.name == "torch"
+    (note,) = found.notes
     assert sentence in note
 
 
 def test_a_processor_without_the_instructions_is_served_otherwise(folder):
-    detector = load(folder, has_int8=lambda: False)
-    assert (detector.run_by.name, detector.run_by.precision) == ("onnx", "float")
-    assert detector.run_by.notes == [
+    found = chosen(folder, has_int8=lambda: False)
+    assert (found.name, found.precision) == ("onnx", "float")
+    assert found.notes == [
         "the OpenVINO export (int8) needs a processor that multiplies int8 (VNNI), and this one does not"
     ]
 
@@ -142,8 +151,8 @@ def test_files_that_a_runtime_cannot_read_are_a_sentence(folder):
     look.write_text("<net></net>")
     files = {**read_card(folder).exports[0].files, "openvino-int8/look.xml": sha256_of(look)}
     change_exports(folder, files=files)
-    detector = load(folder, runtime="openvino", has_int8=lambda: True)
-    assert "cannot read" in detector.run_by.notes[0]
+    found = chosen(folder, runtime="openvino", has_int8=lambda: True)
+    assert "cannot read" in found.notes[0]
 
 
 @pytest.mark.parametrize("name", ["../weights.safetensors", "/etc/passwd", "openvino-int8/../../x.bin"])
@@ -182,6 +191,12 @@ def test_the_processor_is_asked_for_its_instructions(tmp_path, line, expected):
     assert processor_name(info) == "Some CPU @ 2 GHz"
 
 
+def test_openvino_reports_nothing_to_its_maker():
+    asked = "import sys, detection.openvino_runtime; print(sys.modules['openvino_telemetry'])"
+    done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "None"
+
+
 # --- without PyTorch --------------------------------------------------------------------------------
 
 WITHOUT = """
@@ -204,7 +219,7 @@ with TestClient(create_app(settings)) as client:
 """
 
 
-def without_pytorch(folder: Path) -> dict:
+def without_pytorch(folder: Path) -> dict[str, Any]:
     photo = next((ROOT / "photos").glob("*.jpg"))
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT, folder, photo],

@@ -11,6 +11,7 @@ from detection.architectures import network_config
 from detection.card import DetectorError, read_card
 from detection.detections import CLASS_NAMES, Detections, GroundTruth
 from detection.detector import Detector
+from detection.runtime import run_by
 from detection.runtimes import check_export, load, load_export
 from evaluation.export_check import compare, objections, refer
 from photosets import synthetic
@@ -63,6 +64,7 @@ def test_an_export_stands_in_the_card_with_its_checksums_and_its_comparison(fold
     assert {file.rpartition("/")[2] for file in export.files} == {
         f"{part}.{ending}" for part in ("look", "head", "second_look") for ending in ("xml", "bin")
     }
+    assert export.comparison is not None
     assert export.comparison.torch_ms > 0 < export.comparison.exported_ms
     assert set(export.comparison.figures) >= {"map", "image_recall", "false_alarms_per_1000"}
     assert export.library_versions["openvino"]
@@ -101,7 +103,9 @@ def test_onnx_runtime_serves_an_export_too(folder, data, tmp_path):
     train, val = read_samples([data], "train"), read_samples([data], "val")
     exporting.export_model(tmp_path / "model", "onnx", train, val)
     detector = load(tmp_path / "model", runtime="onnx")
-    assert detector.run_by.name == "onnx"
+    info = run_by(detector)
+    assert info is not None
+    assert info.name == "onnx"
     assert len(detector.detect(load_image(val[0])))
 
 
@@ -159,8 +163,9 @@ class Finds:
     """A detector that finds the same everywhere."""
 
     found: Detections
+    card: ModelCard = CARD
 
-    def detect(self, _image):
+    def detect(self, image, *, nms_iou=None, max_detections=None, probabilities=False) -> Detections:
         return self.found
 
 
@@ -187,7 +192,7 @@ def test_parts_are_left_in_float_until_an_export_passes(data):
         [sample.recording for sample in samples],
         [good] * len(samples),
     )
-    made, said = [], []
+    made, said = list[str](), list[str]()
 
     def candidates():
         for one in (candidate(bad), candidate(good, in_float=("head",)), candidate(good, "float")):
