@@ -42,12 +42,6 @@ PROGRAMS = {"dataset", "train", "evaluate", "registry", "mlapi", "web", "watch",
 MOST_ROOT_FILES = 14
 MOST_LINES = 500
 HEAVY = {"torch", "torchvision", "detecto", "mlflow"}
-WITHOUT_TORCH = (
-    "detection.runtimes",
-    "detection.openvino_runtime",
-    "detection.onnx_runtime",
-    "detection.tiles",
-)
 ONLY_IMPORTERS = {
     "detecto": {"detection.detector"},
     "mlflow": {"tracking"},

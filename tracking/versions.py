@@ -228,7 +228,7 @@ def download_version(found: RegisteredVersion, destination: Path) -> Path:
             paths = {file: _download(found, file, Path(temporary)) for file in MODEL_FILES}
             for path in paths.values():
                 _check_sha256(found, path)
-            _download_exports(found, read_card(Path(temporary)), destination)
+            _download_exports(found, paths[CARD_FILE].parent, destination)
             for file, path in paths.items():  # the card last: a folder with a card is complete
                 path.replace(destination / file)
     except OSError as error:
@@ -244,12 +244,16 @@ def export_files(card: ModelCard) -> list[str]:
     return [file for export in card.exports for file in export.files]
 
 
-def _download_exports(found: RegisteredVersion, card: ModelCard, destination: Path) -> None:
-    """Download what a version's card says that exports lie beside it.
+def _download_exports(found: RegisteredVersion, card_folder: Path, destination: Path) -> None:
+    """Download what the card in card_folder says that exports lie beside it.
 
     One that cannot be had is left out, and so is not served; the model can be served without. Whether it is
     the file that the card means, whoever loads it asks.
     """
+    try:
+        card = read_card(card_folder)
+    except DetectorError as error:
+        raise RegistryError(f"{found} cannot be used: {error}") from error
     for file in export_files(card):
         target = destination / file
         target.parent.mkdir(parents=True, exist_ok=True)

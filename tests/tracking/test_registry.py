@@ -2,6 +2,7 @@
 
 import base64
 import errno
+import hashlib
 import http.server
 import importlib.metadata
 import io
@@ -31,7 +32,7 @@ import registry
 from detection.card import read_card, write_card
 from detection.detections import CLASS_NAMES, Detections
 from docs.import_graph import code, imports
-from schemas import OperatingPoint
+from schemas import Export, NetworkGeometry, OperatingPoint
 from tracking import comparison, logged_model, provenance, tables, tracker
 from tracking.aliases import champion_line, read_history
 from tracking.champion import PromotionRefused, interval, not_told_apart, objections, promote, rollback
@@ -170,6 +171,53 @@ def test_a_logged_model_is_filed_under_its_runs_experiment(two, tracker_uri):
     found = client.get_model_version("two", "1")
     logged = client.get_logged_model(str(found.source).removeprefix("models:/"))
     assert logged.experiment_id == client.get_run(str(found.run_id)).info.experiment_id != "0"
+
+
+def with_export(small_model: Path, folder: Path) -> Path:
+    """Return a model folder with the files of an export, which say nothing."""
+    model_folder(small_model, folder)
+    (folder / "openvino-int8").mkdir()
+    contents = {"openvino-int8/look.xml": b"<net/>", "openvino-int8/look.bin": b"weights"}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    card = read_card(folder)
+    export = Export(
+        runtime="openvino", precision="int8", weights_sha256=card.weights_sha256,
+        files={name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+        geometry=NetworkGeometry(cell_anchors=(), pool_strides=(8,)),
+    )  # fmt: skip
+    write_card(folder, card.model_copy(update={"exports": (export,)}))
+    return folder
+
+
+def test_exports_travel_through_the_registry(tracker_uri, small_model, tmp_path):
+    folder = with_export(small_model, tmp_path / "model")
+    made, is_new = logged_model.import_folder(
+        folder, name="exported", experiment="imports", tracking_uri=tracker_uri
+    )
+    assert is_new
+    came = download_version(made, tmp_path / "came")
+    for name in ("openvino-int8/look.xml", "openvino-int8/look.bin", "model.json"):
+        assert (came / name).read_bytes() == (folder / name).read_bytes()
+    assert sorted(path.name for path in came.iterdir()) == [
+        "model.json",
+        "openvino-int8",
+        "weights.safetensors",
+    ]
+
+
+def test_a_model_whose_export_is_gone_from_the_store_still_comes(tracker_server, small_model, tmp_path):
+    tracker_server.start()
+    folder = with_export(small_model, tmp_path / "model")
+    made, _ = logged_model.import_folder(
+        folder, name="half-exported", experiment="imports", tracking_uri=tracker_server.uri
+    )
+    [stored] = [path for path in stored_files(tracker_server, made) if path.name == "look.bin"]
+    stored.unlink()
+    came = download_version(made, tmp_path / "came")
+    assert (came / "openvino-int8/look.xml").is_file()
+    assert not (came / "openvino-int8/look.bin").exists()
+    assert read_card(came).exports
 
 
 def test_training_curves_come_along_with_an_imported_folder(tracker_uri, small_model, tmp_path):
