@@ -93,14 +93,12 @@ def cut_out(image: Image, boxes: Floats, config: SecondLookConfig) -> Floats:
     """
     picture = PillowImage.fromarray(image)
     size = (config.size_px, config.size_px)
+    longer = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+    half = np.maximum(longer * np.float32(config.context), np.float32(config.smallest_px))[:, None] / 2
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    corners = np.concatenate((centres - half, centres + half), axis=1).round().astype(int).tolist()
     crops = np.zeros((len(boxes), 3, *size), np.float32)
-    for crop, (x1, y1, x2, y2) in zip(crops, boxes, strict=True):
-        side = max(np.float32(max(x2 - x1, y2 - y1)) * np.float32(config.context), config.smallest_px)
-        centre_x, centre_y = (x1 + x2) / 2, (y1 + y2) / 2
-        corners = np.round(
-            [centre_x - side / 2, centre_y - side / 2, centre_x + side / 2, centre_y + side / 2]
-        )
-        square = picture.crop(tuple(int(corner) for corner in corners))
-        resized = square.resize(size, PillowImage.Resampling.BILINEAR)
+    for crop, (x1, y1, x2, y2) in zip(crops, corners, strict=True):
+        resized = picture.crop((x1, y1, x2, y2)).resize(size, PillowImage.Resampling.BILINEAR)
         crop[:] = np.asarray(resized).transpose(2, 0, 1) / np.float32(WHITE)
     return crops

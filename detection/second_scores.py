@@ -31,7 +31,8 @@ def evidence(logits: Floats) -> Floats:
         logits: (N, O), "no weapon" first.
     """
     weapon = np.logaddexp.reduce(logits[:, 1:], axis=1)
-    return np.clip(weapon - logits[:, 0], -LONGEST_LOGIT, LONGEST_LOGIT).astype(np.float32)
+    seen: Floats = np.clip(weapon - logits[:, 0], -LONGEST_LOGIT, LONGEST_LOGIT).astype(np.float32)
+    return seen
 
 
 def moved(scores: Floats, every: Ints, seen: Floats, config: SecondLookConfig) -> Floats:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,7 +174,7 @@ def points(
     """
     level, side = level_of(boxes, geometry), geometry.pool_size * sampling_ratio
     heights, widths = np.array(grids, np.int64).T
-    scale = (1 / np.array(geometry.pool_strides, np.float32))[level][:, None]
+    scale = (1 / np.array(geometry.pool_strides)).astype(np.float32)[level][:, None]
     down, down_weight = _along(boxes[:, 1::2] * scale, heights[level], side)
     across, across_weight = _along(boxes[:, 0::2] * scale, widths[level], side)
     starts = np.concatenate(([0], np.cumsum(heights * widths)))[level]
@@ -212,7 +213,7 @@ def _along(edges: Floats, sizes: Ints, side: int) -> tuple[Ints, Floats]:
     return places, shares.astype(np.float32)
 
 
-def _by_bin(values: NDArray[np.generic], bins: int, ratio: int) -> NDArray[np.generic]:
+def _by_bin(values: NDArray[Any], bins: int, ratio: int) -> NDArray[Any]:
     """Turn (P, bins ratio, bins ratio, 2, 2) into (P bins bins, ratio ratio 4)."""
     if ratio > 1:
         split = values.reshape(len(values), bins, ratio, bins, ratio, 2, 2)
