@@ -86,8 +86,7 @@ class ExportCommand(_HeldOut):
     float_: CliImplicitFlag[bool] = Field(False, alias="float", description="no int8 (--format openvino)")
     data: list[Path] = Field(
         [],
-        description="roots that it was trained on: their training split calibrates int8, and on their "
-        "validation split the export is compared with PyTorch",
+        description="roots it was trained on: train calibrates int8, on val it is compared with PyTorch",
     )
 
     @model_validator(mode="after")
@@ -346,9 +345,7 @@ class TrainConfig(BaseSettings):
     run_name: str | None = Field(None, description="MLflow run name")
     model_name: str = Field("weapon-detector", description="registered model")
     register_model: bool = Field(True, description="register the best model when done")
-    export: bool = Field(
-        True, description="export the best model for OpenVINO, so that it is served without PyTorch too"
-    )
+    export: bool = Field(True, description="export the best model, to be served without PyTorch too")
 
     @model_validator(mode="after")
     def _no_clock_decides(self) -> Self:

@@ -433,12 +433,10 @@ def finish(
     write_card(folder, card)
     if config.export:
         exporting.try_to_export(folder, train_samples, samples, say=say)
-    where = str(folder)
+    where: object = folder
     if config.register_model:
-        where = str(
-            logged_model.log_and_register(
-                folder, name=config.model_name, tracking_uri=config.mlflow_tracking_uri, run_id=run.run_id
-            )
+        where = logged_model.log_and_register(
+            folder, name=config.model_name, tracking_uri=config.mlflow_tracking_uri, run_id=run.run_id
         )
     checkpoint_of(config).unlink(missing_ok=True)
     print(

@@ -39,7 +39,7 @@ def refer(
     card: ModelCard, truths: Sequence[GroundTruth], groups: Sequence[str], detections: Sequence[Detections]
 ) -> Reference:
     """Return the reference that PyTorch's detections make."""
-    intervals = {}
+    intervals: dict[str, Interval] = {}
     alarms = image_alarms(truths, detections, card.class_names)
     for prefix, threshold in _points(card).items():
         spans = alarm_intervals(alarms, groups, score_threshold=threshold)

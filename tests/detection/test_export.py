@@ -202,7 +202,7 @@ def some_boxes(draw, most=60, side=300.0) -> NDArray[np.float32]:
 @given(some_boxes(most=300), st.floats(0.05, 0.95), st.integers(1, 5), st.integers(1, 300))
 def test_suppression_keeps_what_torchvision_keeps(boxes, iou, groups, limit):
     rng = np.random.default_rng(len(boxes))
-    scores = rng.permutation(len(boxes)).astype(np.float32) / len(boxes)
+    scores = (rng.permutation(len(boxes)) / len(boxes)).astype(np.float32)
     group = rng.integers(0, groups, len(boxes))
     overlaps = box_iou(torch.from_numpy(boxes), torch.from_numpy(boxes)).numpy()
     iou += 0.001 * bool((np.abs(overlaps - iou) < 1e-4).any())  # not on the edge, where rounding decides
