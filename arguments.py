@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar, get_origin
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliApp, CliSettingsSource, SettingsError
 
+TEXT_FLAGS = ("--classes",)  # whose value may begin with a hyphen
 Settings = TypeVar("Settings", bound=BaseSettings)
 
 
@@ -108,7 +109,7 @@ def _repeat_flags(arguments: list[str], list_flags: Sequence[str]) -> list[str]:
     """Turn "--data A B" into "--data A --data B", which is what argparse's append wants."""
     repeated: list[str] = []
     flag = None
-    for argument in arguments:
+    for argument in _joined(arguments):
         if argument.startswith("-"):
             flag = argument if argument in list_flags else None
             first = True
@@ -118,6 +119,14 @@ def _repeat_flags(arguments: list[str], list_flags: Sequence[str]) -> list[str]:
         else:
             repeated.append(argument)
     return repeated
+
+
+def _joined(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield the arguments; "--classes -other", which argparse takes for two flags, as "--classes=-other"."""
+    waiting = iter(arguments)
+    for argument in waiting:
+        value = next(waiting, None) if argument in TEXT_FLAGS else None
+        yield argument if value is None else f"{argument}={value}"
 
 
 def _in_a_sentence(problem: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What can be said to the programs that train, evaluate, predict, and look after data and models."""
+"""What can be said to the programs that train, evaluate, predict, and look after models."""
 
 from __future__ import annotations
 
@@ -21,25 +21,16 @@ from pydantic_settings import (
 )
 
 from arguments import parse_arguments, refuse
+from commands_data import CLASSES, DATA, NEGATIVE_VAL_FRACTION, NEGATIVES, VAL_FRACTION
 from schemas import Tiles
 from settings import Device
 
 PRESETS = Path(__file__).parent / "config"
-# What several programs say of the same setting.
-VAL_FRACTION = "share of train held out, by recording"
-NEGATIVE_VAL_FRACTION = "share of the recordings without a weapon held out; unset = as the others"
+# What two programs say of the same setting.
 MAX_FALSE_ALARMS = (
     "weapon-free images in 1,000, at most, at the alarm point; the upper end of the 95 % interval counts"
 )
 MAX_UNSURE = "the same at the unsure point, from which a person is asked to look"
-
-
-class _HeldOut(BaseModel):
-    """What training and validation split are."""
-
-    negatives: CliImplicitFlag[bool] = Field(False, description="pictures without annotation show no object")
-    val_fraction: float = Field(0.12, gt=0, lt=0.5, description=VAL_FRACTION)
-    negative_val_fraction: float | None = Field(None, gt=0, lt=1, description=NEGATIVE_VAL_FRACTION)
 
 
 class ListCommand(BaseModel):
@@ -74,7 +65,7 @@ class ImportCommand(BaseModel):
     if_none: CliImplicitFlag[bool] = Field(False, description="only if there is no version at all yet")
 
 
-class ExportCommand(_HeldOut):
+class ExportCommand(BaseModel):
     """Write a version's model folder; with --format, export a model folder for another runtime."""
 
     folder: CliPositionalArg[Path] = Field(description="new or empty; with --format, a model folder")
@@ -88,6 +79,10 @@ class ExportCommand(_HeldOut):
         [],
         description="roots it was trained on: train calibrates int8, on val it is compared with PyTorch",
     )
+    classes: str = Field("", description=CLASSES)
+    negatives: CliImplicitFlag[bool] = Field(False, description=NEGATIVES)
+    val_fraction: float = Field(0.12, gt=0, lt=0.5, description=VAL_FRACTION)
+    negative_val_fraction: float | None = Field(None, gt=0, lt=1, description=NEGATIVE_VAL_FRACTION)
 
     @model_validator(mode="after")
     def _data_for_a_format(self) -> Self:
@@ -143,73 +138,6 @@ def registry_command(arguments: Sequence[str] | None = None) -> tuple[RegistryCo
     return settings, command
 
 
-class CheckCommand(_HeldOut):
-    """Look for all that would spoil training or its numbers; exit status 1 on errors."""
-
-    data: CliPositionalArg[list[Path]] = Field(description="folders with images/ and annotations/xmls/")
-    near: int = Field(40, ge=0, le=64, description="bits of 256 in which near duplicates differ at most")
-    show: int = Field(5, ge=0, description="findings of a kind to list; 0: all")
-
-
-class DownloadCommand(BaseModel):
-    """Fetch the original data set (about 5,900 photographs); the same command resumes."""
-
-    folder: CliPositionalArg[Path] = Field(Path("data"), description="where to put it: new, or begun before")
-    url: str = Field("https://github.com/ari-dasci/OD-WeaponDetection", description="git repository")
-    name: str = Field("Sohas_weapon-Detection", description="folder to fetch from it")
-
-
-class StatsCommand(BaseModel):
-    """Plot classes, sizes and places of the boxes."""
-
-    data: CliPositionalArg[list[Path]] = Field(description="folders with images/ and annotations/xmls/")
-    output: Path = Field(Path("data-stats"), description="folder for stats.png and stats.json")
-    negatives: CliImplicitFlag[bool] = Field(False, description="pictures without annotation show no object")
-
-
-class SynthCommand(BaseModel):
-    """Draw a small data set with six simple classes, to try training out."""
-
-    folder: CliPositionalArg[Path] = Field(description="new folder")
-    train: int = Field(240, ge=1, description="pictures to train and validate on")
-    test: int = Field(60, ge=0, description="pictures to test on")
-    seed: int = Field(0, ge=0, description="the same seed draws the same pictures")
-
-
-class PackCommand(BaseModel):
-    """Write data as few small files that, unpacked, give the same roots with smaller pictures."""
-
-    data: CliPositionalArg[list[Path]] = Field(description="folders with images/ and annotations/xmls/")
-    output: Path = Field(Path("runs/pack"), description="folder for the parts; an earlier pack goes")
-    longer_side: int = Field(640, ge=32, description="of a packed picture at most, pixels")
-    quality: int = Field(70, ge=1, le=100, description="of WebP")
-    part_mb: float = Field(47.0, gt=0, description="millions of bytes in a part at most")
-
-
-class DatasetCommand(BaseSettings):
-    """Fetch, check, plot, draw or pack training data."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="DATASET_", frozen=True, extra="ignore", cli_prog_name="dataset.py", cli_kebab_case=True,
-        cli_avoid_json=True, cli_hide_none_type=True,
-    )  # fmt: skip
-
-    check: CliSubCommand[CheckCommand] = Field(description="what is wrong with the data; status 1 on errors")
-    download: CliSubCommand[DownloadCommand] = Field(description="fetch the original data set, resumably")
-    pack: CliSubCommand[PackCommand] = Field(description="few small files, for a machine elsewhere")
-    stats: CliSubCommand[StatsCommand] = Field(description="plot classes, sizes and places of the boxes")
-    synth: CliSubCommand[SynthCommand] = Field(description="draw a small data set, to try training out")
-
-
-def dataset_command(arguments: Sequence[str] | None = None) -> BaseModel:
-    """Return the command of dataset.py, or say in sentences what is wrong and exit 2."""
-    settings = parse_arguments(DatasetCommand, arguments)
-    command = get_subcommand(settings, is_required=False)
-    if not isinstance(command, BaseModel):
-        refuse("error: expected a command, as in: python dataset.py check data (all: --help)")
-    return command
-
-
 def _number_of(value: Any) -> Any:
     """Turn "4" into 4: a flag and a variable bring text, and a choice among numbers does not take text."""
     return int(value) if isinstance(value, str) and value.isdigit() else value
@@ -236,8 +164,9 @@ class TrainConfig(BaseSettings):
     )
 
     # data
-    data: list[Path] = Field(description="one or more dataset roots: folders with images/ and annotations/")
-    negatives: bool = Field(False, description="use images without an XML file as images without objects")
+    data: list[Path] = Field(description=DATA)
+    classes: str = Field("", description=CLASSES)
+    negatives: bool = Field(False, description=NEGATIVES)
     val_fraction: float = Field(0.12, gt=0, lt=0.5, description=VAL_FRACTION)
     negative_val_fraction: float | None = Field(None, gt=0, lt=1, description=NEGATIVE_VAL_FRACTION)
     limit: int | None = Field(None, ge=2, description="use at most this many training images")
@@ -454,9 +383,10 @@ class EvaluateConfig(BaseSettings):
         cli_prog_name="evaluate.py", cli_avoid_json=True, protected_namespaces=(),
     )  # fmt: skip
 
-    data: list[Path] = Field(description="one or more dataset roots: folders with images_test/ and so on")
+    data: list[Path] = Field(description=DATA)
+    classes: str = Field("", description=CLASSES)
     split: Literal["train", "val", "test"] = Field("test", description="which images")
-    negatives: bool = Field(False, description="use images without an XML file as images without objects")
+    negatives: bool = Field(False, description=NEGATIVES)
     val_fraction: float = Field(0.12, gt=0, lt=0.5, description=f"{VAL_FRACTION}; as in training")
     negative_val_fraction: float | None = Field(
         None, gt=0, lt=1, description=f"{NEGATIVE_VAL_FRACTION}; as in training"

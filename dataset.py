@@ -1,20 +1,25 @@
-"""Photographs and Pascal VOC boxes on disk -> samples of fixed splits. Pictures go through imaging; no torch.
+"""Photographs with boxes on disk -> samples of fixed splits. Pictures go through imaging; no torch.
 
     python dataset.py download data         fetch OD-WeaponDetection's photographs
     python dataset.py check data more/data  what is wrong with them; exit status 1 on errors
+    python dataset.py convert data --to yolo new    write Pascal VOC, COCO or YOLO
     python dataset.py stats data            plots of classes, sizes and places
     python dataset.py synth drawn           a small drawn set, to try training out
     python dataset.py pack data more/data   the same as few small files, for a machine elsewhere
 
-A root is laid out as OD-WeaponDetection's Sohas_weapon-Detection: images/, annotations/xmls/, images_test/,
-annotations_test/xmls/. Picture and annotation belong together by file stem. How an annotation is read and
-repaired: photosets/voc.py. Which pictures validate: photosets/recordings.py.
+A root is laid out as OD-WeaponDetection's Sohas_weapon-Detection (images/, annotations/xmls/, images_test/,
+annotations_test/xmls/, and images_val/, annotations_val/xmls/ where it has a validation split of its own), as
+other Pascal VOC, COCO, YOLO, CVAT's or Label Studio's export, or is a pack: photosets/found.py looks which.
+How an annotation is read and repaired, whatever wrote it: photosets/annotations.py. What names in it mean:
+photosets/classes.py. Which pictures validate: photosets/recordings.py.
 
 DatasetError
-  WrongLayout       the folder is not a root
+  WrongLayout       the folder is laid out in no way that is known, or in two at once
   EmptySplit        nothing to train or score on
   DuplicateStem     two pictures of one folder share a stem, so an annotation could mean either
   UnknownClass      an annotation names a class that the model does not know
+  UnusableRule      --classes is no rule
+  DamagedPack       a pack is not what its sums say
   DamagedImages     pictures cannot be decoded
 """
 
@@ -31,23 +36,27 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from commands import (
+from commands_data import (
     CheckCommand,
+    ConvertCommand,
     DownloadCommand,
     PackCommand,
     StatsCommand,
     SynthCommand,
     dataset_command,
 )
-from detection.detections import CLASS_NAMES
 from photosets import duplicates, packing
 from photosets.checks import Findings, duplicate_findings, file_findings, recording_findings, share_findings
+from photosets.classes import class_rule
+from photosets.convert import SIDE_FOLDERS, convert
 from photosets.download import DownloadError, download_folder
 from photosets.layout import DatasetError
 from photosets.recordings import VAL_FRACTION
-from photosets.samples import SPLITS, DatasetReport, EmptySplit, Sample, Split, collect_samples, read_samples
+from photosets.report import DatasetReport, found_lines
+from photosets.samples import SPLITS, EmptySplit, Sample, Split, collect_samples, read_samples
 from photosets.statistics import box_sides, class_counts, count_table, plot_boxes, size_table
 from photosets.synthetic import draw_synthetic
+from photosets.unpacking import SUMS
 
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
@@ -55,6 +64,7 @@ console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 def check(
     roots: Sequence[Path],
     *,
+    classes: str = "",
     negatives: bool = False,
     near: int = duplicates.NEAR,
     show: int = 5,
@@ -65,6 +75,7 @@ def check(
 
     Args:
         roots: as for read_samples.
+        classes: as for read_samples.
         negatives: as for read_samples.
         near: bits of 256 in which near duplicates differ at most.
         show: findings of a kind to list; 0: all.
@@ -72,13 +83,14 @@ def check(
         negative_val_fraction: as for read_samples.
 
     Raises:
-        WrongLayout, DuplicateStem: nothing else can be said then.
+        WrongLayout, DuplicateStem, UnusableRule, DamagedPack: nothing else can be said then.
         EmptySplit: there is no usable picture in any split.
     """
+    rule = class_rule(classes)
     reports = {split: DatasetReport() for split in SPLITS}
     samples = {
         split: collect_samples(
-            roots, split, CLASS_NAMES, reports[split],
+            roots, split, rule, reports[split],
             val_fraction=val_fraction, negative_val_fraction=negative_val_fraction, negatives=negatives,
         )
         for split in SPLITS
@@ -94,6 +106,8 @@ def check(
     share_findings(samples, reports, findings)
     duplicate_findings(everything, looks, near, findings)
     recording_findings(samples, findings)
+    for line in found_lines(reports):
+        console.print(line)
     console.print(count_table(samples, reports))
     console.print(size_table([sample for _, sample in everything]))
     for divided in reports["train"].divisions:
@@ -159,17 +173,32 @@ def pack(command: PackCommand) -> None:
     for path, size in packed.parts.items():
         console.print(f"{path}: {size / 1e6:.1f} MB")
     console.print(
-        f"There, in that folder: sha256sum -c {packing.SUMS} && "
+        f"There, in that folder: sha256sum -c {SUMS} && "
         "for part in data-*.tar.gz; do tar xzf $part -C FOLDER; done"
     )
 
 
-def stats(roots: Sequence[Path], output: Path, *, negatives: bool = False) -> None:
+def write_as(command: ConvertCommand) -> None:
+    """Write the data in another layout and say what came of it."""
+    *roots, output = command.folders
+    with _progress("writing pictures", None) as advance:
+        done = convert(
+            roots, output, command.to, classes=command.classes, negatives=command.negatives, advance=advance
+        )
+    for line in done.report.lines("all"):
+        console.print(line)
+    counts = ", ".join(
+        f"{SIDE_FOLDERS[side]} {done.pictures[side]:,}" for side in SPLITS if done.pictures[side]
+    )
+    console.print(f"Wrote {done.pictures.total():,} pictures to {output}: {counts}")
+
+
+def stats(roots: Sequence[Path], output: Path, *, classes: str = "", negatives: bool = False) -> None:
     """Write stats.png and stats.json: classes, sizes and places of the boxes of every split."""
     samples: dict[Split, list[Sample]] = {}
     for split in SPLITS:
         with suppress(EmptySplit):  # a small set may have no val or test
-            samples[split] = read_samples(roots, split, negatives=negatives)
+            samples[split] = read_samples(roots, split, classes=classes, negatives=negatives)
     if not samples:
         raise EmptySplit(f"there is no picture with an annotation in {', '.join(map(str, roots))}")
     output.mkdir(parents=True, exist_ok=True)
@@ -193,16 +222,19 @@ def _run(command: BaseModel) -> int:
     match command:
         case CheckCommand():
             sound = check(
-                command.data, negatives=command.negatives, near=command.near, show=command.show,
-                val_fraction=command.val_fraction, negative_val_fraction=command.negative_val_fraction,
+                command.data, classes=command.classes, negatives=command.negatives, near=command.near,
+                show=command.show, val_fraction=command.val_fraction,
+                negative_val_fraction=command.negative_val_fraction,
             )  # fmt: skip
             return 0 if sound else 1
+        case ConvertCommand():
+            write_as(command)
         case DownloadCommand():
             fetch(command)
         case PackCommand():
             pack(command)
         case StatsCommand():
-            stats(command.data, command.output, negatives=command.negatives)
+            stats(command.data, command.output, classes=command.classes, negatives=command.negatives)
         case SynthCommand():
             draw_synthetic(command.folder, train=command.train, test=command.test, seed=command.seed)
             console.print(f"Drew {command.train} + {command.test} pictures in {command.folder}")

@@ -34,6 +34,7 @@ from evaluation.results import Report, SliceResult, build_report, card_tables, f
 from evaluation.robustness import CHANGES
 from photosets import layout
 from photosets import samples as photographs
+from photosets.report import DatasetReport
 from photosets.samples import Sample
 from photosets.statistics import split_summary
 from schemas import CARD_FILE, AlarmFigures, ModelCard, Tiles
@@ -153,14 +154,14 @@ def find_model(config: EvaluateConfig, stack: ExitStack) -> tuple[Path, str, str
 
 def read_split(config: EvaluateConfig, class_names: Sequence[str]) -> list[Sample]:
     """Read the samples, say what was found, and thin them out to config.limit."""
-    found = photographs.DatasetReport()
+    found = DatasetReport()
     samples = photographs.read_samples(
-        config.data, config.split, class_names=class_names, val_fraction=config.val_fraction,
-        negative_val_fraction=config.negative_val_fraction, negatives=config.negatives, report=found,
+        config.data, config.split, class_names=class_names, classes=config.classes,
+        val_fraction=config.val_fraction, negative_val_fraction=config.negative_val_fraction,
+        negatives=config.negatives, report=found,
     )  # fmt: skip
-    for divided in found.divisions:
-        console.print(f"train and val of {divided}", highlight=False)
-    console.print(f"{config.split}: {found.summary()}", highlight=False)
+    for line in found.lines(config.split):
+        console.print(line, highlight=False, soft_wrap=True)
     if config.limit and config.limit < len(samples):
         keep = np.linspace(0, len(samples) - 1, config.limit).astype(int)
         samples = [samples[i] for i in keep]

@@ -35,6 +35,8 @@ from evaluation import report as reports
 from evaluation.results import build_report, flat_metrics
 from photosets import layout
 from photosets import samples as photographs
+from photosets.found import find_roots
+from photosets.report import DatasetReport
 from photosets.samples import Sample
 from photosets.statistics import split_summary
 from settings import TorchrunSettings
@@ -221,19 +223,14 @@ def read_data(config: TrainConfig, process: TorchrunSettings) -> tuple[list[Samp
     splits = []
     splits_wanted: tuple[photographs.Split, ...] = ("train", "val")
     for split in splits_wanted:
-        found = photographs.DatasetReport()
+        found = DatasetReport()
         samples = photographs.read_samples(
-            config.data, split, val_fraction=config.val_fraction,
+            config.data, split, classes=config.classes, val_fraction=config.val_fraction,
             negative_val_fraction=config.negative_val_fraction, negatives=config.negatives, report=found,
         )  # fmt: skip
         splits.append(samples)
-        for divided in found.divisions if split == "train" else ():
-            say(f"train and val of {divided}")
-            for warning in divided.warnings:
-                say(f"warning: {warning}")
-        say(f"{split}: {found.summary()}")
-        for problem in found.errors:
-            say(f"  {problem}")
+        for line in found.lines(split):
+            say(line)
     train_samples, val_samples = splits
     point_samples(config, val_samples)  # now, not after the last epoch
     if config.limit:
@@ -453,8 +450,8 @@ def point_samples(config: TrainConfig, val_samples: Sequence[Sample]) -> list[Sa
     Raises:
         DatasetError: one of their roots is none of --data, or they are none.
     """
-    roots = {layout.find_root(root) for root in config.point_data or config.data}
-    unknown = sorted(map(str, roots - {layout.find_root(root) for root in config.data}))
+    roots = {root.path for root in find_roots(config.point_data or config.data)}
+    unknown = sorted(map(str, roots - {root.path for root in find_roots(config.data)}))
     if unknown:
         raise layout.DatasetError(
             f"expected folders of --data at --point-data, got {', '.join(unknown)}: write them alike"
@@ -480,11 +477,11 @@ def provenance(
     return {
         "data_fingerprint": photographs.fingerprint([*train_samples, *val_samples]),
         "data": {
-            "roots": [layout.find_root(root).parent.name for root in config.data],
+            "roots": [root.name for root in find_roots(config.data)],
             "train": split_summary(train_samples),
             "val": split_summary(val_samples),
             "points": {
-                "roots": [layout.find_root(root).parent.name for root in config.point_data or config.data],
+                "roots": [root.name for root in find_roots(config.point_data or config.data)],
                 **split_summary(point_samples(config, val_samples)),
             },
         },

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from photosets import duplicates, recordings
-from photosets.samples import ERRORS, SPLITS, DatasetReport, Problem, Sample, Split
+from photosets.pairs import ERRORS, Problem
+from photosets.report import DatasetReport
+from photosets.samples import SPLITS, Sample, Split
 
 
 @dataclass
@@ -72,7 +74,10 @@ def duplicate_findings(
 
 
 def recording_findings(samples: dict[Split, list[Sample]], findings: Findings) -> None:
-    """Add recordings on both sides of train and test. Numbered blocks of stills are no evidence of one."""
+    """Add recordings on both sides of train and test, or of train and a root's own val.
+
+    Numbered blocks of stills are no evidence of one.
+    """
     counts = {
         split: Counter(recordings.recording_of(sample.image_path.stem) for sample in samples[split])
         for split in SPLITS
@@ -82,3 +87,9 @@ def recording_findings(samples: dict[Split, list[Sample]], findings: Findings) -
         if in_train and "#" not in recording:
             line = f"{recording}: {in_train} pictures in train, {counts['test'][recording]} in test"
             findings.warnings.setdefault("recording in train and test", []).append(line)
+    of_train = {(sample.root, sample.recording) for sample in samples["train"]}
+    of_val = Counter((sample.root, sample.recording) for sample in samples["val"])
+    for root, recording in sorted(of_train & of_val.keys()):
+        if "#" not in recording:
+            line = f"{root}: {recording}: {of_val[root, recording]} of its pictures in val"
+            findings.warnings.setdefault("recording in train and val", []).append(line)

@@ -26,11 +26,14 @@ from pathlib import Path
 import numpy as np
 
 from detection import imaging
-from detection.detections import CLASS_NAMES
-from photosets import voc
-from photosets.layout import FOLDERS, DatasetError, Pair, find_pairs, find_root
+from photosets import voc, voc_folders
+from photosets.annotations import MIN_BOX_SIDE, Boxes, BrokenAnnotation, Source, annotate
+from photosets.classes import UnknownName, class_rule
+from photosets.found import find_root
+from photosets.layout import FOLDERS, SIDES, DatasetError
+from photosets.pairs import Pair
+from photosets.unpacking import SUMS
 
-SUMS = "SHA256SUMS"  # as sha256sum writes and checks it
 TOGETHER = 64  # pictures under way at once: bounds the memory
 TIMED = 50  # pictures whose decoding is timed, before and after
 # A member costs more than its bytes: a header of 512, and what gzip adds to pixels that no longer shrink.
@@ -120,7 +123,7 @@ def pack(
 
 
 def _pairs(roots: Sequence[Path]) -> Iterator[tuple[str, Pair, Path]]:
-    """Yield of each picture ROOT/SIDE, ROOT as it is called in the archive, its pair and its file."""
+    """Yield of each picture its root, as it is called in the archive, its pair and its file."""
     found = {root: find_root(root) for root in dict.fromkeys(path.resolve() for path in roots)}
     names = [root.name for root in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -128,33 +131,36 @@ def _pairs(roots: Sequence[Path]) -> Iterator[tuple[str, Pair, Path]]:
             f"expected roots with different folder names, got {', '.join(twice)} more than once: rename one"
         )
     for given, root in found.items():
-        within = "/".join((given.name, *root.relative_to(given).parts))
-        for side in FOLDERS:
-            for pair in find_pairs(root, side, negatives=True):
-                if pair.image_path is not None:
-                    yield f"{within}/{side}", pair, pair.image_path
+        if root.kind != voc_folders.KIND:
+            raise UnusablePack(
+                f"expected Pascal VOC, {given} is {root.kind}: dataset.py convert {given} --to voc NEW "
+                "makes it that"
+            )
+        within = "/".join((given.name, *root.path.relative_to(given).parts))
+        for pair in root.find_pairs(SIDES, negatives=True):
+            if pair.image_path is not None:
+                yield within, pair, pair.image_path
 
 
-def _members(place: str, pair: Pair, image_path: Path, longer_side: int, quality: int) -> list[Member]:
+def _members(root: str, pair: Pair, image_path: Path, longer_side: int, quality: int) -> list[Member]:
     """Return what is packed of a pair, the picture first.
 
     One that has something wrong goes in as it is, so that whoever reads it finds the same wrong.
     """
-    root, _, side = place.rpartition("/")
-    images, xmls = (f"{root}/{name}" for name in FOLDERS[side])
+    images, xmls = (f"{root}/{name}" for name in FOLDERS[pair.side])
     content = image_path.read_bytes()
-    xml = None if pair.xml_path is None else pair.xml_path.read_bytes()
+    xml = None if pair.annotation is None else pair.annotation.path.read_bytes()
     picture = (image_path.name, content)
     try:
         header = imaging.read_header(content)
         small = imaging.shrink(imaging.decode_image(content), longer_side)
         size_wh = (small.shape[1], small.shape[0])
-        if pair.xml_path is not None:
-            xml = _annotation(pair.xml_path, header, size_wh)
+        if pair.annotation is not None:
+            xml = _annotation(pair.annotation, header, size_wh)
         encoded = imaging.encode_image(small, "WEBP", quality=quality)
         if header.orientation != 1 or size_wh != header.size_wh or len(encoded) < len(content):
             picture = (f"{image_path.stem}.webp", encoded)
-    except (imaging.ImageError, voc.BrokenAnnotation, voc.UnknownName, _NoBoxLeft):
+    except (imaging.ImageError, BrokenAnnotation, UnknownName, _NoBoxLeft):
         pass
     members = [(f"{images}/{picture[0]}", picture[1])]
     return members if xml is None else [*members, (f"{xmls}/{pair.stem}.xml", xml)]
@@ -164,25 +170,26 @@ class _NoBoxLeft(ValueError):
     """None of an annotation's boxes can be used."""
 
 
-def _annotation(path: Path, header: imaging.ImageHeader, size_wh: tuple[int, int]) -> bytes:
-    """Return the annotation at path for its picture, upright and shrunk to size_wh."""
-    annotation = voc.read_annotation(path, tuple(CLASS_NAMES), header)
+def _annotation(source: Source, header: imaging.ImageHeader, size_wh: tuple[int, int]) -> bytes:
+    """Return the annotation of a picture, upright and shrunk to size_wh."""
+    names = (rule := class_rule()).class_names
+    annotation = annotate(source, rule, header)
     if annotation.objects and not len(annotation.labels):
         raise _NoBoxLeft
     scale = np.array([new / old for new, old in zip(size_wh, header.size_wh, strict=True)] * 2)
     boxes = _at_least_a_pixel(annotation.boxes * scale, size_wh)
     return voc.annotation_xml(
-        path.with_suffix(".webp").name, size_wh, [CLASS_NAMES[label] for label in annotation.labels],
+        source.path.with_suffix(".webp").name, size_wh, [names[label] for label in annotation.labels],
         boxes.round(2).tolist(), annotation.difficult.tolist(),
     )  # fmt: skip
 
 
-def _at_least_a_pixel(boxes: voc.Boxes, size_wh: tuple[int, int]) -> voc.Boxes:
+def _at_least_a_pixel(boxes: Boxes, size_wh: tuple[int, int]) -> Boxes:
     """Widen sides that shrank below what a reader takes, about their middle and inside the picture."""
     middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
-    half = np.maximum(half, voc.MIN_BOX_SIDE / 2 + 0.01)  # 0.01: what is written is rounded
+    half = np.maximum(half, MIN_BOX_SIDE / 2 + 0.01)  # 0.01: what is written is rounded
     middle = middle.clip(half, np.maximum(np.array(size_wh) - half, half))
-    widened: voc.Boxes = np.concatenate([middle - half, middle + half], axis=1)
+    widened: Boxes = np.concatenate([middle - half, middle + half], axis=1)
     return widened
 
 

@@ -1,6 +1,7 @@
 """Which pictures train and which validate: a pure function of their file names, the same on every machine.
 
-A folder is divided by the first of these rules that gives val about its share (see is_near):
+A folder that has validation pictures of its own keeps them. Another one is divided by the first of these
+rules that gives val about its share (see is_near):
 
 by name        Whole recordings go to val, chosen by a hash of the recording's name. Adding pictures moves
                none.
@@ -26,7 +27,7 @@ from typing import Literal
 
 import numpy as np
 
-Rule = Literal["by name", "nearest share", "in time"]
+Rule = Literal["own", "by name", "nearest share", "in time"]
 
 VAL_FRACTION = 0.12
 

@@ -6,12 +6,12 @@ import functools
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,28 +19,19 @@ from numpy.typing import NDArray
 from detection import imaging
 from detection.detections import CLASS_NAMES, WEAPONS, GroundTruth
 from detection.names import first_few, printable
-from photosets import recordings, voc
-from photosets.layout import FOLDERS, DatasetError, Pair, find_pairs, find_root
+from photosets import recordings
+from photosets.annotations import Annotation, BrokenAnnotation, WrongSize, annotate
+from photosets.classes import ClassRule, UnknownName, class_rule, unknown_message
+from photosets.found import Root, find_roots
+from photosets.layout import FOLDERS, SIDES, DatasetError, Side
+from photosets.pairs import Pair
 from photosets.recordings import VAL_FRACTION, Division
-from photosets.voc import BrokenAnnotation, RepairKind, UnknownName, WrongSize
+from photosets.report import DatasetReport, FolderDivision, FoundFolder
 
 log = logging.getLogger(__name__)
 
-Split = Literal["train", "val", "test"]
-ProblemKind = Literal[
-    "missing image",
-    "unreadable image",
-    "broken annotation",
-    "unknown class",
-    "size differs",
-    "image without annotation",
-    "no box left",
-    RepairKind,
-]
-# The sample is lost, or its annotation cannot be trusted: a person should look. The others are repairs.
-ERRORS: frozenset[ProblemKind] = frozenset(
-    ("missing image", "unreadable image", "broken annotation", "unknown class", "size differs", "no box left")
-)
+Split: TypeAlias = Side
+SPLITS: tuple[Split, ...] = SIDES
 
 
 class EmptySplit(DatasetError):
@@ -65,7 +56,7 @@ class Sample:
         boxes: (N, 4) float32, xyxy pixels of the upright picture, inside it, sides of at least 1 pixel.
         labels: (N,) int64, indices into class_names, never 0. N = 0 for a negative.
         recording: the video or series the picture comes from; never on both sides of its root's train and
-            val. A part's name where a recording had to be cut.
+            val, unless the root brings a val of its own. A part's name where a recording had to be cut.
         root: the folder it was read from.
         difficult: how many of the boxes a person marked as hard to recognise. They count like the others.
     """
@@ -94,100 +85,12 @@ class Sample:
         return GroundTruth(self.boxes, self.labels)
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that was wrong with a file, and what was done about it."""
-
-    kind: ProblemKind
-    path: Path
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.path}: {self.detail}"
-
-
-@dataclass
-class DatasetReport:
-    """What reading a split found: how much there is, and every file that was repaired, dropped or lost."""
-
-    images: int = 0
-    negatives: int = 0
-    difficult: int = 0  # boxes marked so; scored like the others
-    boxes: Counter[str] = field(default_factory=Counter)  # class name -> boxes
-    problems: list[Problem] = field(default_factory=list)
-    divisions: list[FolderDivision] = field(default_factory=list)  # of train and val, one for each root
-
-    def add(self, kind: ProblemKind, path: Path, detail: str) -> None:
-        """Note a problem."""
-        self.problems.append(Problem(kind, path, detail))
-
-    def count(self, kind: ProblemKind) -> int:
-        """Return how many problems of one kind there were."""
-        return sum(problem.kind == kind for problem in self.problems)
-
-    @property
-    def errors(self) -> list[Problem]:
-        """The problems that cost a picture."""
-        return [problem for problem in self.problems if problem.kind in ERRORS]
-
-    def summary(self) -> str:
-        """Return one line: pictures, boxes per class, problems per kind."""
-        boxes = ", ".join(f"{name} {count}" for name, count in sorted(self.boxes.items())) or "none"
-        kinds = Counter(problem.kind for problem in self.problems)
-        problems = "".join(f"; {kind}: {count}" for kind, count in sorted(kinds.items()))
-        difficult = f"; marked difficult, counted like the others: {self.difficult}" if self.difficult else ""
-        return f"{self.images} images ({self.negatives} without objects), boxes: {boxes}{difficult}{problems}"
-
-
-RULES: dict[recordings.Rule, str] = {
-    "by name": "whole recordings, chosen by name",
-    "nearest share": "whole recordings, as many as come nearest: the names alone miss the share",
-    "in time": "each recording cut in time: the names tell too few recordings apart",
-}
-
-
-@dataclass(frozen=True)
-class FolderDivision:
-    """How the pictures of one root were divided into train and val.
-
-    Attributes:
-        root: the folder.
-        division: rule and places.
-        shares: what was asked for, of which stems: fraction for val by what to call those stems.
-    """
-
-    root: Path
-    division: Division
-    shares: dict[str, tuple[float, list[str]]]
-
-    def __str__(self) -> str:
-        train, val, neither = (self.division.count(side) for side in ("train", "val", None))
-        total = train + val + neither
-        between = f", {neither:,} between the sides to neither" if neither else ""
-        return (
-            f"{self.root}: {RULES[self.division.rule]}: {val:,} of {total:,} pictures ({val / total:.1%}) "
-            f"to val{between}"
-        )
-
-    @property
-    def warnings(self) -> list[str]:
-        """A sentence for each share that is far from what was asked for."""
-        found = []
-        for what, (fraction, stems) in self.shares.items():
-            val = self.division.count("val", stems)
-            if stems and not recordings.is_near(val, len(stems), fraction):
-                found.append(
-                    f"{self.root}: val has {val:,} of the {len(stems):,} {what} ({val / len(stems):.1%}), "
-                    f"far from the {fraction:.1%} asked for: its recordings are too large or too few"
-                )
-        return found
-
-
 def read_samples(
     roots: Sequence[Path],
     split: Split,
     *,
     class_names: Sequence[str] = CLASS_NAMES,
+    classes: str = "",
     val_fraction: float = VAL_FRACTION,
     negative_val_fraction: float | None = None,
     negatives: bool = False,
@@ -195,15 +98,17 @@ def read_samples(
 ) -> list[Sample]:
     """Return the samples of a split, sorted by file name.
 
-    train and val share the folder images/: whole recordings go to val, chosen by the recording's name alone,
-    so that adding pictures never moves another one. Where the names would leave val or train empty or far
-    from its share, another rule divides the folder, and then adding pictures can move others: see
-    recordings.py. report.divisions tells which. test is the folder images_test/.
+    How a root is laid out is found by looking (photosets/found.py); report.found tells. A root with
+    validation pictures of its own keeps them. In another one train and val share the pictures: whole
+    recordings go to val, chosen by the recording's name alone, so that adding pictures never moves another
+    one. Where the names would leave val or train empty or far from its share, another rule divides the
+    folder, and then adding pictures can move others: see recordings.py. report.divisions tells which.
 
     Args:
         roots: one or more folders; the same stem in two roots is two pictures.
         split: which split.
         class_names: background first; a box's label is its class's index here.
+        classes: what the names in the data mean, "pistol=handgun,gun -other": see photosets/classes.py.
         val_fraction: share of the recordings that go to val, 0 to less than 1.
         negative_val_fraction: another share for the recordings without a picture of a weapon; a larger one
             only adds pictures to val. As val_fraction if None.
@@ -211,21 +116,21 @@ def read_samples(
         report: filled with what was found; without one the problems are logged.
 
     Raises:
-        WrongLayout: a root does not exist or has another layout.
+        WrongLayout: a root does not exist, or is laid out in no way that is known.
+        UnusableRule: classes is no rule.
         EmptySplit: there is no usable picture.
         DuplicateStem: two pictures of one folder share a stem.
-        UnknownClass: an annotation names a class not in class_names.
+        UnknownClass: an annotation names an object that is no class.
     """
     shares = (val_fraction, val_fraction if negative_val_fraction is None else negative_val_fraction)
     if not all(0 <= share < 1 for share in shares):
         raise ValueError(f"expected val_fraction of at least 0 and less than 1, got {shares}")
-    found = DatasetReport() if report is None else report
+    found, rule = DatasetReport() if report is None else report, class_rule(classes, class_names)
     samples = collect_samples(
-        roots, split, class_names, found,
+        roots, split, rule, found,
         val_fraction=val_fraction, negative_val_fraction=negative_val_fraction, negatives=negatives,
     )  # fmt: skip
-    if found.count("unknown class"):
-        raise UnknownClass(_unknown_message(found, class_names))
+    refuse_unknown(roots, rule, found)
     if not samples:
         raise EmptySplit(_empty_message(roots, split, found))
     if report is None:
@@ -278,7 +183,7 @@ def _damage(sample: Sample) -> str:
 def collect_samples(
     roots: Sequence[Path],
     split: Split,
-    class_names: Sequence[str],
+    rule: ClassRule,
     report: DatasetReport,
     *,
     val_fraction: float,
@@ -286,45 +191,56 @@ def collect_samples(
     negatives: bool,
 ) -> list[Sample]:
     """Read what can be read of a split; whatever is wrong with a file goes to report."""
-    side = "test" if split == "test" else "train"
-    pairs = {
-        root: list(find_pairs(root, side, negatives=negatives))
-        for root in dict.fromkeys(map(find_root, dict.fromkeys(roots)))
-    }
-    whole = {
-        root: [pair for pair in of_root if pair.is_whole(negatives=negatives)]
-        for root, of_root in pairs.items()
-    }
-    if side == "train":
-        report.divisions = _divide(whole, val_fraction, negative_val_fraction)
+    sides: tuple[Split, ...] = ("test",) if split == "test" else ("train", "val")
+    found = find_roots(roots)
+    pairs = {root.path: root.find_pairs(sides, negatives=negatives) for root in found}
+    if split != "test":
+        whole = {
+            path: [pair for pair in of_root if pair.is_whole(negatives=negatives)]
+            for path, of_root in pairs.items()
+        }
+        report.divisions = _divide(whole, rule, val_fraction, negative_val_fraction)
     divisions = {divided.root: divided.division for divided in report.divisions}
     samples: list[Sample] = []
-    for root, of_root in pairs.items():
+    for path, of_root in pairs.items():
         for pair in of_root:
-            place = _place(pair.stem, split, divisions.get(root), val_fraction)
+            place = _place(pair, divisions.get(path), val_fraction)
             if place.side != split:
                 continue
             if pair.image_path is None or not pair.is_whole(negatives=negatives):
                 _note_half(pair, report)
                 continue
-            sample = _read_sample(
-                root, pair.image_path, pair.xml_path, place.recording, tuple(class_names), report
-            )
+            sample = _read_sample(path, pair.image_path, pair, place.recording, rule, report)
             if sample is not None:
                 samples.append(sample)
     samples.sort(key=lambda sample: (sample.name, str(sample.image_path)))
-    _count(samples, class_names, report)
+    _count(samples, rule.class_names, report)
+    report.found = [_found(root, pairs[root.path], samples, rule) for root in found]
     return samples
 
 
+def _found(root: Root, pairs: Sequence[Pair], samples: Sequence[Sample], rule: ClassRule) -> FoundFolder:
+    """Say how a root is laid out; the classes are its own list's, else those of the samples."""
+    seen = {rule.class_names[label] for one in samples if one.root == root.path for label in one.labels}
+    pictures = sum(pair.image_path is not None for pair in pairs)
+    return FoundFolder(root.path, root.kind, frozenset(root.class_names() or seen), pictures)
+
+
 def _divide(
-    whole: Mapping[Path, Sequence[Pair]], val_fraction: float, negative_val_fraction: float | None
+    whole: Mapping[Path, Sequence[Pair]],
+    rule: ClassRule,
+    val_fraction: float,
+    negative_val_fraction: float | None,
 ) -> list[FolderDivision]:
-    """Divide the pictures of each root into train and val."""
-    free = set() if negative_val_fraction is None else _weapon_free(whole.values())
+    """Divide the pictures of each root into train and val, where it does not do so itself."""
+    free = set() if negative_val_fraction is None else _weapon_free(whole.values(), rule)
     divided = []
     for root, of_root in whole.items():
         if not of_root:
+            continue
+        if any(pair.side == "val" for pair in of_root):
+            places = {f"{pair.side}/{pair.stem}": recordings.Place(pair.side, pair.stem) for pair in of_root}
+            divided.append(FolderDivision(root, Division("own", places), {}))
             continue
         stems = [pair.stem for pair in of_root]
         shares = {"pictures": (val_fraction, stems)}
@@ -342,48 +258,61 @@ def _divide(
     return divided
 
 
-def _weapon_free(whole: Iterable[Sequence[Pair]]) -> set[str]:
+def _weapon_free(whole: Iterable[Sequence[Pair]], rule: ClassRule) -> set[str]:
     """Return the recordings of which no picture, in any root, shows a weapon."""
     everything, armed = set(), set()
     for pair in (pair for of_root in whole for pair in of_root):
         recording = recordings.recording_of(pair.stem)
         everything.add(recording)
         with suppress(BrokenAnnotation, OSError):  # it will be no sample
-            if pair.xml_path is not None and voc.read_names(pair.xml_path) & set(WEAPONS):
-                armed.add(recording)
+            for name in pair.annotation.names() if pair.annotation is not None else ():
+                if not rule.unknown([name]) and rule.meaning(name) in WEAPONS:
+                    armed.add(recording)
     return everything - armed
 
 
-def _place(stem: str, split: Split, division: Division | None, val_fraction: float) -> recordings.Place:
+def _place(pair: Pair, division: Division | None, val_fraction: float) -> recordings.Place:
     """Return where a picture goes; half a pair goes where its name alone would put it."""
-    recording = recordings.recording_of(stem)
-    if split == "test":
-        return recordings.Place("test", recording)
-    if division is not None and stem in division.places:
-        return division.places[stem]
+    recording = recordings.recording_of(pair.stem)
+    if pair.side == "test" or (division is not None and division.rule == "own"):
+        return recordings.Place(pair.side, recording)
+    if division is not None and pair.stem in division.places:
+        return division.places[pair.stem]
     return recordings.Place("val" if recordings.in_val(recording, val_fraction) else "train", recording)
 
 
 def _note_half(pair: Pair, report: DatasetReport) -> None:
-    if pair.xml_path is not None:
-        report.add("missing image", pair.xml_path, "there is no picture of that name; left out")
+    if pair.problem is not None:
+        report.problems.append(pair.problem)
+    elif pair.annotation is not None:
+        called = f"called {pair.annotation.within}" if pair.annotation.within else "of that name"
+        report.add("missing image", pair.annotation.path, f"there is no picture {called}; left out")
     elif pair.image_path is not None:
         report.add(
             "image without annotation",
             pair.image_path,
-            "there is no .xml of that name; left out. If it shows no object, give it an .xml without "
+            "nothing says what is in it; left out. If it shows no object, give it an annotation without "
             "objects, or use --negatives",
         )
 
 
 def _read_sample(
-    root: Path,
-    image_path: Path,
-    xml_path: Path | None,
-    recording: str,
-    class_names: tuple[str, ...],
-    report: DatasetReport,
+    root: Path, image_path: Path, pair: Pair, recording: str, rule: ClassRule, report: DatasetReport
 ) -> Sample | None:
+    read = _read_pair(image_path, pair, rule, report)
+    if read is None:
+        return None
+    size_wh, annotation = read
+    return Sample(
+        image_path, size_wh, annotation.boxes.astype(np.float32), annotation.labels, recording, root,
+        difficult=int(annotation.difficult.sum()),
+    )  # fmt: skip
+
+
+def _read_pair(
+    image_path: Path, pair: Pair, rule: ClassRule, report: DatasetReport
+) -> tuple[tuple[int, int], Annotation] | None:
+    """Return a picture's upright size and its annotation, None if either cannot be used."""
     try:
         header = imaging.read_header(image_path)
         if header.size_wh[0] * header.size_wh[1] > imaging.MAX_PIXELS:
@@ -391,30 +320,83 @@ def _read_sample(
     except (imaging.ImageError, OSError) as error:
         report.add("unreadable image", image_path, f"{error}; left out")
         return None
-    if xml_path is None:
-        return Sample(
-            image_path, header.size_wh, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), recording, root
-        )
+    if pair.annotation is None:
+        return header.size_wh, Annotation(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, np.bool_), 0)
+    path, where = pair.annotation.path, f"{pair.annotation.within}: " if pair.annotation.within else ""
     try:
-        annotation = voc.read_annotation(xml_path, class_names, header)
+        annotation = annotate(pair.annotation, rule, header)
     except UnknownName as error:
-        report.add("unknown class", xml_path, str(error))
+        report.add("unknown class", path, f"{where}{error}")
         return None
     except WrongSize as error:
-        report.add("size differs", xml_path, f"{error}; left out")
+        report.add("size differs", path, f"{where}{error}; left out")
         return None
     except (BrokenAnnotation, OSError) as error:
-        report.add("broken annotation", xml_path, f"{error}; left out")
+        report.add("broken annotation", path, f"{where}{error}; left out")
         return None
     for kind, detail in annotation.repairs:
-        report.add(kind, xml_path, detail)
+        report.add(kind, path, f"{where}{detail}")
     if annotation.objects and not len(annotation.labels):  # it shows an object, so it is no negative
-        report.add("no box left", xml_path, "none of its boxes covers a pixel; left out")
+        report.add("no box left", path, f"{where}none of its boxes covers a pixel; left out")
         return None
-    return Sample(
-        image_path, header.size_wh, annotation.boxes.astype(np.float32), annotation.labels, recording, root,
-        difficult=int(annotation.difficult.sum()),
-    )  # fmt: skip
+    return header.size_wh, annotation
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Annotated:
+    """One picture as its root has it: not yet divided, nor its boxes rounded.
+
+    Attributes:
+        side: of the root; train where it has no validation pictures of its own.
+        stem: as Pair's.
+        image_path: the picture's file.
+        size_wh: pixels of the upright picture.
+        annotation: what a person says is in it.
+    """
+
+    side: Split
+    stem: str
+    image_path: Path
+    size_wh: tuple[int, int]
+    annotation: Annotation
+
+
+def read_undivided(
+    roots: Sequence[Path], rule: ClassRule, report: DatasetReport, *, negatives: bool
+) -> Iterator[Annotated]:
+    """Yield every picture that can be used; whatever is wrong with a file goes to report.
+
+    Raises:
+        DatasetError: as read_samples, also for a name that is no class.
+    """
+    for root in find_roots(roots):
+        pairs = root.find_pairs(SPLITS, negatives=negatives)
+        report.found.append(_found(root, pairs, (), rule))
+        for pair in pairs:
+            if pair.image_path is None or not pair.is_whole(negatives=negatives):
+                _note_half(pair, report)
+                continue
+            read = _read_pair(pair.image_path, pair, rule, report)
+            if read is not None:
+                report.images += 1
+                report.negatives += not len(read[1].labels)
+                report.difficult += int(read[1].difficult.sum())
+                report.boxes.update(rule.class_names[label] for label in read[1].labels)
+                yield Annotated(pair.side, pair.stem, pair.image_path, *read)
+    refuse_unknown(roots, rule, report)
+
+
+def refuse_unknown(roots: Sequence[Path], rule: ClassRule, report: DatasetReport) -> None:
+    """Raise UnknownClass if reading met names that are no class; the message lists those of all splits."""
+    unknown = [problem for problem in report.problems if problem.kind == "unknown class"]
+    if not unknown:
+        return
+    everywhere: Counter[str] = Counter()
+    for root in find_roots(roots):
+        for pair in root.find_pairs(SPLITS, negatives=True):
+            with suppress(BrokenAnnotation, OSError):
+                everywhere.update(rule.unknown(pair.annotation.names() if pair.annotation else ()))
+    raise UnknownClass(unknown_message(everywhere, str(unknown[0].path), rule.class_names))
 
 
 def _count(samples: Sequence[Sample], class_names: Sequence[str], report: DatasetReport) -> None:
@@ -429,15 +411,6 @@ def _log_problems(report: DatasetReport, split: Split) -> None:
     for problem in report.errors:
         log.warning("%s: %s", split, problem)
     log.info("%s: %s", split, report.summary())
-
-
-def _unknown_message(report: DatasetReport, class_names: Sequence[str]) -> str:
-    unknown = [problem for problem in report.problems if problem.kind == "unknown class"]
-    names = first_few(sorted({problem.detail for problem in unknown}))
-    return (
-        f"{len(unknown)} annotations name an object that is none of {', '.join(class_names[1:])}: {names}, "
-        f"first in {unknown[0].path}; correct the names or remove the objects"
-    )
 
 
 def _empty_message(roots: Sequence[Path], split: Split, report: DatasetReport) -> str:
@@ -467,6 +440,3 @@ def fingerprint(samples: Sequence[Sample]) -> str:
 @functools.cache
 def _content_digest(path: Path, _changed_ns: int, _size: int) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
-
-
-SPLITS: tuple[Split, ...] = ("train", "val", "test")

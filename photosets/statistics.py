@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from detection.detections import CLASS_NAMES
-from photosets.samples import SPLITS, DatasetReport, Sample, Split
+from photosets.report import DatasetReport
+from photosets.samples import SPLITS, Sample, Split
 
 
 def split_summary(samples: Sequence[Sample]) -> dict[str, object]:

@@ -15,14 +15,8 @@ import yaml
 from pydantic_settings import BaseSettings
 
 import settings
-from commands import (
-    TrainConfig,
-    dataset_command,
-    evaluate_config,
-    predict_config,
-    registry_command,
-    train_config,
-)
+from commands import TrainConfig, evaluate_config, predict_config, registry_command, train_config
+from commands_data import dataset_command
 from docs.import_graph import code, import_graph, mermaid, reduced
 from docs.results import CARD, card_figures, kept, table, trimmed
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 import commands
+import commands_data
 import settings
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS: dict[str, Callable[[list[str]], object]] = {
     "train": commands.train_config,
     "evaluate": commands.evaluate_config,
-    "dataset": commands.dataset_command,
+    "dataset": commands_data.dataset_command,
     "registry": commands.registry_command,
     "client": commands.predict_config,
     "mlapi": settings.api_settings,
@@ -104,8 +105,8 @@ def test_a_comma_in_a_name_does_not_make_two_of_it():
     config = commands.train_config(["--data", "a, b", "c", "--image-mean", "0.1,0.2,0.3"])
     assert config.data == [Path("a, b"), Path("c")]
     assert config.image_mean == (0.1, 0.2, 0.3)
-    command = commands.dataset_command(["check", "a, b", "c"])
-    assert isinstance(command, commands.CheckCommand)
+    command = commands_data.dataset_command(["check", "a, b", "c"])
+    assert isinstance(command, commands_data.CheckCommand)
     assert command.data == [Path("a, b"), Path("c")]
 
 

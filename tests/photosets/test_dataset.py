@@ -18,9 +18,11 @@ from PIL import Image as PillowImage
 
 from detection import detections, imaging
 from detection.names import printable
-from photosets import layout, synthetic, voc
+from photosets import annotations as reading
+from photosets import layout, synthetic
 from photosets import samples as photographs
-from photosets.samples import DatasetReport, read_samples
+from photosets.report import DatasetReport
+from photosets.samples import read_samples
 
 ROOT = Path(__file__).parents[2]
 SHARED = [ROOT.parent / "shared" / "data" / name for name in ("weapons", "lookalikes")]
@@ -202,14 +204,15 @@ def test_a_picture_whose_only_box_is_unusable_does_not_become_a_negative(tmp_pat
 
 @given(st.tuples(*[st.floats(-300, 300)] * 4))
 def test_repaired_boxes_lie_inside_and_cover_a_pixel(box):
-    repairs: list[tuple[voc.RepairKind, str]] = []
-    boxes, kept = voc._repair(np.array([box]), (100, 80), repairs)
+    repairs: list[tuple[reading.RepairKind, str]] = []
+    boxes, kept = reading._repair(np.array([box]), (100, 80), repairs)
     boxes = boxes[kept]
     assert (boxes >= 0).all()
     assert (boxes <= [100, 80, 100, 80]).all()
-    assert (boxes[:, 2:] - boxes[:, :2] >= 1).all()
+    least = reading.MIN_BOX_SIDE - reading.ROUNDING
+    assert (boxes[:, 2:] - boxes[:, :2] >= least).all()
     x1, y1, x2, y2 = box
-    untouched = 0 <= x1 <= x2 - 1 and x2 <= 100 and 0 <= y1 <= y2 - 1 and y2 <= 80
+    untouched = min(x1, y1) >= 0 and x2 <= 100 and y2 <= 80 and min(x2 - x1, y2 - y1) >= least
     assert untouched == (repairs == [])
 
 
@@ -493,11 +496,15 @@ def test_no_command_ends_at_a_file_name_that_is_not_utf8(oddly_named, command):
 
 def test_unknown_classes_are_refused_all_at_once(tmp_path):
     _, first = add(tmp_path, "a.jpg", ("gun", (1, 1, 9, 9)))
-    add(tmp_path, "b.jpg", ("Pistol", (1, 1, 9, 9)))
-    add(tmp_path, "c.jpg", ("pistol", (1, 1, 9, 9)))
+    add(tmp_path, "b.jpg", ("rifle", (1, 1, 9, 9)), ("rifle", (20, 20, 30, 30)), ("gun", (1, 1, 9, 9)))
+    add(tmp_path, "c.jpg", ("Pistol", (1, 1, 9, 9)))
+    add(tmp_path, "t.jpg", ("axe", (1, 1, 9, 9)), side="test")
     with pytest.raises(photographs.UnknownClass) as caught:
         read_all(tmp_path)
-    for part in ("2 annotations", "'gun'", "'Pistol'", str(first), "pistol, knife, billete"):
+    for part in (
+        "'axe' (1), 'gun' (2), 'rifle' (1)", str(first), "pistol, knife, billete",
+        "--classes 'pistol=axe,gun,rifle'", "--classes '-axe -gun -rifle'",
+    ):  # fmt: skip
         assert part in str(caught.value)
 
 

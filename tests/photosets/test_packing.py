@@ -18,9 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
 from detection.detections import CLASS_NAMES
-from photosets import layout, packing, voc
-from photosets.samples import SPLITS, DatasetReport, Sample, collect_samples, read_samples
+from photosets import found, layout, packing, voc
+from photosets.classes import class_rule
+from photosets.report import DatasetReport
+from photosets.samples import SPLITS, Sample, collect_samples, read_samples
 from photosets.synthetic import draw_synthetic
+from photosets.unpacking import SUMS
 
 ROOT = Path(__file__).parents[2]
 LIMITS: dict[str, Any] = {"longer_side": 96, "quality": 70, "part_bytes": 200_000}
@@ -33,7 +36,7 @@ def unpack(pack: Path, folder: Path) -> Path:
     return folder
 
 
-def add(root: Path, stem: str, side: str, size_wh, orientation: int, objects) -> None:
+def add(root: Path, stem: str, side: layout.Side, size_wh, orientation: int, objects) -> None:
     """Add a picture that a camera stored on its side if orientation says so, annotated upright."""
     images, xmls = (root / folder for folder in layout.FOLDERS[side])
     images.mkdir(parents=True, exist_ok=True)
@@ -50,7 +53,7 @@ def add(root: Path, stem: str, side: str, size_wh, orientation: int, objects) ->
 def samples_of(root: Path, split) -> tuple[list[Sample], DatasetReport]:
     report = DatasetReport()
     options: dict[str, Any] = {"val_fraction": 0.3, "negative_val_fraction": 0.5, "negatives": False}
-    return collect_samples([root], split, CLASS_NAMES, report, **options), report
+    return collect_samples([root], split, class_rule(), report, **options), report
 
 
 def assert_same(before: Path, after: Path) -> None:
@@ -100,7 +103,7 @@ def test_roots_come_back_under_their_names_in_their_layout(tmp_path):
     there = unpack(tmp_path / "pack", tmp_path / "there")
     assert packed.pictures == 32
     assert sorted(path.name for path in there.iterdir()) == ["one", "two"]
-    assert layout.find_root(there / "two") == there / "two" / layout.FOLDER_NAME
+    assert found.find_root(there / "two").path == there / "two" / layout.FOLDER_NAME
     for name in ("one", "two"):
         assert_same(tmp_path / name, there / name)
     sizes = [max(sample.size_wh) for sample in read_samples([there / "one", there / "two"], "train")]
@@ -154,7 +157,7 @@ def test_parts_are_bounded_and_the_same_every_time(tmp_path):
     draw_synthetic(tmp_path / "mine", train=30, test=10, seed=0)
     limits = {**LIMITS, "part_bytes": 20_000}
     first = packing.pack([tmp_path / "mine"], tmp_path / "pack", **limits)
-    sums = (tmp_path / "pack" / packing.SUMS).read_text()
+    sums = (tmp_path / "pack" / SUMS).read_text()
     assert len(first.parts) > 2
     assert {path: path.stat().st_size for path in first.parts} == first.parts
     assert max(first.parts.values()) <= 20_000
@@ -162,7 +165,7 @@ def test_parts_are_bounded_and_the_same_every_time(tmp_path):
         digest, name = line.split("  ")
         assert hashlib.sha256((tmp_path / "pack" / name).read_bytes()).hexdigest() == digest
     packing.pack([tmp_path / "mine"], tmp_path / "pack", **limits)
-    assert (tmp_path / "pack" / packing.SUMS).read_text() == sums
+    assert (tmp_path / "pack" / SUMS).read_text() == sums
 
 
 def test_what_cannot_be_packed_is_said(tmp_path):
