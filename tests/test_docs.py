@@ -44,6 +44,8 @@ PARSERS: dict[str, Callable[[list[str]], Any]] = {
 # Named in the documents, made by a person or a command.
 MADE_LATER = (
     "data",
+    "data-coco",
+    "export",
     ".env",
     ".venv",
     "runs/",

@@ -30,9 +30,9 @@ def test_a_voc_a_coco_and_a_yolo_root_of_the_same_pictures_train_to_the_same_wei
             convert.convert([tmp_path / "voc"], root, kind)
         flags = [
             "--preset", "smoke", "--data", str(root), "--output", str(tmp_path / f"run-{kind}"),
-            "--deterministic", "--epochs", "1", "--limit", "8", "--batch-size", "4", "--min-size", "96", "--max-size", "96",
-            "--fpn-channels", "16", "--box-head-width", "16", "--threads", "1", "--workers", "0",
-            "--experiment", "layouts", "--no-register-model",
+            "--deterministic", "--epochs", "1", "--limit", "8", "--batch-size", "4", "--min-size", "96",
+            "--max-size", "96", "--fpn-channels", "16", "--box-head-width", "16", "--threads", "1",
+            "--workers", "0", "--experiment", "layouts", "--no-register-model",
         ]  # fmt: skip
         train.train(train_config(flags), TorchrunSettings())
         states[kind] = weights.load_state_dict(tmp_path / f"run-{kind}" / "best" / "weights.safetensors")
