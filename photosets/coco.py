@@ -51,7 +51,7 @@ class CocoPicture:
     path: Path
     within: str
     size_wh: tuple[int, int] | None
-    categories: Mapping[Any, str]
+    categories: Mapping[str, str]
     objects: list[Entry] = field(default_factory=list)
 
     def read(self, header: imaging.ImageHeader) -> Written:  # noqa: ARG002
@@ -80,11 +80,11 @@ class CocoPicture:
         return {self._name(entry) for entry in self.objects}
 
     def _name(self, entry: Entry) -> str:
-        number = entry.get("category_id")
+        number = str(entry.get("category_id"))
         if number not in self.categories:
             raise BrokenAnnotation(
-                f"an object is of category {number!r}, which categories does not list "
-                f"({', '.join(map(str, self.categories))})"
+                f"an object is of category {number}, which categories does not list "
+                f"({', '.join(self.categories)})"
             )
         return self.categories[number]
 
@@ -121,7 +121,7 @@ def class_names(folder: Path) -> set[str]:
     names: set[str] = set()
     for _, path in _files(folder):
         document = json_files.load(path)
-        used = {entry.get("category_id") for entry in document["annotations"] if isinstance(entry, dict)}
+        used = {str(entry.get("category_id")) for entry in document["annotations"] if isinstance(entry, dict)}
         names |= {name for number, name in _categories(document, path).items() if number in used}
     return names
 
@@ -177,15 +177,17 @@ def _pairs(path: Path, side: Side, bases: Sequence[Path]) -> Iterator[Pair]:
             f"expected COCO in {path}: an object with the lists images, annotations, categories"
         )
     categories = _categories(document, path)
-    objects: dict[Any, list[Entry]] = defaultdict(list)
+    objects: dict[str, list[Entry]] = defaultdict(list)  # ids may be numbers or text
     for entry in document["annotations"]:
-        objects[entry.get("image_id") if isinstance(entry, dict) else None].append(entry)
+        if not isinstance(entry, dict):
+            raise WrongLayout(f"expected tables in the list annotations of {path}, got {str(entry)[:80]}")
+        objects[str(entry.get("image_id"))].append(entry)
     sources: dict[str, CocoPicture] = {}
-    claimed: dict[Any, set[str]] = defaultdict(set)  # image id -> pictures that have it
+    claimed: dict[str, set[str]] = defaultdict(set)  # image id -> pictures that have it
     split: dict[str, Side] = {}
     for entry in document["images"]:
         name = _file_name(entry, path)
-        claimed[entry.get("id")].add(name)
+        claimed[str(entry.get("id"))].add(name)
         split[name] = SIDE_NAMES.get(str(entry.get("split")).lower(), side)
         sources.setdefault(name, CocoPicture(path, name, _size_wh(entry), categories))
     for number, names in claimed.items():
@@ -199,20 +201,18 @@ def _pairs(path: Path, side: Side, bases: Sequence[Path]) -> Iterator[Pair]:
         if name in shared:
             problem = Problem(
                 "broken annotation", path,
-                f"{name}: {len(claimed[shared[name]])} pictures have the id {shared[name]!r}: its boxes "
+                f"{name}: {len(claimed[shared[name]])} pictures have the id {shared[name]}: its boxes "
                 "could be of any; left out",
             )  # fmt: skip
         yield Pair(flat_stem(_without_side(relative)), image_path, source, split[name], problem)
-    for number in sorted(objects.keys() - claimed.keys(), key=str):
-        detail = (
-            f"{len(objects[number])} objects are of image {number!r}, which images does not list; left out"
-        )
+    for number in sorted(objects.keys() - claimed.keys()):
+        detail = f"{len(objects[number])} objects are of image {number}, which images does not list; left out"
         yield Pair(f"image {number}", None, None, side, Problem("missing image", path, detail))
 
 
-def _categories(document: Mapping[str, Any], path: Path) -> dict[Any, str]:
+def _categories(document: Mapping[str, Any], path: Path) -> dict[str, str]:
     try:
-        return {entry["id"]: str(entry["name"]) for entry in document["categories"]}
+        return {str(entry["id"]): str(entry["name"]) for entry in document["categories"]}
     except (KeyError, TypeError) as error:
         raise WrongLayout(f"expected categories with id and name in {path}") from error
 
@@ -226,7 +226,7 @@ def _file_name(entry: object, path: Path) -> str:
 def _size_wh(entry: Entry) -> tuple[int, int] | None:
     try:
         stated = int(entry.get("width") or 0), int(entry.get("height") or 0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return stated if min(stated) > 0 else None
 
@@ -246,7 +246,7 @@ def _find(relative: PurePosixPath, bases: Sequence[Path]) -> Path | None:
 
 def _without_side(relative: PurePosixPath) -> PurePosixPath:
     """Return the path without the folders before it that say nothing of the picture itself."""
-    parts = list(relative.parts)
+    parts = list(relative.parts) or ["."]
     if relative.is_absolute() or re.match(r"[A-Za-z]:", parts[0]):
         return PurePosixPath(relative.name)
     while len(parts) > 1 and (parts[0] in (".", "..", "images") or side_named(parts[0]) is not None):

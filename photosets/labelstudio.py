@@ -9,6 +9,7 @@ import math
 import re
 import urllib.parse
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -53,7 +54,7 @@ class Task:
                 written.repairs.append(
                     (
                         "rotated box",
-                        f"is turned by {value['rotation']:g} degrees; widened to the box around it",
+                        f"is turned by {value['rotation']} degrees; widened to the box around it",
                     )
                 )
             outlines += "width" not in value
@@ -73,6 +74,8 @@ class Task:
         return {_label(result) for result in self._objects()}
 
     def _objects(self) -> list[Entry]:
+        if any(not isinstance(result["value"], dict) for result in self.results):
+            raise BrokenAnnotation("an object has a value that is no table of numbers and labels")
         return [result for result in self.results if _label(result)]
 
     def _size_wh(self) -> tuple[int, int] | None:
@@ -95,7 +98,8 @@ def class_names(folder: Path) -> set[str]:
     for path in _files(folder):
         for entry in json_files.load(path):
             task = _task(path, "", entry)
-            names |= task.names() if task else set()
+            with suppress(BrokenAnnotation):  # reading it says so
+                names |= task.names() if task else set()
     return names
 
 
@@ -137,16 +141,26 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _task(path: Path, name: str, entry: Entry) -> Task | None:
     """Return what the first person said; None if nobody said anything."""
-    said = [one for one in entry.get("annotations") or [] if not one.get("was_cancelled")]
+    everything = _tables(entry.get("annotations") or [], entry, path)
+    said = [one for one in everything if not one.get("was_cancelled")]
     if not said:
         return None
-    return Task(path, name, [one for one in said[0].get("result") or [] if "value" in one], len(said))
+    results = _tables(said[0].get("result") or [], entry, path)
+    return Task(path, name, [one for one in results if "value" in one], len(said))
+
+
+def _tables(value: object, entry: Entry, path: Path) -> list[Entry]:
+    """Return a list of tables that a task holds, if it is one."""
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise WrongLayout(f"expected lists of tables in {path}, task {entry.get('id')} has {str(value)[:80]}")
+    return value
 
 
 def _file_name(entry: Entry, path: Path) -> str:
     """Return the name of a task's picture: of an upload, a local file, or an address."""
-    data = entry.get("data") or {}
-    for value in (data.get("image"), data.get("img"), *data.values()):
+    data = entry.get("data")
+    table = data if isinstance(data, dict) else {}
+    for value in (table.get("image"), table.get("img"), *table.values()):
         if isinstance(value, str) and value:
             address = urllib.parse.urlsplit(value)
             local = urllib.parse.parse_qs(address.query).get("d", [address.path or value])[0]
@@ -162,10 +176,9 @@ def _spellings(name: str, pictures: Mapping[str, Path]) -> Iterator[str]:
 
 
 def _label(result: Entry) -> str:
-    value = result.get("value") or {}
     for key in LABELS:
-        if value.get(key):
-            return str(value[key][0])
+        if found := result["value"].get(key):
+            return str(found[0] if isinstance(found, list) else found)
     return ""
 
 
@@ -183,8 +196,9 @@ def _box(value: Entry, name: str, size_wh: tuple[int, int]) -> list[float] | Non
     if "radiusX" in value:
         x, y, across, down = finite([value.get(key) for key in ("x", "y", "radiusX", "radiusY")], what)
         shares = [x - across, y - down, x + across, y + down]
-    elif value.get("points"):
-        shares = around(finite([number for point in value["points"] for number in point], what))
+    elif isinstance(points := value.get("points"), list) and points:
+        pairs = [point for point in points if isinstance(point, list)]
+        shares = around(finite([number for point in pairs for number in point], what))
     else:
         return None
     return [share * side / 100 for share, side in zip(shares, (width, height) * 2, strict=True)]

@@ -193,7 +193,7 @@ def run_identity(config: TrainConfig, training: Training, data: Mapping[str, str
     """
     free = {
         "resume", "threads", "workers", "checkpoint_minutes", "mlflow_tracking_uri", "output",
-        "preset", "data", "point_data", "max_unsure",  # the last two are asked for at the very end only
+        "preset", "data", "classes", "point_data", "max_unsure",  # the last two: at the very end only
     }  # fmt: skip
     settings = config.model_dump(mode="json", exclude=free) | {
         "device": training.detector.device.type,

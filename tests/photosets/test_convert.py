@@ -191,7 +191,7 @@ def sizes_and_boxes(draw):
 def test_a_box_returns_from_coco_to_the_last_digit_training_sees(drawn_box):
     size_wh, (x1, y1, x2, y2) = drawn_box
     entry = json.loads(json.dumps({"category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}))
-    source = CocoPicture(Path("a.json"), "a.jpg", size_wh, {1: "pistol"}, [entry])
+    source = CocoPicture(Path("a.json"), "a.jpg", size_wh, {"1": "pistol"}, [entry])
     [box] = annotate(source, class_rule(), imaging.ImageHeader(size_wh, 1)).boxes
     np.testing.assert_allclose(box, [x1, y1, x2, y2], rtol=0, atol=1e-9)
 

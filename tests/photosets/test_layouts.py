@@ -81,6 +81,12 @@ def yolo_of_darknet(root: Path) -> None:
     others.written(root / "train.txt", "data/obj_train_data/a.jpg\ndata/obj_train_data/b.jpg\n")
 
 
+def yolo_of_cvat(root: Path) -> None:
+    data = "path: .\ntrain: train.txt\nnames: {0: pistol, 1: knife}"
+    others.yolo(root, "images/train", "labels/train", data)
+    others.written(root / "train.txt", "data/images/train/a.jpg\ndata/images/train/b.jpg\n")
+
+
 def voc_of_challenge(root: Path) -> None:
     others.voc(root / "JPEGImages", root / "Annotations")
     others.written(root / "ImageSets/Main/train.txt", "a\nb\n")
@@ -96,6 +102,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "Label Studio's YOLO": ("YOLO", yolo_with_classes),
     "LabelImg's YOLO": ("YOLO", yolo_beside),
     "CVAT's YOLO": ("YOLO", yolo_of_darknet),
+    "CVAT's YOLO of Ultralytics": ("YOLO", yolo_of_cvat),
     "Roboflow's VOC": ("Pascal VOC", lambda root: others.voc(root / "train")),
     "LabelImg's VOC": ("Pascal VOC", others.voc),
     "CVAT's VOC": ("Pascal VOC", voc_of_challenge),
@@ -161,6 +168,14 @@ def test_without_a_validation_split_recordings_divide_the_root_as_ever(tmp_path)
     report = DatasetReport()
     assert len(read_samples([tmp_path], "val", report=report)) == 7
     assert "cut in time" in str(report.divisions[0])
+
+
+def test_one_file_of_coco_may_say_the_side_of_each_picture(tmp_path):
+    document = others.coco_document()
+    document["images"][1]["split"] = "valid"
+    others.coco(tmp_path, "images", images=document["images"]).rename(tmp_path / "all.json")
+    assert [sample.name for sample in read_all(tmp_path)[0]] == ["a"]
+    assert [sample.name for sample in read_all(tmp_path, split="val")[0]] == ["b"]
 
 
 # --- class names -----------------------------------------------------------------------------------------
