@@ -215,13 +215,15 @@ def collect_samples(
                 samples.append(sample)
     samples.sort(key=lambda sample: (sample.name, str(sample.image_path)))
     _count(samples, rule.class_names, report)
-    report.found = [_found(root, pairs[root.path], samples, rule) for root in found]
+    for root in found:
+        shown = (sample for sample in samples if sample.root == root.path)
+        seen = {rule.class_names[label] for sample in shown for label in sample.labels}
+        report.found.append(_found(root, pairs[root.path], seen))
     return samples
 
 
-def _found(root: Root, pairs: Sequence[Pair], samples: Sequence[Sample], rule: ClassRule) -> FoundFolder:
-    """Say how a root is laid out; the classes are its own list's, else those of the samples."""
-    seen = {rule.class_names[label] for one in samples if one.root == root.path for label in one.labels}
+def _found(root: Root, pairs: Sequence[Pair], seen: set[str]) -> FoundFolder:
+    """Say how a root is laid out; the classes are its own list's, else those that were seen."""
     pictures = sum(pair.image_path is not None for pair in pairs)
     return FoundFolder(root.path, root.kind, frozenset(root.class_names() or seen), pictures)
 
@@ -371,7 +373,7 @@ def read_undivided(
     """
     for root in find_roots(roots):
         pairs = root.find_pairs(SPLITS, negatives=negatives)
-        report.found.append(_found(root, pairs, (), rule))
+        seen: set[str] = set()
         for pair in pairs:
             if pair.image_path is None or not pair.is_whole(negatives=negatives):
                 _note_half(pair, report)
@@ -381,8 +383,11 @@ def read_undivided(
                 report.images += 1
                 report.negatives += not len(read[1].labels)
                 report.difficult += int(read[1].difficult.sum())
-                report.boxes.update(rule.class_names[label] for label in read[1].labels)
+                names = [rule.class_names[label] for label in read[1].labels]
+                report.boxes.update(names)
+                seen.update(names)
                 yield Annotated(pair.side, pair.stem, pair.image_path, *read)
+        report.found.append(_found(root, pairs, seen))
     refuse_unknown(roots, rule, report)
 
 

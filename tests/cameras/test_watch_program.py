@@ -18,7 +18,9 @@ from conftest import LONGEST_S, answers, free_port, running, stop
 from cameras.events import EventStore
 from detection import imaging
 from detection.detections import CLASS_NAMES
-from photosets.voc import read_annotation
+from photosets.annotations import annotate
+from photosets.classes import class_rule
+from photosets.voc import VocFile
 from tests.fake_api import CARD, FakeApi, detection
 
 PISTOL = detection("pistol", 0.91, 20, 25, 60, 75)
@@ -118,7 +120,7 @@ def test_it_watches_until_told_to_stop_and_what_it_confirmed_can_be_reviewed_and
     assert said.startswith("1 pictures with a weapon and 0 without")
     (image,) = (tmp_path / "learned" / "images").iterdir()
     xml = tmp_path / "learned" / "annotations" / "xmls" / f"{image.stem}.xml"
-    annotation = read_annotation(xml, CLASS_NAMES, imaging.read_header(image))
+    annotation = annotate(VocFile(xml), class_rule(), imaging.read_header(image))
     assert [CLASS_NAMES[label] for label in annotation.labels] == ["pistol"]
     assert annotation.boxes.tolist() == [[32, 30, 96, 90]]
     store.close()

@@ -71,6 +71,7 @@ def test_a_validation_split_of_its_own_stays_one(tmp_path, to):
         others.coco(tmp_path / "set", side)
     done = convert.convert([tmp_path / "set"], tmp_path / "new", to)
     assert done.pictures == {"train": 2, "val": 2, "test": 2}
+    assert [str(found) for found in done.report.found] == [f"{tmp_path}/set: COCO, 2 classes, 6 pictures"]
     assert described(tmp_path / "new") == described(tmp_path / "set")
 
 
