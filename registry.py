@@ -143,8 +143,8 @@ def _export(command: ExportCommand, console: Console) -> None:
     assert command.format is not None, "its case says so"
     train, val = (
         read_samples(
-            command.data, split, classes=command.classes, negatives=command.negatives, val_fraction=command.val_fraction,
-            negative_val_fraction=command.negative_val_fraction,
+            command.data, split, classes=command.classes, negatives=command.negatives,
+            val_fraction=command.val_fraction, negative_val_fraction=command.negative_val_fraction,
         )
         for split in SPLITS
     )  # fmt: skip

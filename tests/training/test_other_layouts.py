@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import train
-from commands import TorchrunSettings, train_config
+from commands import train_config
 from detection import weights
 from photosets import convert, synthetic
+from settings import TorchrunSettings
 
 
 @pytest.fixture
