@@ -11,6 +11,7 @@ from schemas import ModelCard
 
 Floats = NDArray[np.float64]
 ONE_OBJECT_IOU = 0.5  # from which two boxes of different classes are two names for one object
+PART = 0.8  # of the smaller box within a better one of the same weapon: a barrel in its pistol
 
 
 def areas(boxes: NDArray[np.floating]) -> Floats:
@@ -43,9 +44,10 @@ def box_iou(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
 def one_name_each(found: Detections, card: ModelCard) -> Detections:
     """Return found with one name for each object: of boxes of different classes on one place, the best stays.
 
-    No look-alike hides a weapon. A weapon at the alarm threshold stays in place of the look-alike, whatever
-    that one's score; below it, a weapon that is outdone stays beside it; only a better weapon removes a
-    weapon. For what people read: an evaluation counts each class by itself and wants them all.
+    A weapon within a better box of the same kind, or around it, is part of the same weapon and goes too. No
+    look-alike hides a weapon: one at the alarm threshold stays in place of the look-alike, whatever that
+    one's score; below it, a weapon that is outdone stays beside it; only a better weapon removes a weapon.
+    For what people read: an evaluation counts each class by itself and wants them all.
 
     Args:
         found: what is to be shown, best score first.
@@ -54,8 +56,12 @@ def one_name_each(found: Detections, card: ModelCard) -> Detections:
     is_weapon = np.isin(found.labels, [card.class_names.index(name) for name in WEAPONS])
     called = is_weapon & (found.scores >= alarm_threshold(card))
     on_one_place = box_iou(found.boxes, found.boxes) >= ONE_OBJECT_IOU
+    smaller = np.minimum.outer(areas(found.boxes), areas(found.boxes))
+    is_part = intersections(found.boxes[:, None], found.boxes[None]) >= PART * np.maximum(smaller, 1e-9)
     kept = np.zeros(len(found), bool)
     for i in np.argsort(~called, kind="stable"):  # called weapons first, and each kind best first
-        others = kept & on_one_place[i] & (found.labels != found.labels[i])
-        kept[i] = not (others & is_weapon if is_weapon[i] else others).any()
+        is_same = found.labels == found.labels[i]
+        others = kept & on_one_place[i] & ~is_same
+        whole = kept & is_part[i] & is_same & is_weapon[i]
+        kept[i] = not ((others & is_weapon if is_weapon[i] else others) | whole).any()
     return found.take(kept)

@@ -89,7 +89,7 @@ def test_check_is_content_when_all_is_well_and_not_when_the_api_is_away(api, tmp
 def test_a_clip_is_rehearsed(api, clip, tmp_path):
     said = ran("--dry-run", clip, API_URL=api.url)
     assert said == (
-        "    1.0 s  possible weapon, a person must confirm: pistol, score 0.91, seen in 3 frames\n"
+        "    1.0 s  possible weapon, a person must confirm: pistol, strong, score 0.91, seen in 3 frames\n"
     )
     api.found = []
     assert ran("--dry-run", clip, API_URL=api.url) == (

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detection.detections import CLASS_NAMES, Detections
-from detection.overlaps import ONE_OBJECT_IOU, box_iou, one_name_each
+from detection.overlaps import ONE_OBJECT_IOU, PART, areas, box_iou, intersections, one_name_each
 
 WALLET = CLASS_NAMES.index("monedero")
 A = (0, 0, 100, 100)
@@ -53,7 +53,10 @@ def test_iou_is_symmetric_and_within_bounds(boxes):
         ([(A, PISTOL, 0.5), (ON_A, KNIFE, 0.4)], [0]),
         ([(A, PHONE, 0.9), (IN_A, PISTOL, 0.8)], [0, 1]),  # IoU 0.4: perhaps one behind the other
         ([(A, PHONE, 0.9), (B, PISTOL, 0.8)], [0, 1]),
-        ([(A, PISTOL, 0.9), (ON_A, PISTOL, 0.8)], [0, 1]),  # of one class, the network has chosen
+        ([(A, PISTOL, 0.9), (CORNER_OF_A, PISTOL, 0.8)], [0, 1]),  # two pistols, one before the other
+        ([(A, PISTOL, 0.9), (IN_A, PISTOL, 0.8)], [0]),  # a part of it, such as its barrel
+        ([(IN_A, KNIFE, 0.9), (A, KNIFE, 0.8)], [0]),  # or the whole around it
+        ([(A, PHONE, 0.9), (IN_A, PHONE, 0.8)], [0, 1]),  # of one look-alike, the network has chosen
         ([(A, PHONE, 0.9), (ON_A, WALLET, 0.8), (IN_A, PISTOL, 0.7)], [0, 2]),  # the pistol is on the wallet
     ],
 )
@@ -71,7 +74,10 @@ def test_whatever_is_found_each_weapon_stays_or_a_better_one_in_its_place(given)
     every = found(*sorted(((box, label, n / 100) for box, label, n in given), key=lambda one: -one[2]))
     named = one_name_each(every, CARD)
     weapons, kept = every.of([PISTOL, KNIFE]), named.of([PISTOL, KNIFE])
+    smaller = np.minimum.outer(areas(weapons.boxes), areas(kept.boxes))
+    part = intersections(weapons.boxes[:, None], kept.boxes[None]) >= PART * smaller
     on = box_iou(weapons.boxes, kept.boxes) >= ONE_OBJECT_IOU
+    on |= part & (weapons.labels[:, None] == kept.labels)
     better = kept.scores >= weapons.scores[:, None]
     same = (weapons.boxes[:, None] == kept.boxes).all(-1) & (weapons.scores[:, None] == kept.scores)
     assert (on & better | same).any(axis=1).all()
