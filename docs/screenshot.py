@@ -38,8 +38,8 @@ def main() -> None:
             browser.get(url)
             for example in EXAMPLES:
                 choose(browser, example)
-            wait(browser, "[data-testid=stAlert]")
-            wait(browser, "[class*=st-key-card_] [data-testid=stImage] img")
+            wait(browser, ".verdict-alarm")
+            wait(browser, ".st-key-mat img")
             time.sleep(2)  # the picture's own fade-in
             write_page(browser, int(width), Path(output))
         finally:
