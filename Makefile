@@ -2,6 +2,7 @@
 #
 # Variables: PYTHON (interpreter to build .venv with), PIP_ARGS (extra arguments of pip install, for
 # instance --extra-index-url with PyTorch's CPU wheels), ARGS (arguments of the program or of pytest),
+# CAMERAS (of make demo: a clip, an rtsp:// address or a cameras.toml),
 # LOCK (the exact versions to install; empty: the newest that the lists allow), SHARED (a folder that is no
 # part of the repository: photographs in data/; everything works without).
 SHELL := /bin/sh
@@ -28,7 +29,7 @@ help: ## list these commands
 # --- the two commands of the README -----------------------------------------------------------------
 
 .PHONY: demo test
-demo: $(RUN_DONE) ## tracker, API and page on this machine; prints the page's address
+demo: $(RUN_DONE) ## tracker, API and page on this machine; CAMERAS=clip.mp4 is watched as if it were a camera
 	@$(BIN)/python demo.py
 
 # A process per core, at most four (each takes up to 2 GB); a file's tests stay together, with their servers.

@@ -2,6 +2,7 @@
 
     make demo                           # or: python demo.py
     WEB_PORT=8600 make demo             # on another port; or: python demo.py --web-port 8600
+    make demo CAMERAS=clip.mp4          # also watches a clip as if it were a camera; or an rtsp:// address
 
 The Procfile says how each service is started; honcho runs them and prefixes what they print.
 """
@@ -25,10 +26,15 @@ from honcho import environ
 from honcho.manager import Manager
 from honcho.printer import Message, Printer
 
-from settings import DemoSettings, demo_settings, service_environment
+from cameras.config import ConfigError, camera_at, load_cameras
+from cameras.looking import first_picture
+from cameras.streams import StreamError
+from settings import DemoSettings, demo_settings, environment, service_environment
 
 ROOT = Path(__file__).parent
-NAMES = {"tracker": "MLflow tracker", "api": "API", "web": "page"}
+NAMES = {"tracker": "MLflow tracker", "api": "API", "web": "page", "watch": "watcher of cameras"}
+PORTS = {"mlflow_port": "tracker", "api_port": "api", "web_port": "web"}
+PICTURE_SECONDS = 10  # within which a clip shows its first picture
 LAST_LINES = 12  # of a service that died: enough for the end of a traceback
 KILL_SECONDS = 10  # how long the services may take to stop when asked
 PATIENCE_SECONDS = 120  # after which the demo says whom it is still waiting for
@@ -39,12 +45,15 @@ class DemoError(RuntimeError):
 
 
 def main() -> None:
-    """Start the three services, print their addresses when ready, and stop all three together."""
+    """Start the services, print their addresses when ready, and stop all of them together."""
     if sys.argv[1:] == ["register"]:
         return register_starter(demo_settings(ROOT / ".env"))
+    if sys.argv[1:] == ["wait"]:
+        return wait_for(f"http://127.0.0.1:{demo_settings(ROOT / '.env').api_port}/ready")
     settings = demo_settings(ROOT / ".env", sys.argv[1:])
     try:
         check_ports(settings)
+        check_cameras(settings)
     except DemoError as error:
         raise SystemExit(f"error: {error}") from error
     settings.mlflow_data_dir.mkdir(parents=True, exist_ok=True)
@@ -60,15 +69,14 @@ def check_ports(settings: DemoSettings) -> None:
     Raises:
         DemoError: they do not, or one is taken; the message names the variable to set.
     """
-    variables = ("mlflow_port", "api_port", "web_port")
-    ports = {variable.upper(): int(getattr(settings, variable)) for variable in variables}
+    ports = {variable.upper(): int(getattr(settings, variable)) for variable in PORTS}
     if len(set(ports.values())) < len(ports):
         given = ", ".join(f"{variable}={port}" for variable, port in ports.items())
         raise DemoError(f"the three services need three different ports, got {given}")
-    for (variable, port), name in zip(ports.items(), NAMES.values(), strict=True):
+    for (variable, port), name in zip(ports.items(), PORTS.values(), strict=True):
         if not is_free(port):
             raise DemoError(
-                f"port {port}, meant for the {name}, is taken by another program. "
+                f"port {port}, meant for the {NAMES[name]}, is taken by another program. "
                 f"Stop that program, or choose another port: {variable}={port + 100} make demo"
             )
 
@@ -84,10 +92,38 @@ def is_free(port: int) -> bool:
     return True
 
 
+def check_cameras(settings: DemoSettings) -> None:
+    """Make sure that what is to be watched can be: each clip shows a picture; the network's may come later.
+
+    Raises:
+        DemoError: it cannot; the message says why.
+    """
+    given = settings.cameras.get_secret_value() if settings.cameras else ""
+    if not given:
+        return
+    try:
+        variables = environment()
+        is_list = given.endswith(".toml")
+        cameras = load_cameras(Path(given), variables) if is_list else (camera_at(given, variables),)
+    except ConfigError as error:
+        raise DemoError(f"CAMERAS: {error}") from error
+    for camera in cameras:
+        try:
+            if not camera.is_network:
+                first_picture(camera, stall_s=PICTURE_SECONDS)
+        except StreamError as error:
+            raise DemoError(f"CAMERAS: {camera.shown}: {error}") from error
+
+
+def wait_for(address: str) -> None:
+    """Return once a service answers 200 at address; the demo stops everything if the service dies."""
+    while not answers(address):
+        time.sleep(0.5)
+
+
 def register_starter(settings: DemoSettings) -> None:
     """Wait for the tracker, then put the starter model into the registry if it has no model of that name."""
-    while not answers(f"http://127.0.0.1:{settings.mlflow_port}/health"):
-        time.sleep(0.5)  # the demo stops everything if the tracker dies
+    wait_for(f"http://127.0.0.1:{settings.mlflow_port}/health")
     command = [sys.executable, "registry.py", "import", str(settings.starter_dir), "--if-none"]
     raise SystemExit(subprocess.run(command, check=False, cwd=ROOT).returncode)
 
@@ -153,7 +189,8 @@ def run_services(settings: DemoSettings, procfile: Path = ROOT / "Procfile") -> 
     services = _Services(printer, announcer)
     env = service_environment(settings, python_folder=Path(sys.executable).parent)
     for name, command in environ.parse_procfile(procfile.read_text()).processes.items():
-        services.add_process(name, command, env=env, cwd=str(ROOT))
+        if name != "watch" or settings.cameras:
+            services.add_process(name, command, env=env, cwd=str(ROOT))
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup means to outlive the terminal
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
@@ -161,13 +198,13 @@ def run_services(settings: DemoSettings, procfile: Path = ROOT / "Procfile") -> 
     finally:
         stopped.set()
         services.sweep()
-    return say_why(services.returncode, printer)
+    return say_why(services.returncode, printer, with_cameras=bool(settings.cameras))
 
 
-def say_why(returncode: int | None, printer: _Recorder) -> int:
+def say_why(returncode: int | None, printer: _Recorder, *, with_cameras: bool) -> int:
     """Print why the demo ended and return its exit code: 0 when a person stopped it, else 1."""
     if returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-        print("Stopped: tracker, API and page.", flush=True)
+        print(f"Stopped: tracker, API{', page and cameras' if with_cameras else ' and page'}.", flush=True)
         return 0
     name = printer.first_stopped or "a service"
     print(
@@ -182,7 +219,7 @@ def say_why(returncode: int | None, printer: _Recorder) -> int:
 
 
 def announce(settings: DemoSettings, stopped: threading.Event) -> None:
-    """Wait until all three services are ready, then print their addresses."""
+    """Wait until tracker, API and page are ready, then print their addresses."""
     addresses = {
         "tracker": f"http://127.0.0.1:{settings.mlflow_port}/health",
         "api": f"http://127.0.0.1:{settings.api_port}/ready",
@@ -216,7 +253,8 @@ def ready_text(settings: DemoSettings) -> str:
         f"    http://127.0.0.1:{settings.web_port}\n\n"
         f"  API documentation   http://127.0.0.1:{settings.api_port}/docs\n"
         f"  MLflow tracker      http://127.0.0.1:{settings.mlflow_port}\n\n"
-        "Ctrl-C stops all three.\n"
+        f"{'Alarms of the camera are printed here. ' if settings.cameras else ''}"
+        f"Ctrl-C stops {'all of them' if settings.cameras else 'all three'}.\n"
     )
 
 

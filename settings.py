@@ -242,6 +242,9 @@ class WatchSettings(BaseSettings):
     )  # fmt: skip
 
     cameras: Path = Field(Path("cameras.toml"), description="which cameras there are")
+    address: SecretStr | None = Field(
+        None, description="one camera's address, or a clip, to watch instead of those of cameras.toml"
+    )
     shard: str = Field("1/1", description="which of several watchers this is, such as 1/3: they share out")
     events: SecretStr | None = Field(
         None,
@@ -333,7 +336,7 @@ def environment() -> dict[str, str]:
 
 
 class DemoSettings(BaseSettings):
-    """Start tracker, API and page on this machine, watch them, and stop them together.
+    """Start tracker, API and page on this machine, with cameras if asked for, and stop them together.
 
     Every flag is a variable too, also in the file .env: WEB_PORT=8600.
     """
@@ -347,6 +350,10 @@ class DemoSettings(BaseSettings):
     web_port: int = Field(8501, ge=1, le=65535, description="port of the page")
     mlflow_data_dir: Path = Field(Path("mlflow-data"), description="folder of the tracker's data")
     starter_dir: Path = Field(Path("weights/starter"), description="model folder for an empty registry")
+    cameras: SecretStr | None = Field(
+        None,
+        description="also watch this: a clip over and over, an rtsp:// address, or a cameras.toml",
+    )
 
 
 def demo_settings(env_file: Path, arguments: Sequence[str] = ()) -> DemoSettings:
@@ -367,6 +374,8 @@ def service_environment(settings: DemoSettings, *, python_folder: Path) -> dict[
     """
     no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     local = ",".join(filter(None, (no_proxy, "127.0.0.1", "localhost")))
+    events = os.environ.get("WATCH_EVENTS") or str(settings.mlflow_data_dir.resolve() / "events.db")
+    watched = {**watched_by(settings), "WATCH_EVENTS": events} if settings.cameras else {}
     return {
         **os.environ,
         "PATH": os.pathsep.join((str(python_folder), os.environ.get("PATH", os.defpath))),
@@ -382,4 +391,13 @@ def service_environment(settings: DemoSettings, *, python_folder: Path) -> dict[
         "API_URL": f"http://127.0.0.1:{settings.api_port}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        **watched,
     }
+
+
+def watched_by(settings: DemoSettings) -> dict[str, str]:
+    """Return the variable by which watch.py gets the demo's cameras: their file, or one address."""
+    given = settings.cameras.get_secret_value() if settings.cameras else ""
+    if given.endswith(".toml"):
+        return {"WATCH_CAMERAS": str(Path(given).resolve()), "WATCH_ADDRESS": ""}
+    return {"WATCH_ADDRESS": given if "://" in given else str(Path(given).resolve())}

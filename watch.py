@@ -3,6 +3,7 @@
     python watch.py check                    # tries each camera of cameras.toml, and says what is wrong
     python watch.py                          # watches; WATCH_EVENTS=events.db keeps what is confirmed
     python watch.py --dry-run clip.mp4       # plays a clip, and prints what would have been an alarm
+    python watch.py --address clip.mp4       # watches this alone, a clip over and over
     python watch.py list                     # the events that are kept, and review and export them
     python watch.py --help
 
@@ -19,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cameras.alerts import AlertError, Courier, Destination, Webhook, apprise_services
-from cameras.config import Camera, ConfigError, load_cameras, of_shard, one_camera
+from cameras.config import Camera, ConfigError, camera_at, load_cameras, of_shard
 from cameras.events import Event, EventsError, EventStore
 from cameras.export import Exported, reviewed
 from cameras.looking import Confirmed, Served, rehearse, try_camera
@@ -132,7 +133,7 @@ def _rehearse(settings: WatchCommand, clip: Path) -> int:
         said.append(alarm_text(confirmed.track, confirmed.model.card.bands, camera.language))
         print(f"{time_s:7.1f} s  {said[-1]}", flush=True)
 
-    camera = one_camera(clip.name, str(clip))
+    camera = camera_at(str(clip), environment())
     count = rehearse(camera, _client(settings), stall_s=settings.stall_seconds, tell=tell)
     if said:
         return 0
@@ -186,6 +187,8 @@ def _write(folder: Path, each: Exported) -> None:
 
 
 def _cameras(settings: WatchCommand) -> tuple[Camera, ...]:
+    if settings.address:
+        return (camera_at(settings.address.get_secret_value(), environment()),)
     cameras = of_shard(load_cameras(settings.cameras, environment()), settings.shard)
     if not cameras:
         raise ConfigError(f"{settings.cameras}: the shard {settings.shard} has no camera")

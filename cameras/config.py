@@ -189,6 +189,20 @@ def one_camera(name: str, address: str, **fields: Any) -> Camera:
     return Camera(name=name, address=SecretStr(address), shown=shown_address(address), **fields)
 
 
+def camera_at(address: str, environment: Mapping[str, str]) -> Camera:
+    """Return the camera of an address that stands in no file; a clip's is called as its file.
+
+    Raises:
+        ConfigError: nothing of that kind can be watched.
+    """
+    name = "camera" if _scheme(address) else re.sub(r"[^\w .-]", "-", Path(address).name)[:64].lstrip(" .-")
+    problems: list[str] = []
+    found = _camera({"name": name or "camera", "address": address}, 1, environment, problems)
+    if found is None:
+        raise ConfigError("\n".join(problems))
+    return found
+
+
 def _camera(
     table: Mapping[str, Any], number: int, environment: Mapping[str, str], problems: list[str]
 ) -> Camera | None:

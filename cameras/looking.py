@@ -193,16 +193,28 @@ class Tried(NamedTuple):
     sentence: str
 
 
+def first_picture(camera: Camera, *, stall_s: float) -> imaging.Image:
+    """Return the first picture that a camera gives.
+
+    Raises:
+        StreamError: it gives none, and why.
+    """
+    try:
+        with closing(read(camera, stall_s=stall_s)) as pictures:
+            return next(pictures).decode()
+    except imaging.ImageError as error:
+        raise StreamError(str(error)) from error
+    except StopIteration:
+        raise StreamError("it gives no picture") from None
+
+
 def try_camera(camera: Camera, *, stall_s: float) -> Tried:
     """Take one picture of a camera, and say in a sentence how it is."""
     began = time.monotonic()
     try:
-        with closing(read(camera, stall_s=stall_s)) as pictures:
-            image = next(pictures).decode()
-    except (StreamError, imaging.ImageError) as error:
+        image = first_picture(camera, stall_s=stall_s)
+    except StreamError as error:
         return Tried(camera, False, str(error))
-    except StopIteration:
-        return Tried(camera, False, "it gives no picture")
     height, width = image.shape[:2]
     notes = [WORDS.get(note, note) for note in imaging.notes_on(image)]
     said = f"{width} x {height} pixels, the first after {time.monotonic() - began:.1f} s"

@@ -14,14 +14,19 @@ import textwrap
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import requests
 from conftest import LONGEST_S, free_port, wait_until
 from honcho.printer import Message
+from pydantic import SecretStr
 
 import demo
-from settings import DemoSettings
+from cameras.events import EventStore
+from detection import imaging
+from settings import DemoSettings, service_environment
+from tests.cameras.camera_parts import write_video
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,6 +66,62 @@ def test_a_bad_port_is_one_sentence_and_nothing_starts():
     assert "web_port" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("absent.mp4", None, "{path}: there is no such file, folder or device"),
+        ("notes.mp4", "no video", "{path}: what is there is no video that can be read"),
+        ("absent.toml", None, "{path}: cannot be read"),
+        (
+            "cameras.toml",
+            '[[camera]]\nname = "till"\naddress = "absent.mp4"\n',
+            "absent.mp4: there is no such",
+        ),
+    ],
+)
+def test_cameras_that_cannot_be_watched_are_one_sentence_and_nothing_starts(
+    tmp_path, name, content, sentence
+):
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content)
+    ports = {name: str(free_port()) for name in ("WEB_PORT", "API_PORT", "MLFLOW_PORT")}
+    ended = subprocess.run(
+        [sys.executable, "demo.py"],
+        cwd=ROOT,
+        env={**os.environ, **ports, "CAMERAS": str(path)},
+        text=True,
+        capture_output=True,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: CAMERAS: " + sentence.format(path=path))
+    assert ended.stderr.count("\n") == 1
+    assert ended.stdout == ""
+
+
+def test_a_camera_of_the_network_is_not_waited_for_and_its_password_is_not_said():
+    demo.check_cameras(DemoSettings(cameras=SecretStr("rtsp://keeper:hunter2@127.0.0.1:1/stream1")))
+    with pytest.raises(demo.DemoError, match="expected rtsp") as caught:
+        demo.check_cameras(DemoSettings(cameras=SecretStr("ftp://keeper:hunter2@127.0.0.1/")))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_clip_an_address_and_a_file_of_cameras_reach_the_watcher(monkeypatch, tmp_path):
+    monkeypatch.delenv("WATCH_EVENTS", raising=False)
+
+    def given(cameras: str) -> dict[str, str]:
+        chosen = DemoSettings(mlflow_data_dir=tmp_path, cameras=SecretStr(cameras))
+        return service_environment(chosen, python_folder=tmp_path)
+
+    assert given("clip.mp4")["WATCH_ADDRESS"] == str(Path("clip.mp4").resolve())
+    assert given("rtsp://x/y")["WATCH_ADDRESS"] == "rtsp://x/y"
+    assert given("shop.toml")["WATCH_CAMERAS"] == str(Path("shop.toml").resolve())
+    assert given("clip.mp4")["WATCH_EVENTS"] == str(tmp_path / "events.db")
+    monkeypatch.setenv("WATCH_EVENTS", "elsewhere.db")
+    assert given("clip.mp4")["WATCH_EVENTS"] == "elsewhere.db"
+    assert "WATCH_ADDRESS" not in given("")
 
 
 # --- services that are no services: sleep, die, or will not go ------------------------------------------
@@ -134,6 +195,7 @@ def test_one_signal_stops_all_and_leaves_nothing_running(start, number):
         tracker: echo tracker-up; exec sleep 600
         api: echo api-up; sleep 601 & wait
         web: echo web-up; exec sleep 602
+        watch: echo not without cameras; exit 3
         """
     )
     read_until(process, r"(?s)(.*-up){3}")
@@ -225,3 +287,34 @@ def test_the_demo_brings_up_all_three_and_ctrl_c_takes_them_down(tmp_path, model
     assert process.returncode == 0, rest
     assert wait_gone(family) == []
     wait_until(lambda: all(demo.is_free(port) for port in (mlflow_port, api_port, web_port)))
+
+
+@pytest.mark.slow
+def test_the_demo_raises_an_alarm_from_a_looped_clip_and_ctrl_c_takes_all_down(tmp_path):
+    """Photos of the repository, the shipped model: as a new user would."""
+    photo = imaging.decode_image((ROOT / "photos" / "01-pistol-in-a-hand.jpg").read_bytes())
+    images = [np.ascontiguousarray(photo[:720, 4 * i : 4 * i + 640]) for i in range(20)]
+    clip = write_video(tmp_path / "clip.mp4", images, rate=5, size_wh=(640, 720))
+    env = {
+        **os.environ,
+        **{name: str(free_port()) for name in ("WEB_PORT", "API_PORT", "MLFLOW_PORT")},
+        "MLFLOW_DATA_DIR": str(tmp_path / "tracker data"),
+        "CAMERAS": str(clip),
+    }
+    command = [sys.executable, "demo.py"]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        try:
+            read_until(process, "camera clip.mp4: possible weapon, a person must confirm: pistol")
+            store = EventStore(str(tmp_path / "tracker data" / "events.db"))
+            (kept,) = wait_until(store.events, process=process)
+            store.close()
+            family = descendants(process)
+        finally:
+            process.send_signal(signal.SIGINT)
+            rest, _ = process.communicate(timeout=LONGEST_S)
+    assert (kept.camera, kept.verdict, kept.label) == ("clip.mp4", "alarm", "pistol")
+    assert process.returncode == 0, rest
+    assert "Stopped: tracker, API, page and cameras." in rest
+    assert wait_gone(family) == []

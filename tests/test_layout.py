@@ -37,7 +37,7 @@ GRAPH = {
     "mlapi": {"detection", "serving", "settings"},
     "web": {"client", "detection", "page", "settings"},
     "watch": {"cameras", "client", "photosets", "settings"},
-    "demo": {"settings"},
+    "demo": {"cameras", "settings"},
 }  # fmt: skip
 PROGRAMS = {"dataset", "train", "evaluate", "registry", "mlapi", "web", "watch", "demo"}
 MOST_ROOT_FILES = 15
