@@ -261,6 +261,10 @@ class WatchSettings(BaseSettings):
     apprise: SecretStr | None = Field(
         None, description="comma-separated addresses of apprise: Telegram, e-mail and many others"
     )
+    host: str = Field("127.0.0.1", description="address to serve status and metrics on, if there is a port")
+    port: int | None = Field(
+        None, ge=1, le=65535, description="port of the status page, /metrics and /health; unset = none"
+    )
     alerts_per_hour: int = Field(12, ge=1, description="alarms that each of these gets at most in an hour")
     alert_unsure: CliImplicitFlag[bool] = Field(False, description="tell them of what is unsure, too")
     blur_faces: bool = Field(True, description="whether faces in kept pictures are blurred; never a weapon")

@@ -21,10 +21,11 @@ from pathlib import Path
 
 from cameras.alerts import AlertError, Courier, Destination, Webhook, apprise_services
 from cameras.config import Camera, ConfigError, camera_at, load_cameras, of_shard
-from cameras.events import Event, EventsError, EventStore
+from cameras.events import Event, EventsError, EventStore, Trouble
 from cameras.export import Exported, reviewed
 from cameras.looking import Confirmed, Served, rehearse, try_camera
 from cameras.mqtt import Mqtt
+from cameras.status import StatusError, StatusServer
 from cameras.streams import StreamError
 from cameras.watcher import CameraWatch, Telling, Watcher
 from cameras.wording import alarm_text
@@ -59,7 +60,7 @@ def main() -> int:
                 return _export(settings, folder)
             case _:
                 return _run(settings)
-    except (AlertError, ConfigError, EventsError, ServiceError, StreamError) as error:
+    except (AlertError, ConfigError, EventsError, ServiceError, StatusError, StreamError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -94,8 +95,14 @@ def _run(settings: WatchCommand) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: watcher.ask_to_stop())
     kept = f"events are kept in {store.shown} for {store.days:g} days" if store else "no event is kept"
+    status = StatusServer(watcher, settings.host, settings.port) if settings.port else None
     log.info("watching %d cameras; %s", len(watches), kept)
+    if status:
+        status.start()
+        log.info("status at %s", status.url)
     watcher.run()
+    if status:
+        status.close()
     log.info("stopped")
     return 0
 
@@ -146,8 +153,10 @@ def _rehearse(settings: WatchCommand, clip: Path) -> int:
 
 def _list(settings: WatchCommand) -> int:
     store = _store(settings)
-    for event in store.events():
-        print(_line(event))
+    lines = [(event.started_at, _line(event)) for event in store.events()]
+    lines += [(trouble.started_at, _trouble_line(trouble)) for trouble in store.troubles()]
+    for _, line in sorted(lines, reverse=True):
+        print(line)
     return 0
 
 
@@ -159,6 +168,12 @@ def _line(event: Event) -> str:
         f"{event.id}  {when}  {lasted:6.1f} s  {event.camera}  {event.verdict}  {event.label} "
         f"{event.score:.2f}  {said}"
     )
+
+
+def _trouble_line(trouble: Trouble) -> str:
+    when = trouble.started_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    lasted = (trouble.ended_at - trouble.started_at).total_seconds()
+    return f"{trouble.id}  {when}  {lasted:6.1f} s  {trouble.camera}  its lens was {trouble.kind}"
 
 
 def _export(settings: WatchCommand, folder: Path) -> int:

@@ -107,6 +107,11 @@ class Courier:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
+    @property
+    def name(self) -> str:
+        """The destination's."""
+        return self._destination.name
+
     def start(self) -> None:
         """Begin to bring."""
         self._thread = threading.Thread(

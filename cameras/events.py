@@ -36,6 +36,7 @@ from sqlalchemy.types import TypeDecorator
 from schemas import Verdict
 
 Review = Literal["confirmed", "dismissed"]
+LensTrouble = Literal["black", "covered", "frozen"]
 REVIEWED = ("review", "reviewed_by", "reviewed_at", "why")  # what a person writes, and no watcher
 CLOCK_JUMP_S = 3600.0  # by which the wall's clock may leave the monotonic one before nothing is deleted by it
 
@@ -106,6 +107,23 @@ class Event(_Base):
     reviewed_by: Mapped[str] = mapped_column(String(128), default="")
     reviewed_at: Mapped[datetime | None] = mapped_column(_Utc, default=None)
     why: Mapped[str] = mapped_column(Text, default="")
+
+
+class Trouble(_Base):
+    """A time in which a camera gave pictures and could see nothing: an event of the lens, not of an object.
+
+    Attributes:
+        kind: "black", "covered" or "frozen".
+        started_at, ended_at: when that was noticed first and last.
+    """
+
+    __tablename__ = "troubles"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    camera: Mapped[str] = mapped_column(String(64), index=True)
+    kind: Mapped[LensTrouble] = mapped_column(String(8))
+    started_at: Mapped[datetime] = mapped_column(_Utc, index=True)
+    ended_at: Mapped[datetime] = mapped_column(_Utc, index=True)
 
 
 class Alert(_Base):
@@ -197,6 +215,16 @@ class EventStore:
                     session.add(Alert(**{name: getattr(alert, name) for name in _columns(Alert)}))
         return held_back
 
+    def save_trouble(self, trouble: Trouble) -> None:
+        """Keep a trouble of a lens, or how long it lasts by now."""
+        with self._session() as session:
+            session.merge(Trouble(**{name: getattr(trouble, name) for name in _columns(Trouble)}))
+
+    def troubles(self) -> list[Trouble]:
+        """Return the troubles of lenses, newest first."""
+        with self._session() as session:
+            return list(session.scalars(select(Trouble).order_by(Trouble.started_at.desc())))
+
     @staticmethod
     def _in_this_hour(session: Session, alert: Alert) -> int:
         hour = alert.created_at - timedelta(hours=1)
@@ -266,6 +294,7 @@ class EventStore:
         old = delete(Event).where(Event.ended_at < before)
         with self._session() as session:
             session.execute(delete(Alert).where(Alert.created_at < before))
+            session.execute(delete(Trouble).where(Trouble.ended_at < before))
             return int(session.execute(old).rowcount)  # type: ignore[attr-defined]
 
     def close(self) -> None:

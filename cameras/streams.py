@@ -71,12 +71,19 @@ class StreamState:
         pictures: how many came.
         reconnects: how often it was lost.
         last_at: when the last picture came.
+        last_s: the same on the monotonic clock.
     """
 
     problem: str | None = ""
     pictures: int = 0
     reconnects: int = 0
     last_at: datetime | None = None
+    last_s: float | None = None
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since the last picture came; None before the first."""
+        return None if self.last_s is None else time.monotonic() - self.last_s
 
 
 class Stream:
@@ -161,9 +168,12 @@ class Stream:
         now = datetime.now(UTC)
         if self.state.problem is not None:
             log.info("camera %s: pictures come", self.camera.name)
-        self.state = replace(self.state, problem=None, pictures=self.state.pictures + 1, last_at=now)
+        shot = Shot(time.monotonic(), now, picture.decode)
+        self.state = replace(
+            self.state, problem=None, pictures=self.state.pictures + 1, last_at=now, last_s=shot.taken_s
+        )
         with self._new:
-            self._shot = Shot(time.monotonic(), now, picture.decode)
+            self._shot = shot
             self._new.notify_all()
 
     def _lost(self, problem: str) -> None:

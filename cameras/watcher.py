@@ -16,11 +16,13 @@ from datetime import timedelta
 
 from cameras.alerts import Courier, alerts_of
 from cameras.config import Camera
-from cameras.events import Alert, Event, EventsError, EventStore
+from cameras.events import Alert, Event, EventsError, EventStore, LensTrouble, Trouble
+from cameras.figures import Figures, Tally
+from cameras.lens import Lens
 from cameras.looking import WORDS, Confirmed, Looker, Served
 from cameras.streams import Shot, Stream, StreamError, StreamState
 from cameras.wording import alarm_text
-from client import Client, ServiceBusy, ServiceError
+from client import Client, ServiceBusy, ServiceError, ServiceNotReady
 from detection import imaging
 from schemas import Verdict
 
@@ -30,6 +32,7 @@ SAVE_EVERY_S = 5.0  # an event that goes on
 CLEAN_EVERY_S = 3600.0
 UNSAVED_MOST = 200  # events of a camera that wait for a database; their pictures are in memory
 SCORES_KEPT = 200
+ALIVE_WITHIN_S = 60.0  # Watcher.run has looked after its workers, or it hangs
 STOP_S = 30.0  # for a camera's watcher; a request to the API may be under way
 
 log = logging.getLogger("watch")
@@ -56,12 +59,29 @@ class Telling:
 
 @dataclass(frozen=True, slots=True)
 class CameraState:
-    """How a camera does: its stream, and the sentence that says what hinders looking at it, if anything."""
+    """How a camera does.
+
+    Attributes:
+        stream: how its pictures come.
+        problem: the sentence that says what hinders looking at it, if anything.
+        lens: what hinders it in seeing, if anything.
+        figures: what was counted of it.
+    """
 
     stream: StreamState
     problem: str | None
-    looks: int
-    confirmed: int
+    lens: LensTrouble | None
+    figures: Figures
+
+    @property
+    def looks(self) -> int:
+        """How many of its pictures were looked at."""
+        return self.figures.looks
+
+    @property
+    def confirmed(self) -> int:
+        """How often something was confirmed."""
+        return sum(self.figures.confirmed.values())
 
 
 class CameraWatch:
@@ -91,7 +111,9 @@ class CameraWatch:
         self._saved_s = float("-inf")
         self._problem: str | None = None
         self._store_problem: str | None = None
-        self._looks = self._confirmed = 0
+        self._tally, self._lens = Tally(), Lens()
+        self._trouble: Trouble | None = None  # of the lens, while it lasts
+        self._unsaved_troubles: dict[str, Trouble] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -99,7 +121,7 @@ class CameraWatch:
     def state(self) -> CameraState:
         """How it does now."""
         problem = self._problem or self._store_problem
-        return CameraState(self._stream.state, problem, self._looks, self._confirmed)
+        return CameraState(self._stream.state, problem, self._lens.trouble, self._tally.now())
 
     def start(self) -> None:
         """Begin to watch, in two threads."""
@@ -148,24 +170,46 @@ class CameraWatch:
     def _looks_at(self, shot: Shot) -> bool:
         """Look at a picture, and say whether the API did."""
         try:
-            confirmed = self._looker.look(shot.taken_s, shot.decode())
+            image = shot.decode()
+            self._see(image, shot)
+            confirmed = self._looker.look(shot.taken_s, image)
         except (StreamError, imaging.ImageError) as error:
             self._say(f"a picture cannot be used: {error}")
             return True
-        except ServiceBusy as error:
-            self._say(f"nobody looks, the API is busy: {error}")
-            return False
         except ServiceError as error:
-            self._say(f"nobody looks: {error}")
+            if isinstance(error, ServiceBusy | ServiceNotReady):
+                self._tally.refused((error.problem and error.problem.status) or 503)
+            busy = ", the API is busy" if isinstance(error, ServiceBusy) else ""
+            self._say(f"nobody looks{busy}: {error}")
             return False
         notes = " and ".join(WORDS.get(note, note) for note in self._looker.notes)
         self._say(f"its picture is {notes}" if notes else None)
-        self._looks += 1
+        self._tally.looked(time.monotonic() - shot.taken_s)
         for each in confirmed:
-            self._confirmed += 1
+            self._tally.confirmed(each.track.verdict)
             self._note(each, shot)
         self._update(shot)
         return True
+
+    def _see(self, image: imaging.Image, shot: Shot) -> None:
+        """Note whether the lens sees, and keep when it did not."""
+        kind = self._lens.look(shot.taken_s, image)
+        if kind is None or (self._trouble and self._trouble.kind != kind):
+            if self._trouble:
+                log.info("camera %s: its lens is no longer %s", self.camera.name, self._trouble.kind)
+            self._trouble = None
+        if kind is None:
+            return
+        if self._trouble is None:
+            self._tally.troubled(kind)
+            log.warning("camera %s: its lens is %s", self.camera.name, kind)
+            self._saved_s = float("-inf")  # at once
+            self._trouble = Trouble(
+                id=uuid.uuid4().hex, camera=self.camera.name, kind=kind, started_at=shot.taken_at
+            )
+        self._trouble.ended_at = shot.taken_at
+        if self._store is not None:
+            self._unsaved_troubles[self._trouble.id] = self._trouble
 
     def _say(self, problem: str | None) -> None:
         """Keep what hinders looking, and log it when it is new."""
@@ -203,12 +247,15 @@ class CameraWatch:
         now = time.monotonic()
         if (
             self._store is None
-            or not self._unsaved
+            or not (self._unsaved or self._unsaved_troubles)
             or (now - self._saved_s < SAVE_EVERY_S and not all_of_them)
         ):
             return
         self._saved_s = now
         try:
+            for trouble in list(self._unsaved_troubles.values()):
+                self._store.save_trouble(trouble)
+                del self._unsaved_troubles[trouble.id]
             for event_id, kept in list(self._unsaved.items()):
                 alerts = self._untold.get(event_id, [])
                 limit = self._telling.per_hour if self._telling else 0
@@ -228,6 +275,8 @@ class CameraWatch:
                 log.error("camera %s: event %s is lost, too many wait", self.camera.name, event_id)
                 del self._unsaved[event_id]
                 self._untold.pop(event_id, None)
+            for trouble_id in list(self._unsaved_troubles)[:-UNSAVED_MOST]:
+                del self._unsaved_troubles[trouble_id]
         else:
             self._store_problem = None
 
@@ -271,6 +320,21 @@ class Watcher:
         self._watches, self._store, self._couriers = watches, store, couriers
         self._stop = threading.Event()
         self._cleaned_s = float("-inf")
+        self._alive_s = time.monotonic()
+
+    @property
+    def cameras(self) -> list[Camera]:
+        """Those that are watched."""
+        return [watch.camera for watch in self._watches]
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether run() looks after its workers."""
+        return time.monotonic() - self._alive_s < ALIVE_WITHIN_S
+
+    def told(self) -> dict[str, str | None]:
+        """Return who is told, and the sentence that says why one does not get its alerts, if so."""
+        return {courier.name: courier.problem for courier in self._couriers}
 
     def states(self) -> dict[str, CameraState]:
         """Return how each camera does, by its name."""
@@ -287,6 +351,7 @@ class Watcher:
             worker.start()
         try:
             while not self._stop.wait(1.0):
+                self._alive_s = time.monotonic()
                 for worker in workers:
                     worker.keep_alive()
                 self._clean()
