@@ -71,7 +71,7 @@ lint: $(DEV_DONE) ## ruff, hadolint, shellcheck, and the schemas of compose and 
 	$(BIN)/shellcheck bench/card_minutes.sh
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec *.compose.yaml deploy/gpu.*.compose.yaml
 	sed 's/!reset//' deploy/scale.compose.yaml | $(BIN)/check-jsonschema --builtin-schema vendor.compose-spec --default-filetype yaml -
-	$(BIN)/kubernetes-validate --strict --quiet --no-warn deploy/kubernetes/*.yaml
+	$(BIN)/kubernetes-validate --strict --quiet --no-warn deploy/kubernetes/*.yaml deploy/kubernetes/*/*.yaml
 
 graph: $(RUN_DONE) ## draw the import graph into both READMEs
 	$(BIN)/python docs/import_graph.py

@@ -261,6 +261,7 @@ class WatchSettings(BaseSettings):
     apprise: SecretStr | None = Field(
         None, description="comma-separated addresses of apprise: Telegram, e-mail and many others"
     )
+    log_format: Literal["text", "json"] = Field("text", description="log lines for people, or JSON objects")
     host: str = Field("127.0.0.1", description="address to serve status and metrics on, if there is a port")
     port: int | None = Field(
         None, ge=1, le=65535, description="port of the status page, /metrics and /health; unset = none"

@@ -12,13 +12,13 @@ cameras.example.toml shows what cameras.toml holds.
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from cameras import logs
 from cameras.alerts import AlertError, Courier, Destination, Webhook, apprise_services
 from cameras.config import Camera, ConfigError, camera_at, load_cameras, of_shard
 from cameras.events import Event, EventsError, EventStore, Trouble
@@ -69,12 +69,7 @@ def main() -> int:
 
 
 def _run(settings: WatchCommand) -> int:
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    log = logging.getLogger("watch")
-    log.setLevel(logging.INFO)
-    logging.getLogger("apprise").setLevel(logging.CRITICAL)  # it is told in our words, without addresses
+    logs.set_up(settings.log_format)
     client, cameras = _client(settings), _cameras(settings)
     destinations = _destinations(settings, cameras)
     store = None if settings.events is None and not destinations else _store(settings)
@@ -96,14 +91,14 @@ def _run(settings: WatchCommand) -> int:
         signal.signal(number, lambda *_: watcher.ask_to_stop())
     kept = f"events are kept in {store.shown} for {store.days:g} days" if store else "no event is kept"
     status = StatusServer(watcher, settings.host, settings.port) if settings.port else None
-    log.info("watching %d cameras; %s", len(watches), kept)
+    logs.log.info("watching %d cameras; %s", len(watches), kept)
     if status:
         status.start()
-        log.info("status at %s", status.url)
+        logs.log.info("status at %s", status.url)
     watcher.run()
     if status:
         status.close()
-    log.info("stopped")
+    logs.log.info("stopped")
     return 0
 
 

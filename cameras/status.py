@@ -164,8 +164,7 @@ class StatusServer:
             raise StatusError(
                 f"cannot listen on {host}:{port}: {reason}; set WATCH_PORT to a free port"
             ) from error
-        bound_host, self.port = self._server.server_address[:2]
-        self.url = f"http://{f'[{bound_host!s}]' if ':' in str(bound_host) else bound_host}:{self.port}"
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def start(self) -> None:
         """Begin to answer."""
@@ -190,7 +189,7 @@ class _Server(ThreadingHTTPServer):
 
     def server_bind(self) -> None:
         socketserver.TCPServer.server_bind(self)  # HTTPServer's asks the network for this machine's name
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._places.acquire(blocking=False):

@@ -9,7 +9,6 @@ StreamError (ValueError)    the camera gives no pictures; str() says why, and wh
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -24,6 +23,7 @@ import av.error
 import numpy as np
 
 from cameras.config import Camera
+from cameras.logs import CameraLog
 from detection import imaging
 
 FILE_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,h264,hevc,mjpeg,flv,asf"
@@ -36,8 +36,6 @@ DAMAGED_IN_A_ROW = (
 )
 STOP_S = 5.0  # beyond the longest read
 Image = imaging.Image
-
-log = logging.getLogger("watch")
 
 
 class StreamError(ValueError):
@@ -96,7 +94,7 @@ class Stream:
 
     def __init__(self, camera: Camera, *, stall_s: float = 10.0) -> None:
         self.camera, self.stall_s = camera, stall_s
-        self.state = StreamState()
+        self.state, self._log = StreamState(), CameraLog(camera.name)
         self._new = threading.Condition()
         self._shot: Shot | None = None
         self._stop = threading.Event()
@@ -110,7 +108,7 @@ class Stream:
     def keep_alive(self) -> None:
         """Start the thread again if it has died of what nobody foresaw."""
         if self._thread and not self._thread.is_alive() and not self._stop.is_set():
-            log.error("camera %s: its reader died and is started again", self.camera.name)
+            self._log.error("its reader died and is started again")
             self.start()
 
     def stop(self) -> bool:
@@ -167,7 +165,7 @@ class Stream:
     def _take(self, picture: Picture) -> None:
         now = datetime.now(UTC)
         if self.state.problem is not None:
-            log.info("camera %s: pictures come", self.camera.name)
+            self._log.info("pictures come")
         shot = Shot(time.monotonic(), now, picture.decode)
         self.state = replace(
             self.state, problem=None, pictures=self.state.pictures + 1, last_at=now, last_s=shot.taken_s
@@ -180,7 +178,7 @@ class Stream:
         if self._stop.is_set():
             return
         if problem != self.state.problem:
-            log.warning("camera %s: %s", self.camera.name, problem)
+            self._log.warning("%s", problem)
         self.state = replace(self.state, problem=problem, reconnects=self.state.reconnects + 1)
 
 

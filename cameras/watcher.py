@@ -19,6 +19,7 @@ from cameras.config import Camera
 from cameras.events import Alert, Event, EventsError, EventStore, LensTrouble, Trouble
 from cameras.figures import Figures, Tally
 from cameras.lens import Lens
+from cameras.logs import CameraLog
 from cameras.looking import WORDS, Confirmed, Looker, Served
 from cameras.streams import Shot, Stream, StreamError, StreamState
 from cameras.wording import alarm_text
@@ -101,7 +102,7 @@ class CameraWatch:
         self, camera: Camera, client: Client, served: Served, *, store: EventStore | None = None,
         telling: Telling | None = None, stall_s: float = 10.0, blur_faces: bool = True,
     ) -> None:  # fmt: skip
-        self.camera = camera
+        self.camera, self._log = camera, CameraLog(camera.name)
         self._stream = Stream(camera, stall_s=stall_s)
         self._looker = Looker(camera, client, served, blur_faces=blur_faces)
         self._store, self._telling = store, telling
@@ -132,7 +133,7 @@ class CameraWatch:
         """Start again what has died of something that nobody foresaw."""
         self._stream.keep_alive()
         if self._thread and not self._thread.is_alive() and not self._stop.is_set():
-            log.error("camera %s: its watcher died and is started again", self.camera.name)
+            self._log.error("its watcher died and is started again")
             self._start_looking()
 
     def ask_to_stop(self) -> None:
@@ -196,13 +197,13 @@ class CameraWatch:
         kind = self._lens.look(shot.taken_s, image)
         if kind is None or (self._trouble and self._trouble.kind != kind):
             if self._trouble:
-                log.info("camera %s: its lens is no longer %s", self.camera.name, self._trouble.kind)
+                self._log.info("its lens is no longer %s", self._trouble.kind)
             self._trouble = None
         if kind is None:
             return
         if self._trouble is None:
             self._tally.troubled(kind)
-            log.warning("camera %s: its lens is %s", self.camera.name, kind)
+            self._log.warning("its lens is %s", kind)
             self._saved_s = float("-inf")  # at once
             self._trouble = Trouble(
                 id=uuid.uuid4().hex, camera=self.camera.name, kind=kind, started_at=shot.taken_at
@@ -214,9 +215,9 @@ class CameraWatch:
     def _say(self, problem: str | None) -> None:
         """Keep what hinders looking, and log it when it is new."""
         if problem and problem != self._problem:
-            log.warning("camera %s: %s", self.camera.name, problem)
+            self._log.warning("%s", problem)
         elif self._problem and not problem:
-            log.info("camera %s: looked at again", self.camera.name)
+            self._log.info("looked at again")
         self._problem = problem
 
     def _note(self, confirmed: Confirmed, shot: Shot) -> None:
@@ -224,9 +225,16 @@ class CameraWatch:
         camera, track = self.camera, confirmed.track
         is_quiet = camera.is_quiet(shot.taken_at.astimezone().time())
         text = alarm_text(track, confirmed.model.card.bands, camera.language)
-        log.warning("camera %s: %s%s", camera.name, text, " (quiet hours)" if is_quiet else "")
         if self._store is not None and track.number not in self._events:
             self._events[track.number] = Event(id=uuid.uuid4().hex, quiet=is_quiet, scores=[])
+        known = self._events.get(track.number)
+        self._log.warning(
+            "%s%s", text, " (quiet hours)" if is_quiet else "",
+            extra={
+                "verdict": track.verdict, "label": track.best.detection.label, "score": track.score,
+                "quiet": is_quiet, "event": known.id if known else None,
+            },
+        )  # fmt: skip
         self._saved_s = float("-inf")  # at once
         if self._store is not None and self._telling and not is_quiet and self._telling.wants(track.verdict):
             kept = self._events[track.number]
@@ -263,16 +271,15 @@ class CameraWatch:
                 del self._unsaved[event_id]
                 self._untold.pop(event_id, None)
                 if held_back:
-                    log.warning(
-                        "camera %s: %d alerts held back, %d in an hour are enough; the event is kept",
-                        self.camera.name, held_back, limit,
-                    )  # fmt: skip
+                    self._log.warning(
+                        "%d alerts held back, %d in an hour are enough; the event is kept", held_back, limit
+                    )
         except EventsError as error:
             if str(error) != self._store_problem:
-                log.error("camera %s: %s; what is confirmed waits in memory", self.camera.name, error)
+                self._log.error("%s; what is confirmed waits in memory", error)
             self._store_problem = str(error)
             for event_id in list(self._unsaved)[:-UNSAVED_MOST]:
-                log.error("camera %s: event %s is lost, too many wait", self.camera.name, event_id)
+                self._log.error("event %s is lost, too many wait", event_id)
                 del self._unsaved[event_id]
                 self._untold.pop(event_id, None)
             for trouble_id in list(self._unsaved_troubles)[:-UNSAVED_MOST]:
@@ -360,7 +367,7 @@ class Watcher:
                 watch.ask_to_stop()
             for watch in self._watches:
                 if not watch.stop(STOP_S):
-                    log.error("camera %s: did not stop in time and is left behind", watch.camera.name)
+                    CameraLog(watch.camera.name).error("did not stop in time and is left behind")
             for courier in self._couriers:
                 courier.stop()
 

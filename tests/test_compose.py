@@ -24,6 +24,9 @@ import yaml
 from conftest import LONGEST_S, free_port, wait_until
 from PIL import Image, ImageDraw
 
+from cameras.config import load_cameras, of_shard
+from settings import WatchSettings
+
 ROOT = Path(__file__).parents[1]
 TRACKER, DEMO, SCALE = "mlflow_tracker.compose.yaml", "streamlit.compose.yaml", "deploy/scale.compose.yaml"
 FOREIGN = {"postgres", "store", "proxy"}  # images of others
@@ -92,7 +95,7 @@ def test_published_ports_are_this_machines_only_unless_asked(file):
         assert name[1] == name[2]
 
 
-@pytest.mark.parametrize("name", ["api", "tracker", "web"])
+@pytest.mark.parametrize("name", ["api", "tracker", "watch", "web"])
 def test_images_run_as_a_user_with_a_health_check_and_a_given_base(name):
     lines = (ROOT / f"Dockerfile.{name}").read_text().splitlines()
     assert [line for line in lines if line.startswith("USER")][-1] == "USER 10001"
@@ -104,12 +107,65 @@ def test_images_run_as_a_user_with_a_health_check_and_a_given_base(name):
 def test_what_people_talk_to_has_no_way_to_the_tracker():
     """Which has no accounts. Only the API, which loads models, is on its network and on the page's."""
     assert services(DEMO)["web"]["networks"] == services(SCALE)["proxy"]["networks"] == ["page"]
+    assert services(DEMO)["watch"]["networks"] == ["page"]
     assert set(services(DEMO)["api"]["networks"]) == {"weapon-detector", "page"}
     assert not any("page" in each.get("networks", ()) for each in services(TRACKER).values())
 
 
 def test_the_page_waits_until_the_api_is_healthy():
     assert services(DEMO)["web"]["depends_on"] == {"api": {"condition": "service_healthy"}}
+
+
+def test_cameras_are_watched_only_if_asked_for_with_their_file_read_and_events_in_a_volume():
+    watch = services(DEMO)["watch"]
+    assert watch["profiles"] == ["cameras"]
+    assert watch["depends_on"] == {"api": {"condition": "service_healthy"}}
+    events, cameras = watch["volumes"]
+    assert events == f"events:{watch['working_dir']}"  # where the image's user may write
+    assert f"app {watch['working_dir']}" in (ROOT / "Dockerfile.watch").read_text()
+    assert (cameras["target"], cameras["read_only"]) == (watch["environment"]["WATCH_CAMERAS"], True)
+    assert watch["environment"]["WATCH_EVENTS"] is None  # nothing is kept unless a person says so
+
+
+def test_the_watchers_container_gets_each_of_its_settings_and_cameras_passwords_from_no_others_file():
+    watch = services(DEMO)["watch"]
+    of_one_camera = {"WATCH_ADDRESS"}
+    named = {f"WATCH_{name}".upper() for name in WatchSettings.model_fields if not name.startswith("api_")}
+    assert {name for name in watch["environment"] if name.startswith("WATCH_")} == named - of_one_camera
+    assert [each["path"] for each in watch["env_file"]] == ["cameras.env"]
+    assert {"/cameras.env", "/cameras.toml"} <= set((ROOT / ".gitignore").read_text().splitlines())
+
+
+def kubernetes_watcher() -> dict[str, Any]:
+    documents = yaml.safe_load_all((ROOT / "deploy/kubernetes/cameras/watch.yaml").read_text())
+    return next(each["spec"] for each in documents if each["kind"] == "StatefulSet")
+
+
+def test_kubernetes_gives_each_camera_to_exactly_one_of_two_shards(tmp_path):
+    text = (ROOT / "deploy/kubernetes/cameras/cameras.yaml").read_text()
+    written = yaml.safe_load(text)["data"]["cameras.toml"]
+    path = tmp_path / "cameras.toml"
+    path.write_text(written)
+    cameras = load_cameras(path, {"TILL_USER": "a", "TILL_PASSWORD": "b"})
+    watcher = kubernetes_watcher()
+    (container,) = watcher["template"]["spec"]["containers"]
+    given = {each["name"]: each.get("value") for each in container["env"]}
+    numbers = range(watcher["ordinals"]["start"], watcher["ordinals"]["start"] + watcher["replicas"])
+    shards = [given["WATCH_SHARD"].replace("$(POD_NUMBER)", str(number)) for number in numbers]
+    assert shards == ["1/2", "2/2"]
+    shared = [of_shard(cameras, shard) for shard in shards]
+    assert all(shared)
+    assert sorted(each.name for part in shared for each in part) == sorted(each.name for each in cameras)
+
+
+def test_kubernetes_names_settings_that_there_are_and_starts_a_watcher_that_hangs_anew():
+    (container,) = kubernetes_watcher()["template"]["spec"]["containers"]
+    named = {f"WATCH_{name}".upper() for name in WatchSettings.model_fields}
+    assert {each["name"] for each in container["env"]} <= named | {"POD_NUMBER", "API_URL", "API_KEY"}
+    assert container["livenessProbe"]["httpGet"]["path"] == "/health"
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    written = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+    assert written == {"/events", "/tmp"}
 
 
 def test_kubernetes_asks_the_api_for_life_and_readiness_apart():
@@ -119,8 +175,9 @@ def test_kubernetes_asks_the_api_for_life_and_readiness_apart():
     assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
 
 
-def test_kustomization_names_every_file_beside_it():
-    folder = ROOT / "deploy/kubernetes"
+@pytest.mark.parametrize("name", ["deploy/kubernetes", "deploy/kubernetes/cameras"])
+def test_kustomization_names_every_file_beside_it(name):
+    folder = ROOT / name
     named = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
     assert sorted(named) == sorted(
         path.name for path in folder.glob("*.yaml") if path.stem != "kustomization"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from camera_parts import ROOT, camera
 
-from cameras.config import ConfigError, is_inside, load_cameras, of_shard, shown_address
+from cameras.config import ConfigError, camera_at, is_inside, load_cameras, of_shard, shown_address
 from schemas import Box, Detection, ImageSize
 
 LOGIN = {"TILL_USER": "keeper", "TILL_PASSWORD": "p@ss/w:rd", "DOOR_USER": "a", "DOOR_PASSWORD": "b"}
@@ -191,3 +191,26 @@ def test_a_camera_stays_where_it_is_when_another_is_added():
 def test_a_shard_that_cannot_be_is_refused(wrong):
     with pytest.raises(ConfigError, match="expected a shard such as 1/3"):
         of_shard([], wrong)
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("shop/clip.mp4", "clip.mp4"),
+        ("(1) «копия».mp4", "1- -копия-.mp4"),
+        ("..", "camera"),
+        ("rtsp://keeper:hunter2@till/stream?key=hunter2", "camera"),
+    ],
+)
+def test_an_address_alone_is_a_camera_with_a_name(address, name):
+    found = camera_at(address, {})
+    assert found.name == name
+    assert "hunter2" not in found.shown
+
+
+def test_an_address_alone_that_cannot_be_is_refused_without_its_password():
+    with pytest.raises(ConfigError, match="expected rtsp") as caught:
+        camera_at("ftp://keeper:hunter2@x", {})
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(ConfigError, match="set TILL_PASSWORD in the environment"):
+        camera_at("rtsp://keeper:${TILL_PASSWORD}@x", {})

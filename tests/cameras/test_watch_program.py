@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 from camera_parts import ROOT, RtspServer, rtsp, write_clip, write_video  # noqa: F401 - rtsp is a fixture
-from conftest import LONGEST_S, answers, free_port, running, stop
+from conftest import LONGEST_S, answers, free_port, running, stop, wait_until
 
 from cameras.events import EventStore
 from detection import imaging
@@ -124,6 +126,35 @@ def test_it_watches_until_told_to_stop_and_what_it_confirmed_can_be_reviewed_and
     assert [CLASS_NAMES[label] for label in annotation.labels] == ["pistol"]
     assert annotation.boxes.tolist() == [[32, 30, 96, 90]]
     store.close()
+
+
+def test_the_log_can_be_one_json_object_a_line_and_its_port_says_how_the_camera_does(api, clip, tmp_path):
+    port = free_port()
+    with running(
+        [sys.executable, "watch.py", "--address", str(clip), "--port", str(port)],
+        tmp_path / "log.txt", ready=lambda: answers(f"http://127.0.0.1:{port}/health"), cwd=ROOT,
+        API_URL=api.url, WATCH_LOG_FORMAT="json",
+    ) as process:  # fmt: skip
+        wait_until(lambda: "possible weapon" in (tmp_path / "log.txt").read_text(), process=process)
+        (camera,) = requests.get(f"http://127.0.0.1:{port}/status.json", timeout=LONGEST_S).json()["cameras"]
+        assert stop(process) == 0
+    assert (camera["name"], camera["problem"], camera["alarms"]) == ("clip.mp4", None, 1)
+    lines = [json.loads(line) for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    (alarm,) = [line for line in lines if "verdict" in line]
+    assert (alarm["camera"], alarm["verdict"], alarm["label"]) == ("clip.mp4", "alarm", "pistol")
+    assert alarm["score"] == 0.91
+    assert lines[-1]["message"] == "stopped"
+
+
+def test_a_port_that_is_taken_and_an_address_of_no_kind_are_sentences(api, clip):
+    port = api.url.rpartition(":")[2]
+    assert f"error: cannot listen on 127.0.0.1:{port}" in ran(
+        "--address", clip, "--port", port, status=2, API_URL=api.url
+    )
+    said = ran("--address", "ftp://keeper:hunter2@x/y", status=2, API_URL=api.url)
+    assert "expected rtsp, rtsps, http, https or a path, got ftp://" in said
+    assert "hunter2" not in said
 
 
 @pytest.mark.parametrize(
