@@ -1,6 +1,6 @@
 """MQTT for Home Assistant: a binary sensor and a picture for each camera, found by its discovery.
 
-weapon-watch/CAMERA/alarm      ON with each alarm (Home Assistant turns it off again)
+weapon-watch/CAMERA/alarm      ON with each alarm, OFF a minute after the last one
 weapon-watch/CAMERA/event      JSON of each alarm and each suspicion: see alerts.alerts_of
 weapon-watch/CAMERA/picture    the crop, a JPEG file; not retained, so that no broker keeps it
 weapon-watch/status/SHARD      online or offline, retained
@@ -48,6 +48,7 @@ class Mqtt:
         self._cameras = cameras
         self._status = f"{ROOT}/status/{shard.replace('/', '-of-')}"
         self._under_way: dict[str, list[paho.MQTTMessageInfo]] = {}  # by alert: never published twice
+        self._off: dict[str, threading.Timer] = {}  # by topic: what is ON, and will be OFF
         self._connected = threading.Event()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=f"watch-{uuid.uuid4().hex[:12]}")
         if parts.username:
@@ -75,21 +76,37 @@ class Mqtt:
             if not info.is_published():
                 raise AlertError(f"the broker at {self._where} does not say that it has the alert")
         del self._under_way[alert.id]
+        if alert.body["verdict"] == "alarm":
+            self._switch_off_later(f"{_topic(alert)}/alarm")
 
     def close(self) -> None:
         """Say goodbye, where the broker is there to hear it."""
+        on = [topic for topic, timer in self._off.items() if timer.is_alive()]
+        for timer in self._off.values():
+            timer.cancel()
         if self._connected.is_set():
+            for topic in on:
+                self._client.publish(topic, "OFF", qos=1)
             self._client.publish(self._status, "offline", qos=1, retain=True)
         self._client.disconnect()
         self._client.loop_stop()
 
     def _publish(self, alert: Alert) -> list[paho.MQTTMessageInfo]:
-        topic = f"{ROOT}/{slug(str(alert.body['camera']))}"
+        topic = _topic(alert)
         event = json.dumps({"id": alert.id, **alert.body}, ensure_ascii=False)
         messages: list[tuple[str, Any]] = [("picture", alert.picture), ("event", event)]
         if alert.body["verdict"] == "alarm":
             messages.append(("alarm", "ON"))
         return [self._client.publish(f"{topic}/{part}", payload, qos=1) for part, payload in messages]
+
+    def _switch_off_later(self, topic: str) -> None:
+        """Publish OFF when no further alarm has come for a while."""
+        if topic in self._off:
+            self._off[topic].cancel()
+        timer = threading.Timer(OFF_AFTER_S, self._client.publish, (topic, "OFF"), {"qos": 1})
+        timer.daemon = True
+        self._off[topic] = timer
+        timer.start()
 
     def _welcome(self, client: paho.Client, _: Any, __: Any, reason: Any, ___: Any) -> None:
         if reason.is_failure:
@@ -126,7 +143,7 @@ def discovery(camera: Camera, status_topic: str) -> list[tuple[str, dict[str, An
         "unique_id": f"weapon_watch_{name}_alarm",
         "device_class": "safety",
         "state_topic": f"{topic}/alarm",
-        "off_delay": OFF_AFTER_S,
+        "off_delay": OFF_AFTER_S,  # also where the watcher is gone before it can say OFF
         "json_attributes_topic": f"{topic}/event",
     }
     picture = {
@@ -140,6 +157,10 @@ def discovery(camera: Camera, status_topic: str) -> list[tuple[str, dict[str, An
         (f"homeassistant/binary_sensor/weapon_watch_{name}/config", sensor),
         (f"homeassistant/image/weapon_watch_{name}/config", picture),
     ]
+
+
+def _topic(alert: Alert) -> str:
+    return f"{ROOT}/{slug(str(alert.body['camera']))}"
 
 
 def slug(name: str) -> str:
