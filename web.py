@@ -38,7 +38,7 @@ STREAMLIT_WORDS = {
     "again": "camera_again",
     "allow": "camera_allow",
 }
-TABS = {"tab_photos": photos_ui, "tab_video": video_ui, "tab_model": model_ui}
+TABS = ("tab_photos", "tab_video", "tab_model")
 
 
 def main() -> None:
@@ -52,10 +52,14 @@ def main() -> None:
     missing_ui(page)
     notice = st.container()
     tabs = st.tabs(tab_names(page), key="tab", on_change="rerun", bind="query-params")
-    for tab, draw in zip(tabs, TABS.values(), strict=True):
-        if tab.open or draw is not model_ui:  # a file uploader that is not drawn forgets its files
-            with tab:
-                draw(page)
+    photos, video, model = tabs
+    with photos:  # this one and the next are drawn always: an uploader that is not forgets its files
+        photos_ui(page)
+    with video:
+        video_ui(page, is_open=bool(video.open))
+    if model.open:
+        with model:
+            model_ui(page)
     with notice:
         outage_ui(page)
     footer_ui(page)

@@ -1,4 +1,4 @@
-"""Video in and out, in memory: file bytes -> upright RGB frames, frames -> MP4; and the N-of-M alarm rule.
+"""Video in and out, in memory: file bytes -> upright RGB frames, frames -> MP4.
 
 The only file that imports PyAV.
 
@@ -11,7 +11,7 @@ VideoError          the bytes cannot be used as a video
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from fractions import Fraction
 from typing import NamedTuple
@@ -99,44 +99,35 @@ def read_frames(
         raise NotAVideo("the video holds no picture that can be read")
 
 
-def confirm(seen: Sequence[bool], *, needed: int, window: int) -> list[bool]:
-    """Return for each frame whether the alarm is raised: seen in needed of the last window frames.
-
-    A single frame's mistake raises nothing where needed is 2 or more. Frames before the first count as
-    not seen.
-    """
-    return [sum(seen[max(0, i + 1 - window) : i + 1]) >= needed for i in range(len(seen))]
-
-
-def write_clip(
-    video_bytes: bytes, draw: Callable[[Frame], imaging.Image], on_time: Callable[[float], None] | None = None
-) -> bytes:
+def write_clip(video_bytes: bytes, draw: Callable[[Frame], imaging.Image]) -> bytes:
     """Return the video as a silent MP4 (H.264) in which draw has drawn on every frame.
 
     Args:
         video_bytes: the file's content.
         draw: takes a frame as read_frames gives it and returns one of the same size each time.
-        on_time: told how far it has come, in seconds.
 
     Raises:
         NotAVideo: the bytes are no video, or hold no frame.
     """
-    output = io.BytesIO()
     frames = read_frames(video_bytes, frames_per_second=CLIP_FRAMES_PER_SECOND, max_seconds=float("inf"))
+    return encode_frames(Frame(frame.time_s, draw(frame)) for frame in frames)
+
+
+def encode_frames(frames: Iterable[Frame]) -> bytes:
+    """Return frames, all of one size, as a silent MP4 (H.264); an odd last row or column is cut off."""
+    output = io.BytesIO()
     with av.open(output, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=CLIP_FRAMES_PER_SECOND, options={"crf": "24"})
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
         for frame in frames:
-            image = draw(frame)
-            even = np.ascontiguousarray(image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2])
+            height, width = frame.image.shape[:2]
+            even = np.ascontiguousarray(frame.image[: height // 2 * 2, : width // 2 * 2])
             if not stream.codec_context.is_open:
                 stream.height, stream.width = even.shape[:2]
             picture = av.VideoFrame.from_ndarray(even, format="rgb24")
             picture.pts, picture.time_base = round(frame.time_s * 1000), Fraction(1, 1000)
             container.mux(stream.encode(picture))
-            if on_time:
-                on_time(frame.time_s)
         container.mux(stream.encode(None))
     return output.getvalue()
 

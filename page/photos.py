@@ -38,7 +38,7 @@ def answers_ui(page: Page, photos: Sequence[Photo]) -> None:
     if None in outcomes:
         checks().wait(FIRST_WAIT_S)
         outcomes = check(page, photos)
-    is_waiting = None in outcomes
+    is_waiting = any(map(is_to_come, outcomes))
     every = LOOK_EVERY_S if len(photos) == 1 else LOOK_AT_MANY_EVERY_S
     draw = st.fragment(answers_part, run_every=every if is_waiting else None)
     draw(page, photos, is_waiting=is_waiting)
@@ -50,13 +50,18 @@ def answers_part(page: Page, photos: Sequence[Photo], *, is_waiting: bool) -> No
     """Draw what is known by now, and start the page's run again once all is."""
     had_outage = page.outage is not None
     outcomes = check(page, photos)
-    if (is_waiting and None not in outcomes) or (page.outage is not None) != had_outage:
+    if (is_waiting and not any(map(is_to_come, outcomes))) or (page.outage is not None) != had_outage:
         st.rerun()
     title_ui(page, min(map(kind_of, outcomes), key=KINDS.index))
     if len(photos) > 1:
         many_ui(page, photos, outcomes)
     else:
         one_ui(page, photos[0], outcomes[0])
+
+
+def is_to_come(outcome: Outcome) -> bool:
+    """Say whether an answer comes without anybody pressing a button."""
+    return outcome is None or (isinstance(outcome, Failure) and outcome.is_busy)
 
 
 def one_ui(page: Page, photo: Photo, outcome: Outcome) -> None:

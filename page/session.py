@@ -38,6 +38,7 @@ from page.texts import example_name, markdown_safe, text
 from schemas import Detection, ImageResult, ModelInfo, Problem
 from settings import WebSettings
 
+BUSY_RETRY_S = 5.0  # after which a busy API is asked again, without anybody pressing
 MODEL_REFRESH_S = 10.0  # a newly promoted model is noticed within this time
 ANSWERS_KEPT = 500
 THUMBNAILS_KEPT = 2000  # of all visitors; some 10 kB each
@@ -157,11 +158,13 @@ class Failure:
     Attributes:
         waiting: it is asked about again by itself, once the API is back.
         hopeless: asking again would change nothing: the file itself is the trouble.
+        is_busy: the API had no room; it is asked again by itself, every BUSY_RETRY_S.
     """
 
     sentence: str
     waiting: bool = False
     hopeless: bool = False
+    is_busy: bool = False
 
 
 @dataclass
@@ -237,6 +240,8 @@ class Page:
         answers, key = self._answers(), self.key_of(photo)
         if key in answers:
             return answers[key].model_copy(update={"file": photo.name})
+        if isinstance(self._refusals().get(key), ServiceBusy) and self.may_ask_again():
+            self.ask_again(photo)
         if key in self._refusals():
             return self._failure(photo, self._refusals()[key])
         if len(photo.content) > self.settings.api_max_body_mb * 1e6:
@@ -263,6 +268,8 @@ class Page:
             return Failure(self.text("error_waiting"), waiting=True)
         if isinstance(said, ServiceError):
             self._refusals()[self.key_of(photo)] = said
+            if isinstance(said, ServiceBusy):
+                st.session_state["busy_at"] = time.monotonic()
             return self._failure(photo, said)
         self._answers()[self.key_of(photo)] = said
         return said.model_copy(update={"file": photo.name})
@@ -273,7 +280,12 @@ class Page:
 
     def _failure(self, photo: Photo, error: ServiceError) -> Failure:
         hopeless = isinstance(error, PhotoTooLarge) or problem_name(error.problem) in HOPELESS_PROBLEMS
-        return Failure(self.sentence(error, photo), hopeless=hopeless)
+        return Failure(self.sentence(error, photo), hopeless=hopeless, is_busy=isinstance(error, ServiceBusy))
+
+    def may_ask_again(self) -> bool:
+        """Say whether a busy API has been left alone for long enough."""
+        busy_at = float(st.session_state.get("busy_at", -BUSY_RETRY_S))
+        return time.monotonic() - busy_at >= BUSY_RETRY_S
 
     def key_of(self, photo: Photo) -> tuple[str, str]:
         """Return what an answer to photo is kept under: another model is asked anew."""

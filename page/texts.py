@@ -235,32 +235,6 @@ TEXTS = {
     "download_json": {"en": "Data (JSON)", "ru": "Данные (JSON)"},
     "download_csv": {"en": "Table (CSV)", "ru": "Таблица (CSV)"},
     "download_zip": {"en": "Download all (zip)", "ru": "Скачать всё (zip)"},
-    # --- the threshold of the video ---
-    "threshold": {
-        "en": "Show what the model is at least this sure of",
-        "ru": "Показывать при уверенности от",
-    },
-    "threshold_help": {
-        "en": "Further left, fewer weapons are missed but there are more false alarms; further right, the reverse. "
-        "It starts at the model’s operating point. The answer changes at once; the photo is not sent again.",
-        "ru": "Левее: меньше пропусков, но больше ложных тревог; правее: наоборот. Вначале стоит рабочая точка "
-        "модели. Ответ меняется сразу, фото повторно не отправляется.",
-    },
-    "threshold_meaning": {
-        "en": "At **{threshold}** the model raised the alarm on **{recall}** of the photos with a weapon, and "
-        "falsely on **{false_alarms} of 1,000** photos without one (measured on {split}).",
-        "ru": "При пороге **{threshold}** модель подняла тревогу на **{recall}** фото с оружием и ложно на "
-        "**{false_alarms} из 1000** фото без оружия (измерено: {split}).",
-    },
-    "threshold_default": {
-        "en": "This is the recommended setting.",
-        "ru": "Это рекомендуемая настройка.",
-    },
-    "threshold_changed": {
-        "en": "The recommended setting is {threshold}.",
-        "ru": "Рекомендуемая настройка: {threshold}.",
-    },
-    "threshold_reset": {"en": "Back to the recommended setting", "ru": "Вернуть рекомендуемую"},
     "threshold_unmeasured": {
         "en": "This model has no measured operating point, so nothing is known about misses and false alarms.",
         "ru": "У этой модели нет измеренной рабочей точки: о пропусках и ложных тревогах ничего не известно.",
@@ -301,8 +275,8 @@ TEXTS = {
         "будет готов.",
     },
     "error_busy": {
-        "en": "The detector is busy with other photos. Wait a few seconds, then press “Try again”.",
-        "ru": "Детектор занят другими фото. Подождите несколько секунд и нажмите «Повторить».",
+        "en": "The detector is busy with other photos. It is asked again by itself every few seconds.",
+        "ru": "Детектор занят другими фото. Запрос повторяется сам каждые несколько секунд.",
     },
     "error_slow": {
         "en": "The answer took too long and was given up. Press “Try again”, or use a smaller photo.",
@@ -349,24 +323,29 @@ TEXTS = {
         "en": "MP4, MOV, WebM, MKV or AVI, up to {seconds} seconds. {rate} frames of each second are checked.",
         "ru": "MP4, MOV, WebM, MKV или AVI, до {seconds} секунд. Проверяется кадров в секунду: {rate}.",
     },
+    "video_example": {"en": "Try an example clip", "ru": "Попробовать пример"},
+    "video_example_file": {"en": "example.mp4", "ru": "пример.mp4"},
     "video_rule": {
-        "en": "A single frame can be mistaken, so the alarm waits until several agree.",
-        "ru": "Один кадр может обмануть, поэтому тревога ждёт согласия нескольких.",
+        "en": "A single frame can be mistaken: an alarm needs the same object in {needed} of {window} frames. What is "
+        "seen in fewer is “not sure”. Cameras are judged by the same rule.",
+        "ru": "Один кадр может обмануть: для тревоги один и тот же предмет нужен в {needed} из {window} кадров. Если "
+        "он виден реже, уверенности нет. Камеры судят по тому же правилу.",
     },
-    "video_needed": {"en": "Frames that must agree", "ru": "Сколько кадров должны совпасть"},
-    "video_window": {"en": "Out of the last", "ru": "Из последних"},
     "video_checking": {
         "en": "Checking the video: {time} of {duration}",
         "ru": "Проверка видео: {time} из {duration}",
     },
-    "video_alarm": {
-        "en": "POSSIBLE WEAPON at {times}: {found}",
-        "ru": "ВОЗМОЖНО, ОРУЖИЕ, время {times}: {found}",
-    },
-    "video_unconfirmed": {
-        "en": "A weapon was suspected in {seen} of {count} frames, but never in {needed} among {window} of them.",
-        "ru": "Оружие заподозрено в {seen} из {count} кадров, но ни разу в {needed} среди {window} соседних.",
-    },
+    "video_unsure": {"en": "Could be: {found}.", "ru": "Возможно, это: {found}."},
+    "video_also_unsure": {"en": "Not sure: {found}.", "ru": "Нет уверенности: {found}."},
+    "video_more": {"en": "and {count} more", "ru": "и ещё {count}"},
+    "video_brief": {"en": "{words}, briefly: not sure", "ru": "{words}, мельком: нет уверенности"},
+    "video_not_sure": {"en": "{words}: not sure", "ru": "{words}: нет уверенности"},
+    "video_times": {"en": "Times to look at", "ru": "Что посмотреть"},
+    "video_no_times": {"en": "No time to look at", "ru": "Смотреть нечего"},
+    "short_note_too_dark": {"en": "too dark to see", "ru": "слишком темно"},
+    "short_note_blank": {"en": "nothing can be seen", "ru": "ничего не видно"},
+    "short_note_partly_missing": {"en": "a part is missing", "ru": "часть отсутствует"},
+    "short_note_other": {"en": "hard to judge", "ru": "трудно судить"},
     "video_nothing": {
         "en": "No weapon found in any of the {count} frames checked.",
         "ru": "Оружие не найдено ни в одном из проверенных кадров ({count}).",
@@ -375,20 +354,19 @@ TEXTS = {
         "en": "Only the first {time} were checked so far.",
         "ru": "Пока проверены только первые {time}.",
     },
-    "video_timeline": {
-        "en": "How sure the model is of a weapon, over time. Shaded: enough frames agree. Dashed: your threshold.",
-        "ru": "Уверенность модели в оружии по времени. Закрашено: кадров хватает для тревоги. Пунктир: ваш порог.",
+    "video_strip": {
+        "en": "The film as a strip: orange where a weapon is possible, yellow where nobody can be sure. The same times "
+        "stand as buttons.",
+        "ru": "Видео как полоса: оранжевым отмечено возможное оружие, жёлтым то, в чём нет уверенности. Те же моменты "
+        "есть в виде кнопок.",
     },
-    "video_time": {"en": "time, s", "ru": "время, с"},
-    "video_score": {"en": "how sure", "ru": "уверенность"},
-    "seconds": {"en": "{time} s", "ru": "{time} с"},
-    "video_frame": {"en": "Frame at", "ru": "Кадр"},
+    "video_time": {"en": "Time", "ru": "Время"},
+    "video_answer": {"en": "Answer", "ru": "Ответ"},
+    "video_alarm": {"en": "possible weapon", "ru": "возможно, оружие"},
+    "video_unsure_short": {"en": "not sure", "ru": "нет уверенности"},
+    "video_none": {"en": "nothing found", "ru": "ничего не найдено"},
     "video_alt": {"en": "Frame at {time}. {answer}", "ru": "Кадр {time}. {answer}"},
-    "video_clip": {"en": "Make a clip with boxes", "ru": "Сделать ролик с рамками"},
-    "video_clip_making": {
-        "en": "Drawing the clip: {time} of {duration}",
-        "ru": "Рисуется ролик: {time} из {duration}",
-    },
+    "video_clip_making": {"en": "Drawing the boxes into the film…", "ru": "Рамки рисуются на видео…"},
     "video_clip_download": {"en": "Download the clip (MP4)", "ru": "Скачать ролик (MP4)"},
     "video_clip_alt": {"en": "The video with boxes drawn in", "ru": "Видео с нарисованными рамками"},
     "error_video_too_large": {

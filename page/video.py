@@ -1,38 +1,44 @@
-"""The video tab: frames of a short video, a timeline, an alarm once N of M frames agree, a clip to keep."""
+"""The video tab: a film goes in, the answer names times to look at, a player with boxes shows them."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import streamlit as st
 
-from detection import drawing, imaging
+from detection import imaging
+from detection.confirmation import Rule
+from detection.names import class_name
+from page import memory
+from page.checks import Checks
 from page.frames import (
     Frame,
     VideoError,
     VideoTooLarge,
     VideoTooLong,
-    confirm,
     duration_s,
     read_frames,
     write_clip,
 )
-from page.session import Failure, Page, Photo, Recent
-from page.verdict import Band, band_ui, missed_words, names_of, notice_ui
-from schemas import AlarmPoint, Detection, ModelCard
+from page.gallery import example_clip
+from page.moments import Look, Moment, moments_of
+from page.pictures import marked
+from page.session import PICTURES, Failure, Page, Photo, Recent
+from page.texts import markdown_safe
+from page.verdict import NOTE_TEXTS, Band, Kind, band_ui, missed_words, notice_ui, shown_at_first, title_ui
 
 VIDEOS_KEPT = 2
-ORANGE, BLUE = "#d55e00", "#0072b2"
-
-
-class Look(NamedTuple):
-    """What was found in one frame, time_s seconds into the video; boxes are in its pixels."""
-
-    time_s: float
-    detections: list[Detection]
+SUFFIXES = ("mp4", "m4v", "mov", "3gp", "webm", "mkv", "avi")
+NAMED_AT_MOST = 3  # spans in the answer's first line
+BUTTONS_AT_MOST = 12  # spans to press
+STRIP_HEIGHT, AXIS_HEIGHT = 36, 30  # CSS pixels
+LOOK_EVERY_S = 1.0  # whether the player's film is drawn
+KIND_TEXTS: dict[Kind, str] = {"alarm": "video_alarm", "unsure": "video_unsure_short", "none": "video_none"}
+COLORS: dict[Kind, str] = {"alarm": "#c2410c", "unsure": "#fbbf24", "none": "#44586f"}
 
 
 class Watched(NamedTuple):
@@ -42,87 +48,51 @@ class Watched(NamedTuple):
     failure: Failure | None = None
 
 
-def video_ui(page: Page) -> None:
-    """Draw the whole tab: a video goes in on top, the answer on the left, when to raise it on the right."""
-    settings = page.settings
-    with st.container(key="video_drop"):
-        upload = st.file_uploader(page.text("video_upload"), key="video")
-    rate, seconds = settings.video_frames_per_second, settings.video_max_seconds
-    st.caption(page.text("video_formats", seconds=f"{seconds:g}", rate=f"{rate:g}"))
-    if upload is None:
-        return
-    answers, choices = st.columns([2, 1], gap="medium")
-    with choices, st.container(border=True):
-        threshold = threshold_ui(page)
-        needed, window = rule_ui(page)
-    photo = Photo(upload.name, upload.getvalue())
-    with answers:
+def video_ui(page: Page, *, is_open: bool) -> None:
+    """Draw the whole tab; of one that is not open only what would forget its file."""
+    with st.container(key="video_tab"):
+        photo = input_ui(page)
+        if photo is None or not is_open:
+            return
         watched = watch_ui(page, photo)
-        if watched.failure:
-            notice_ui(watched.failure.sentence)
+        if watched.failure and watched.failure.is_busy:
+            go_on_later(page)
         if watched.looks:
-            result_ui(page, photo, watched, threshold, needed, window)
+            result_ui(page, photo, watched)
+        elif watched.failure:
+            band_ui(Band("failed", page.text("band_failed"), watched.failure.sentence))
 
 
-def rule_ui(page: Page) -> tuple[int, int]:
-    """Draw the N-of-M rule and return it as (needed, window)."""
-    st.caption(page.text("video_rule"))
-    place = st.container()
-    window = st.number_input(page.text("video_window"), 1, 20, 5, key="video_window")
-    needed = place.number_input(
-        page.text("video_needed"), 1, window, min(3, window), key=f"video_needed_{window}"
-    )
-    return needed, window
-
-
-def threshold_ui(page: Page) -> float:
-    """Draw the slider, starting at the operating point, and say what its position means."""
-    lowest = round(page.lowest_threshold, 2)
-    key = f"threshold_video_{page.default_threshold:.2f}"  # another model's operating point starts afresh
-    threshold = st.slider(
-        page.text("threshold"), lowest, 0.99, max(lowest, page.default_threshold), 0.01,
-        format="percent", key=key, help=page.text("threshold_help"),
-    )  # fmt: skip
-    if page.info:
-        st.caption(meaning(page, page.info.card, threshold))
-    if threshold != page.default_threshold:
+def input_ui(page: Page) -> Photo | None:
+    """Draw the ways to put a video in, and return it."""
+    state, settings = st.session_state, page.settings
+    number = state.setdefault("video_round", 0)
+    upload_key = f"video_{number}"
+    has_some = bool(state.get(upload_key) or state.get("video_example"))
+    with st.container(key="video_drop"):
+        upload = st.file_uploader(page.text("video_upload"), key=upload_key, type=list(SUFFIXES))
+    rate, seconds = settings.video_frames_per_second, settings.video_max_seconds
+    if has_some:
         st.button(
-            page.text("threshold_reset"), key="threshold_reset_video", type="tertiary",
-            icon=":material/undo:", on_click=st.session_state.__setitem__, args=(key, page.default_threshold),
+            page.text("start_over"), key="video_over", icon=":material/restart_alt:", on_click=start_over
+        )
+    else:
+        st.caption(page.text("video_formats", seconds=f"{seconds:g}", rate=f"{rate:g}"))
+        st.button(
+            page.text("video_example"), key="video_try", icon=":material/movie:",
+            on_click=state.__setitem__, args=("video_example", True),
         )  # fmt: skip
-    return threshold
+    if upload is not None:
+        return Photo(upload.name, upload.getvalue())
+    return Photo(page.text("video_example_file"), example_clip()) if state.get("video_example") else None
 
 
-def meaning(page: Page, card: ModelCard, threshold: float) -> str:
-    """Return in words what an alarm at threshold catches and costs, as measured."""
-    alarm = card.alarm
-    if alarm is None:
-        return page.text("threshold_unmeasured")
-    operating_point = alarm.operating_point
-    at_default = threshold == page.default_threshold
-    point: AlarmPoint | None = None
-    if not at_default and alarm.curve:
-        point = min(alarm.curve, key=lambda p: abs(p.score_threshold - threshold))
-    recall = point.image_recall if point else operating_point.image_recall
-    false_alarms = point.false_alarms_per_1000 if point else operating_point.false_alarms_per_1000
-    note = page.text("threshold_default") if at_default else ""
-    if not at_default:
-        note = page.text("threshold_changed", threshold=page.percent(page.default_threshold))
-    if not at_default and point is None:
-        return note
-    split = page.text(f"split_{operating_point.split}")
-    return " ".join((
-        page.text(
-            "threshold_meaning", threshold=page.percent(threshold), recall=page.percent(recall),
-            false_alarms=f"{false_alarms:.0f}", split=split,
-        ),
-        note,
-    ))  # fmt: skip
-
-
-def weapons(detections: Sequence[Detection], score_threshold: float) -> list[Detection]:
-    """Return the dangerous ones at or above the threshold."""
-    return [d for d in detections if d.dangerous and d.score >= score_threshold]
+def start_over() -> None:
+    """Take the video away."""
+    state = st.session_state
+    state["video_round"] = state.get("video_round", 0) + 1
+    for key in ("video_example", "video_at"):
+        state.pop(key, None)
 
 
 def watch_ui(page: Page, photo: Photo) -> Watched:
@@ -134,7 +104,8 @@ def watch_ui(page: Page, photo: Photo) -> Watched:
     key = f"{photo.digest} {page.model_key}"
     if key in kept and kept[key].failure is None:
         return kept[key]
-    settings, looks, failure = page.settings, [], None
+    settings, failure = page.settings, None
+    looks: list[Look] = []
     progress = st.empty()
     try:
         duration = duration_s(photo.content)
@@ -147,7 +118,7 @@ def watch_ui(page: Page, photo: Photo) -> Watched:
             if isinstance(outcome, Failure):
                 failure = outcome
                 break
-            looks.append(Look(time_s, outcome.detections or []))
+            looks.append(Look(time_s, outcome))
             words = page.text("video_checking", time=clock(time_s), duration=clock(duration))
             progress.progress(min(1.0, time_s / duration) if duration else 0.0, text=words)
     except VideoTooLong:
@@ -161,6 +132,13 @@ def watch_ui(page: Page, photo: Photo) -> Watched:
     return kept[key]
 
 
+@st.fragment(run_every=1.0)
+def go_on_later(page: Page) -> None:
+    """Start the page's run again once a busy API may be asked for the rest of the video."""
+    if page.may_ask_again():
+        st.rerun()
+
+
 def clock(time_s: float) -> str:
     """Return a time as a player shows it: 1:05."""
     return f"{int(time_s) // 60}:{int(time_s) % 60:02d}"
@@ -169,145 +147,210 @@ def clock(time_s: float) -> str:
 # --- the answer -------------------------------------------------------------------------------------
 
 
-def result_ui(page: Page, photo: Photo, watched: Watched, threshold: float, needed: int, window: int) -> None:
-    """Draw answer, timeline, one frame and the clip."""
-    looks = watched.looks
-    seen = [bool(weapons(look.detections, threshold)) for look in looks]
-    alarms = confirm(seen, needed=needed, window=window)
-    agreed = spans([look.time_s for look in looks], seen, alarms, window)
-    band_ui(video_answer(page, looks, seen, agreed, threshold, needed, window))
+def result_ui(page: Page, photo: Photo, watched: Watched) -> None:
+    """Draw the answer, the player beside the times to look at, and the strip of the whole film."""
+    if page.info is None:
+        return
+    looks, rule = watched.looks, Rule.of_card(page.info.card)
+    moments = moments_of(looks, rule)
+    answer = video_answer(page, watched, moments)
+    band_ui(answer)
+    if answer.kind in ("alarm", "unsure"):
+        title_ui(page, answer.kind)
     if watched.failure:
-        st.caption(page.text("video_partial", time=clock(looks[-1].time_s)))
-    frame_ui(page, photo, looks, threshold)
-    st.vega_lite_chart(timeline(page, looks, agreed, threshold), alt=page.text("video_timeline"))
-    st.caption(page.text("video_timeline"))
-    clip_ui(page, photo, looks, threshold)
+        notice_ui(f"{watched.failure.sentence} {page.text('video_partial', time=clock(looks[-1].time_s))}")
+    with st.container(key="film"):
+        left, right = st.columns([7, 3], gap="medium")
+        with right:
+            times_ui(page, looks, moments)
+        with left:
+            strip_ui(page, photo, looks, moments)
+            player_ui(page, photo, looks, moments)
+    needed = rule.for_frames(len(looks)).needed
+    st.caption(page.text("video_rule", needed=needed, window=rule.window))
 
 
-def video_answer(
-    page: Page, looks: Sequence[Look], seen: Sequence[bool], agreed: Sequence[tuple[float, float]],
-    threshold: float, needed: int, window: int,
-) -> Band:  # fmt: skip
-    """Return the answer for the whole video."""
-    if agreed:
-        found = [d for look in looks for d in weapons(look.detections, threshold)]
-        names = names_of(page, found)
-        times = ", ".join(
-            clock(start) if clock(start) == clock(end) else f"{clock(start)}–{clock(end)}"
-            for start, end in agreed
-        )
-        return Band("alarm", page.text("video_alarm", times=times, found=names), page.text("band_alarm_more"))
-    if any(seen):
-        numbers = {"seen": sum(seen), "count": len(looks), "needed": needed, "window": window}
-        return Band("unsure", page.text("band_unsure"), page.text("video_unconfirmed", **numbers))
-    words = page.text("video_nothing", count=len(looks))
+def video_answer(page: Page, watched: Watched, moments: Sequence[Moment]) -> Band:
+    """Return the answer for the whole video: its strongest moments, each with its own time."""
+    alarms = [moment for moment in moments if moment.kind == "alarm"]
+    unsure = [moment for moment in moments if moment.kind == "unsure"]
+    if alarms:
+        more = [page.text("band_alarm_more")]
+        more += [page.text("video_also_unsure", found=listed(page, unsure))] if unsure else []
+        return Band("alarm", page.text("band_alarm", found=listed(page, alarms)), " ".join(more))
+    if unsure:
+        return Band("unsure", page.text("band_unsure"), page.text("video_unsure", found=listed(page, unsure)))
+    checked = page.text("video_partial", time=clock(watched.looks[-1].time_s))
+    if watched.failure:
+        return Band("failed", page.text("band_failed"), checked)
+    words = page.text("video_nothing", count=len(watched.looks))
     return Band("none", page.text("band_none"), f"{words} {missed_words(page)}")
 
 
-def spans(
-    times_s: Sequence[float], seen: Sequence[bool], alarms: Sequence[bool], window: int
-) -> list[tuple[float, float]]:
-    """Return when the frames that agreed saw a weapon: first and last time of each run of them.
-
-    The alarm itself comes later than its first frame and outlasts its last one: it waits for agreement.
-    """
-    found: list[tuple[float, float]] = []
-    for i in (i for i, alarm in enumerate(alarms) if alarm):
-        agreeing = [times_s[j] for j in range(max(0, i + 1 - window), i + 1) if seen[j]]
-        if found and agreeing[0] <= found[-1][1]:
-            found[-1] = (found[-1][0], agreeing[-1])
-        else:
-            found.append((agreeing[0], agreeing[-1]))
-    return found
+def listed(page: Page, moments: Sequence[Moment]) -> str:
+    """Return the first of moments in words."""
+    first = ", ".join(f"{name_of(page, moment)} {span(moment)}" for moment in moments[:NAMED_AT_MOST])
+    rest = len(moments) - NAMED_AT_MOST
+    return f"{first} {page.text('video_more', count=rest)}" if rest > 0 else first
 
 
-def timeline(
-    page: Page, looks: Sequence[Look], agreed: Sequence[tuple[float, float]], threshold: float
-) -> dict[str, Any]:
-    """Return the chart of the strongest weapon score over time, agreed spans shaded, threshold dashed."""
-    half = (looks[1].time_s - looks[0].time_s if len(looks) > 1 else 1.0) / 2  # a frame stands for its time
-    rows = [{"time": look.time_s, "score": strength(look)} for look in looks]
-    shaded = [{"time": max(0.0, start - half), "end": end + half} for start, end in agreed]
-    x = {"field": "time", "type": "quantitative", "title": page.text("video_time")}
-    y = {
-        "field": "score", "type": "quantitative", "title": page.text("video_score"),
-        "scale": {"domain": [0, 1]}, "axis": {"format": "%"},
+def name_of(page: Page, moment: Moment) -> str:
+    """Return what was seen, in words."""
+    if moment.label:
+        return class_name(moment.label, page.language)
+    return page.text(f"short_{NOTE_TEXTS.get(moment.note, 'note_other')}")
+
+
+def span(moment: Moment) -> str:
+    """Return when it was seen: 0:06–0:09, or 0:13 within a second."""
+    start, end = clock(moment.start_s), clock(moment.end_s)
+    return start if start == end else f"{start}–{end}"
+
+
+def words_of(page: Page, moment: Moment) -> str:
+    """Return a moment as its button says it."""
+    words = f"{span(moment)} {name_of(page, moment)}"
+    if moment.kind == "alarm":
+        return words
+    return page.text("video_brief" if moment.is_brief else "video_not_sure", words=words)
+
+
+# --- going through it -------------------------------------------------------------------------------
+
+
+def times_ui(page: Page, looks: Sequence[Look], moments: Sequence[Moment]) -> None:
+    """Draw a button for each moment; a press shows it."""
+    st.html(f"<h2 class='times-title'>{page.text('video_times' if moments else 'video_no_times')}</h2>")
+    at = st.session_state.get("video_at")
+    for index, moment in enumerate(sorted(moments, key=lambda m: m.kind)[:BUTTONS_AT_MOST]):
+        best_s = looks[moment.best].time_s
+        with st.container(key=f"moment_{moment.kind}_{index}"):
+            st.button(
+                markdown_safe(words_of(page, moment)), key=f"at_{index}", width="stretch",
+                type="primary" if at is not None and moment.holds(at) else "secondary",
+                on_click=st.session_state.__setitem__, args=("video_at", best_s),
+            )  # fmt: skip
+
+
+def kind_at(time_s: float, moments: Sequence[Moment]) -> Kind:
+    """Return what a time of the film asks for."""
+    kinds = {moment.kind for moment in moments if moment.holds(time_s)}
+    return "alarm" if "alarm" in kinds else "unsure" if kinds else "none"
+
+
+def strip_ui(page: Page, photo: Photo, looks: Sequence[Look], moments: Sequence[Moment]) -> None:
+    """Draw the film as a strip, a stripe for each frame that was looked at; a press shows it."""
+    key = f"strip_{photo.digest}"
+
+    def chosen() -> None:
+        points = st.session_state[key].selection.get("at")
+        if points:
+            st.session_state["video_at"] = points[0]["time"]
+
+    st.vega_lite_chart(
+        strip(page, looks, moments), key=key, on_select=chosen, selection_mode="at", width="stretch",
+        alt=page.text("video_strip"),
+    )  # fmt: skip
+
+
+def strip(page: Page, looks: Sequence[Look], moments: Sequence[Moment]) -> dict[str, Any]:
+    """Return the chart: one stripe for each look, in the colour of its answer."""
+    step = looks[1].time_s - looks[0].time_s if len(looks) > 1 else 1.0
+    rows = [
+        {
+            "time": look.time_s, "end": look.time_s + step, "kind": (kind := kind_at(look.time_s, moments)),
+            "clock": clock(look.time_s), "words": page.text(KIND_TEXTS[kind]),
+        }
+        for look in looks
+    ]  # fmt: skip
+    tooltip = [
+        {"field": "clock", "title": page.text("video_time")},
+        {"field": "words", "title": page.text("video_answer")},
+    ]
+    axis = {"title": None, "grid": False, "tickMinStep": 1, "labelExpr": CLOCK}
+    return {
+        "data": {"values": rows}, "height": STRIP_HEIGHT + AXIS_HEIGHT,
+        "params": [{"name": "at", "select": {"type": "point", "fields": ["time"]}}],
+        "mark": {"type": "rect", "cursor": "pointer"},
+        "encoding": {
+            "x": {"field": "time", "type": "quantitative", "axis": axis,
+                  "scale": {"domain": [looks[0].time_s, looks[-1].time_s + step], "nice": False}},
+            "x2": {"field": "end"}, "y": {"value": 0}, "y2": {"value": STRIP_HEIGHT},
+            "color": {"field": "kind", "type": "nominal", "legend": None,
+                      "scale": {"domain": list(COLORS), "range": list(COLORS.values())}},
+            "opacity": {"value": 1},
+            "tooltip": tooltip,
+        },
     }  # fmt: skip
-    shade = {
-        "data": {"values": shaded},
-        "mark": {"type": "rect", "color": ORANGE, "opacity": 0.25},
-        "encoding": {"x": x, "x2": {"field": "end"}},
-    }
-    line = {"mark": {"type": "line", "point": True, "color": BLUE}, "encoding": {"x": x, "y": y}}
-    limit = {
-        "mark": {"type": "rule", "strokeDash": [6, 4], "color": "gray"},
-        "encoding": {"y": {"datum": threshold}},
-    }
-    return {"data": {"values": rows}, "height": 220, "layer": [shade, line, limit]}
 
 
-def strength(look: Look) -> float:
-    """Return the score of the likeliest weapon in a frame, 0 without one."""
-    return max((d.score for d in look.detections if d.dangerous), default=0.0)
+CLOCK = "floor(datum.value / 60) + ':' + format(floor(datum.value % 60), '02')"
 
 
-def seconds(page: Page, time_s: float) -> str:
-    """Return a time in tenths of a second, in this person's language."""
-    return page.text("seconds", time=page.decimal(time_s, 1))
-
-
-def frame_ui(page: Page, photo: Photo, looks: Sequence[Look], threshold: float) -> None:
-    """Draw one frame with its boxes: at first the one that looks most like a weapon."""
-    index = looks.index(max(looks, key=strength))
-    if len(looks) > 1:
-        index = st.select_slider(
-            page.text("video_frame"), range(len(looks)), index, key=f"video_frame_{photo.digest}",
-            format_func=lambda i: seconds(page, looks[i].time_s),
-        )  # fmt: skip
-    look = looks[index]
-    frames = read_frames(
-        photo.content,
-        frames_per_second=page.settings.video_frames_per_second,
-        max_seconds=page.settings.video_max_seconds,
-    )
-    image = next(frame.image for frame in frames if frame.time_s >= look.time_s)
-    frames.close()
-    shown = [d for d in look.detections if d.score >= threshold]
-    seen = names_of(page, shown) or page.text("confusion_nothing")
-    alt = page.text("video_alt", time=seconds(page, look.time_s), answer=seen)
-    drawn = drawing.draw_detections(image, shown, page.language)
-    st.image(imaging.encode_image(drawn), width="content", alt=alt)
-
-
-def clip_ui(page: Page, photo: Photo, looks: Sequence[Look], threshold: float) -> None:
-    """Draw the button that makes the clip, then the clip and its download."""
+def player_ui(page: Page, photo: Photo, looks: Sequence[Look], moments: Sequence[Moment]) -> None:
+    """Draw the film with its boxes from the chosen time on; a picture of that time until it is drawn."""
     clips: Recent[str, bytes] = st.session_state.setdefault("clips", Recent(1))
-    key = f"{photo.digest} {page.model_key} {threshold} {page.language} {len(looks)}"
-    if st.button(page.text("video_clip"), key="video_clip", icon=":material/movie:"):
-        clips[key] = make_clip(page, photo, looks, threshold)
-    if key in clips:
-        st.video(clips[key], alt=page.text("video_clip_alt"))
-        st.download_button(
-            page.text("video_clip_download"), clips[key], f"{PurePath(photo.name).stem}-boxes.mp4",
-            "video/mp4", icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
+    key = f"{photo.digest} {page.model_key} {page.language} {len(looks)}"
+    maker: Checks[bytes] = st.session_state.setdefault("clip_maker", Checks())
+
+    def part() -> None:
+        if key not in clips and (made := maker.take(key)) is not None:
+            clips[key] = made
+            st.rerun()
+        at = st.session_state.get("video_at", first_time(looks, moments))
+        with st.container(key="mat_film"):
+            if clips.get(key):
+                st.video(clips[key], start_time=int(at), alt=page.text("video_clip_alt"))
+            else:
+                still_ui(page, photo, looks, at)
+        if clips.get(key):
+            st.download_button(
+                page.text("video_clip_download"), clips[key], f"{PurePath(photo.name).stem}-boxes.mp4",
+                "video/mp4", key="clip_file", icon=":material/download:", on_click="ignore",
+            )  # fmt: skip
+        elif key not in clips:
+            maker.keep_only({key})
+            maker.start(key, lambda: make_clip(page, photo, looks))
+            st.html(f"<p class='progress' role='status'>{page.text('video_clip_making')}</p>")
+
+    st.fragment(part, run_every=None if key in clips else LOOK_EVERY_S)()
 
 
-def make_clip(page: Page, photo: Photo, looks: Sequence[Look], threshold: float) -> bytes:
-    """Return the video with the boxes of the last checked frame on every frame."""
+def first_time(looks: Sequence[Look], moments: Sequence[Moment]) -> float:
+    """Return what is shown at first: the strongest moment's best frame."""
+    best = min(moments, key=lambda moment: (moment.kind, moment.is_brief), default=None)
+    return looks[best.best if best else 0].time_s
+
+
+def still_ui(page: Page, photo: Photo, looks: Sequence[Look], at_s: float) -> None:
+    """Draw the frame of a time with its boxes."""
+    look = looks[max(0, bisect_right([look.time_s for look in looks], at_s + 1e-3) - 1)]
+
+    def make() -> imaging.Image:
+        frames = read_frames(
+            photo.content,
+            frames_per_second=page.settings.video_frames_per_second,
+            max_seconds=page.settings.video_max_seconds,
+        )
+        image = next(frame.image for frame in frames if frame.time_s >= look.time_s)
+        frames.close()
+        return image
+
+    image = PICTURES.get(memory.session_id(), f"{photo.digest} {look.time_s}", make)
+    shown = shown_at_first(page, look.result)
+    names = ", ".join(dict.fromkeys(class_name(d.label, page.language) for d in shown))
+    alt = page.text("video_alt", time=clock(look.time_s), answer=names or page.text("confusion_nothing"))
+    st.image(imaging.encode_image(marked(page, image, look.result, shown)), width="stretch", alt=alt)
+
+
+def make_clip(page: Page, photo: Photo, looks: Sequence[Look]) -> bytes:
+    """Return the video with boxes on every frame, b"" where that fails."""
     times = [look.time_s for look in looks]
-    duration = looks[-1].time_s or 1.0
-    progress = st.progress(0.0)
 
     def draw(frame: Frame) -> imaging.Image:
         look = looks[max(0, bisect_right(times, frame.time_s + 1e-3) - 1)]
-        shown = [d for d in look.detections if d.score >= threshold]
-        return drawing.draw_detections(frame.image, shown, page.language)
+        return marked(page, frame.image, look.result, shown_at_first(page, look.result))
 
-    def on_time(time_s: float) -> None:
-        words = page.text("video_clip_making", time=clock(time_s), duration=clock(duration))
-        progress.progress(min(1.0, time_s / duration), text=words)
-
-    clip = write_clip(photo.content, draw, on_time)
-    progress.empty()
-    return clip
+    with suppress(VideoError):
+        return write_clip(photo.content, draw)
+    return b""

@@ -34,15 +34,15 @@ from page import (
     many_photos,
     one_photo,
     pictures,
+    session,
     texts,
     verdict,
-    video,
 )
 from page.checks import AT_ONCE
 from page.one_photo import Choice
 from page.session import Failure, Page, Photo, Recent
 from photosets import samples as photographs
-from schemas import AlarmFigures, AlarmPoint, Box, ImageResult, ModelCard, ModelName
+from schemas import AlarmFigures, AlarmPoint, Box, Detection, ImageResult, ModelCard, ModelName
 from settings import WebSettings
 from tests.fake_api import CARD, FakeApi, detection
 
@@ -80,7 +80,7 @@ def start(api, monkeypatch):
 
 def upload(app: AppTest, *files: tuple[str, bytes], key: str = "uploads") -> AppTest:
     if key == "video":
-        tab(app, "Video").file_uploader(key=key).set_value((*files[0], "video/mp4"))
+        tab(app, "Video").file_uploader(key="video_0").set_value((*files[0], "video/mp4"))
         return app.run()
     app.file_uploader(key="uploads_0").set_value([(name, content, "image/jpeg") for name, content in files])
     return settled(app.run())
@@ -770,6 +770,16 @@ def test_names_from_outside_are_shown_as_they_are_wherever_markdown_is_drawn(api
     assert [piece for piece in words if NASTY in piece] == []
 
 
+def test_a_busy_api_is_asked_again_by_itself(api, start):
+    app = start()
+    api.fail_with("queue-full", 503)
+    upload(app, ("a.jpg", picture()))
+    assert band(app)[0] == "failed"
+    api.problem = None
+    app.session_state["busy_at"] -= session.BUSY_RETRY_S  # as if so much time had passed
+    assert band(settled(app.run()))[0] == "alarm"
+
+
 # --- video ------------------------------------------------------------------------------------------
 
 
@@ -785,20 +795,81 @@ def clip(seconds: float = 3, rate: int = 8) -> bytes:
     return output.getvalue()
 
 
-def test_a_video_raises_the_alarm_once_enough_frames_agree(api, start):
+def seen_at(api: FakeApi, times: dict[float, list[Detection]]) -> None:
+    """Have the API find other things in a video's frames: in each what stands at its time, else nothing."""
+    original = api.look
+
+    def look(name, content, threshold):
+        api.found = times.get(float(name.removesuffix(" s")), [])
+        return original(name, content, threshold)
+
+    api.look = look  # type: ignore[method-assign]
+
+
+PISTOL_THEN_KNIFE = {
+    1.0: [PISTOL],
+    1.5: [PISTOL, PHONE],
+    2.0: [PISTOL],
+    5.0: [detection("knife", 0.99, 5, 60, 30, 95)],
+}
+
+
+def test_a_video_names_each_object_at_its_own_time(api, start):
+    seen_at(api, PISTOL_THEN_KNIFE)
+    app = upload(start(), ("film.mp4", clip(6)), key="video")
+    assert band(app)[:2] == ("alarm", "POSSIBLE WEAPON: pistol 0:01–0:02")
+    assert "Not sure: knife 0:05." in band(app)[2]
+    buttons = [
+        button.label.replace("\\", "") for button in app.button if (button.key or "").startswith("at_")
+    ]
+    assert buttons == ["0:01–0:02 pistol", "0:05 knife, briefly: not sure"]
+    assert len(api.requests) == 12  # 6 s, 2 frames each
+
+
+def test_a_press_on_a_time_shows_the_frame_of_that_time(api, start):
+    seen_at(api, PISTOL_THEN_KNIFE)
+    app = with_player(upload(start(), ("film.mp4", clip(6)), key="video"))
+    assert app.get("video")[0].proto.start_time == 1  # where the alarm is
+    app.button(key="at_1").click().run()
+    assert app.get("video")[0].proto.start_time == 5
+
+
+@pytest.mark.parametrize(("seconds", "kind"), [(0.5, "alarm"), (3, "unsure")])
+def test_a_weapon_for_a_moment_is_never_nothing(api, start, seconds, kind):
+    """A film of one frame can raise the alarm; in a longer one a single frame is not sure."""
+    seen_at(api, {0.0: [PISTOL]})
+    app = upload(start(), ("film.mp4", clip(seconds)), key="video")
+    assert band(app)[0] == kind
+
+
+def test_a_film_in_the_dark_is_not_called_empty(api, start):
+    api.found, api.notes = [], ["too-dark"]
     app = upload(start(), ("film.mp4", clip()), key="video")
-    assert band(app)[:2] == ("alarm", "POSSIBLE WEAPON at 0:00–0:02: pistol")
-    assert len(api.requests) == 6  # 3 s, 2 frames each
-    app.number_input(key="video_window").set_value(20).run()
-    app.number_input(key="video_needed_20").set_value(7).run()
-    assert band(app)[0] == "unsure"
-    assert "suspected in 6 of 6 frames, but never in 7 among 20" in band(app)[2]
-    assert len(api.requests) == 6
+    assert band(app) == ("unsure", texts.text("en", "band_unsure"), "Could be: too dark to see 0:00–0:02.")
+
+
+def test_the_example_clip_is_one_press_away(api, start):
+    app = tab(start(), "Video")
+    app.button(key="video_try").click().run()
+    assert band(app)[0] == "alarm"
+    app.button(key="video_over").click().run()
+    assert not bands(app)
+    assert len(gallery.example_clip()) < 300_000
+
+
+def with_player(app: AppTest) -> AppTest:
+    """Run the page until the film with its boxes is drawn."""
+
+    def is_there() -> bool:
+        assert not app.run().exception
+        return bool(app.get("video"))
+
+    wait_until(is_there)
+    return app
 
 
 def test_the_clip_is_a_video_as_long_as_the_original(start):
-    app = upload(start(), ("film.mp4", clip()), key="video")
-    app.button(key="video_clip").click().run()
+    app = with_player(upload(start(), ("film.mp4", clip()), key="video"))
     said(app)
     (content,) = app.session_state["clips"].values()
     assert frames.duration_s(content) == pytest.approx(3, abs=0.2)
@@ -831,39 +902,8 @@ def test_an_interrupted_video_goes_on_where_it_stopped(api, start):
 )
 def test_a_video_that_cannot_be_used(start, content, sentence):
     app = upload(start(VIDEO_MAX_SECONDS="2"), ("film.mp4", content or clip()), key="video")
-    assert sentence in notices(app)[0]
-
-
-@pytest.mark.parametrize(
-    ("seen", "needed", "window", "alarms"),
-    [
-        ("100000", 2, 3, "000000"),  # one frame's mistake
-        ("101000", 2, 3, "001000"),
-        ("111111", 3, 3, "001111"),
-        ("110000", 2, 5, "011110"),
-        ("0100", 1, 1, "0100"),
-    ],
-)
-def test_n_of_m(seen, needed, window, alarms):
-    flags = frames.confirm([c == "1" for c in seen], needed=needed, window=window)
-    assert flags == [c == "1" for c in alarms]
-
-
-@pytest.mark.parametrize(
-    ("seen", "needed", "window", "spans"),
-    [
-        ("0011100000", 2, 3, [(2, 4)]),  # though the alarm lasts from 3 to 5
-        ("0101000000", 2, 3, [(1, 3)]),
-        ("1000000000", 2, 3, []),
-        ("1100001100", 2, 3, [(0, 1), (6, 7)]),
-        ("1100100000", 2, 4, [(0, 4)]),
-        ("1000100000", 1, 1, [(0, 0), (4, 4)]),
-    ],
-)
-def test_an_alarm_is_dated_by_the_frames_that_agreed(seen, needed, window, spans):
-    flags = [c == "1" for c in seen]
-    alarms = frames.confirm(flags, needed=needed, window=window)
-    assert video.spans(list(range(10)), flags, alarms, window) == spans
+    assert band(app)[0] == "failed"
+    assert sentence in band(app)[2]
 
 
 # --- model tab --------------------------------------------------------------------------------------
@@ -1034,6 +1074,7 @@ def test_the_page_uses_every_text_and_no_other():
     kinds |= {f"mark_{mark}" for mark in many_photos.MARKS} | {f"sure_{step}" for step in one_photo.STEPS}
     of_the_card = {f"{use}_{split}" for use in ("split", "data") for split in ("train", "val", "test")}
     of_the_card |= {"curve_recall_of_boxes", "curve_precision_of_boxes"}
+    kinds |= {f"short_{note}" for note in (*verdict.NOTE_TEXTS.values(), "note_other")}
     assert unused - kinds - of_the_card == set()
 
 
