@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -131,11 +132,19 @@ def register_starter(settings: DemoSettings) -> None:
 # --- running ----------------------------------------------------------------------------------------
 
 
-class _Recorder(Printer):  # type: ignore[misc]
-    """honcho's printer, which also keeps the last lines of each service."""
+ANSWERED = re.compile(r'"logger": "mlapi.request".*"status": 200')  # twice a second from each camera
 
-    def __init__(self) -> None:
+
+class _Recorder(Printer):  # type: ignore[misc]
+    """honcho's printer, which also keeps the last lines of each service.
+
+    Args:
+        with_cameras: print no line for each answered request, under which their alarms would be lost.
+    """
+
+    def __init__(self, *, with_cameras: bool = False) -> None:
         super().__init__(sys.stdout, colour=sys.stdout.isatty())
+        self._with_cameras = with_cameras
         self.last_lines: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=LAST_LINES))
         self.first_stopped: str | None = None
 
@@ -145,6 +154,8 @@ class _Recorder(Printer):  # type: ignore[misc]
             self.last_lines[message.name].append(text.rstrip())
         elif " stopped (rc=" in text and self.first_stopped is None:
             self.first_stopped = text.split()[0]
+        if self._with_cameras and message.name == "api" and ANSWERED.search(text):
+            return
         # A closed terminal must not stop the stopping, nor must a signal that comes in the middle of a line:
         # honcho's handler prints too, and Python refuses to enter a stream twice (RuntimeError).
         with contextlib.suppress(OSError, RuntimeError):
@@ -183,7 +194,7 @@ class _Services(Manager):  # type: ignore[misc]
 
 def run_services(settings: DemoSettings, procfile: Path = ROOT / "Procfile") -> int:
     """Run the services of procfile until a signal or until one service ends; return the exit code."""
-    printer = _Recorder()
+    printer = _Recorder(with_cameras=bool(settings.cameras))
     stopped = threading.Event()
     announcer = threading.Thread(target=announce, args=(settings, stopped), daemon=True)
     services = _Services(printer, announcer)

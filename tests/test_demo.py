@@ -220,6 +220,20 @@ def test_a_signal_in_the_middle_of_a_line_does_not_lose_the_demo():
     assert list(recorder.last_lines["api"]) == ["a photo"]
 
 
+@pytest.mark.parametrize("with_cameras", [False, True])
+def test_cameras_alarms_are_not_lost_among_answered_requests(with_cameras):
+    recorder = demo._Recorder(with_cameras=with_cameras)
+    recorder.output = io.StringIO()
+    line = '{{"level": "INFO", "logger": "mlapi.request", "route": "/predict", "status": {}}}\n'
+    for name, text in (("api", line.format(200)), ("api", line.format(503)), ("watch", "possible weapon\n")):
+        recorder.write(Message("line", text, datetime.now(UTC), name, None))
+    shown = recorder.output.getvalue()
+    assert ('"status": 200' in shown) is not with_cameras
+    assert '"status": 503' in shown
+    assert "possible weapon" in shown
+    assert len(recorder.last_lines["api"]) == 2, "if it dies, its last words are still known"
+
+
 def test_a_service_that_ignores_the_signal_is_killed(start):
     process = start("tracker: trap '' TERM INT; echo tracker-up; while true; do sleep 1; done\n")
     read_until(process, "tracker-up")
