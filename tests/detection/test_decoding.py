@@ -299,7 +299,7 @@ def test_the_answer_says_where_nothing_could_be_seen(content, notes):
 
 @pytest.mark.slow
 def test_three_hundred_requests_with_faults_among_them_leave_nothing(monkeypatch):
-    app, _ = serve_faulty(monkeypatch, api_workers=2, api_decode_seconds=1, api_deadline_seconds=120)
+    app, _ = serve_faulty(monkeypatch, api_workers=2, api_decode_seconds=8, api_deadline_seconds=120)
     contents = [
         PHOTO,
         b"crash",
