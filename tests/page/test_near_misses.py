@@ -118,8 +118,12 @@ def test_no_missed_weapon_is_shown_in_green_or_with_a_tick(served, open_browser,
         "return [...document.querySelectorAll('.st-key-grid [class*=st-key-thumb_]')]"
         ".map(each => [each.className, each.innerText])"
     )
-    thumbnails = visitor.wait(lambda: visitor.browser.execute_script(script))
-    assert len(thumbnails) == len(missed)
+
+    def all_drawn() -> Any:
+        found = visitor.browser.execute_script(script)
+        return found if len(found) == len(missed) else None
+
+    thumbnails = visitor.wait(all_drawn)
     for classes, words in thumbnails:
         assert classes.partition("st-key-thumb_")[2].partition("_")[0] in ("none", "unsure")
         assert any(answer in words for answer in ("nothing found", "not sure"))
