@@ -206,13 +206,13 @@ def test_the_pages_list_is_enough_for_a_photo_on_the_page(bare):
         "import sys, pathlib, streamlit.testing.v1 as testing\n"
         f"app = testing.AppTest.from_file({wanted.command[-1]!r}, default_timeout=600).run()\n"
         "photo = ('photo.jpg', pathlib.Path(sys.argv[1]).read_bytes(), 'image/jpeg')\n"
-        "app.file_uploader(key='uploads').set_value([photo])\n"
+        "app.file_uploader(key='uploads_0').set_value([photo])\n"
         "app.run()\n"
-        "print([each.value for each in app.exception] or app.error[0].value)\n"
+        "print([each.value for each in app.exception] or [each.proto.body for each in app.get('html')])\n"
     )
     with FakeApi([detection("pistol", 0.91, 10, 20, 50, 80)]) as api:
         said = bare.run("-c", show, str(PHOTO), API_URL=api.url)
-    assert "Possible weapon: pistol" in said
+    assert "POSSIBLE WEAPON: pistol" in said
     holds_only_what_is_locked(bare, wanted)
 
 
