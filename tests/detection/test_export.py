@@ -169,7 +169,6 @@ def test_probabilities_are_the_networks_own_and_sum_to_one(three):
     "config",
     [
         {"architecture": "fasterrcnn_resnet50_fpn_v2", "rpn_post_nms_top_n": 50},
-        {"architecture": "fasterrcnn_mobilenet_v3_large_fpn"},
         {"roi_sampling_ratio": 2, "fpn_min_stride": 4},
         {"antialias": False},
     ],
