@@ -75,7 +75,9 @@ def press_ctrl_c_at(step: int, monkeypatch) -> None:
         def press_ctrl_c(losses):
             if training.progress.step == step and not pressed:
                 pressed.append(step)
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(
+                    signal.SIGINT
+                )  # to this thread: a native one of another test may not survive it
             return after_step(losses)
 
         return real(training, batches, names=names, after_step=press_ctrl_c)
