@@ -75,9 +75,7 @@ def press_ctrl_c_at(step: int, monkeypatch) -> None:
         def press_ctrl_c(losses):
             if training.progress.step == step and not pressed:
                 pressed.append(step)
-                signal.raise_signal(
-                    signal.SIGINT
-                )  # to this thread: a native one of another test may not survive it
+                signal.raise_signal(signal.SIGINT)  # on this thread, not on a library's
             return after_step(losses)
 
         return real(training, batches, names=names, after_step=press_ctrl_c)
