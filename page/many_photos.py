@@ -52,8 +52,15 @@ def many_ui(page: Page, photos: Sequence[Photo], outcomes: Sequence[Outcome]) ->
                 data=lambda: zip_of(page, photos, outcomes, lambda result: Choice().of(page, result)),
                 file_name="weapon-detector.zip", mime="application/zip",
             )  # fmt: skip
+    grid_ui(page, in_order(page, photos, outcomes, wanted))
+
+
+def in_order(
+    page: Page, photos: Sequence[Photo], outcomes: Sequence[Outcome], wanted: Kind | None
+) -> list[Checked]:
+    """Return the photos of one answer, or of all, as the grid shows them."""
     checked = sorted(zip(photos, outcomes, strict=True), key=lambda pair: rank(page, pair[1]))
-    grid_ui(page, [pair for pair in checked if wanted in (None, kind_of(pair[1]))])
+    return [pair for pair in checked if wanted in (None, kind_of(pair[1]))]
 
 
 def rank(page: Page, outcome: Outcome) -> tuple[int, float]:
@@ -164,9 +171,8 @@ def pager_ui(page: Page, number: int, pages: int) -> None:
 
 def dialog_ui(page: Page, photos: Sequence[Photo], outcomes: Sequence[Outcome]) -> None:
     """Draw the photo that was picked, large, over the page."""
-    checked = sorted(zip(photos, outcomes, strict=True), key=lambda pair: rank(page, pair[1]))
     wanted = st.session_state.get("kinds")
-    checked = [pair for pair in checked if pair[1] is not None and wanted in (None, kind_of(pair[1]))]
+    checked = [pair for pair in in_order(page, photos, outcomes, wanted) if pair[1] is not None]
     if st.session_state.get("open") not in [photo.digest for photo, _ in checked]:
         return
     draw = st.dialog(page.text("dialog"), width="large", on_dismiss=close)(one_of_many_ui)
@@ -199,6 +205,11 @@ def one_of_many_ui(page: Page, checked: Sequence[Checked]) -> None:
     st.html(f"<p class='progress'><strong>{escape(photo.name)}</strong> · {place}</p>")
     if outcome is None:
         return
+    outcome_ui(page, photo, outcome)
+
+
+def outcome_ui(page: Page, photo: Photo, outcome: ImageResult | Failure) -> None:
+    """Draw the answer to one photo, whether it is the only one or one of many."""
     band_ui(band_of(page, outcome))
     if isinstance(outcome, Failure):
         retry_ui(page, photo, outcome)

@@ -10,10 +10,9 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from page.checks import Outcome, check, checks
 from page.gallery import chosen_examples, gallery_ui
-from page.many_photos import dialog_ui, many_ui, retry_ui
-from page.one_photo import photo_ui
+from page.many_photos import dialog_ui, many_ui, outcome_ui
 from page.session import Failure, Page, Photo
-from page.verdict import KINDS, Band, band_of, band_ui, kind_of, title_ui
+from page.verdict import KINDS, Band, band_ui, kind_of, title_ui
 
 LOOK_EVERY_S, LOOK_AT_MANY_EVERY_S = 0.5, 1.0  # whether an answer has come; many take longer to draw
 FIRST_WAIT_S = 0.4  # most single photos are answered by then: nothing flickers
@@ -68,12 +67,8 @@ def one_ui(page: Page, photo: Photo, outcome: Outcome) -> None:
     """Draw the answer to the only photo."""
     if outcome is None:
         band_ui(Band("waiting", page.text("checking"), photo.name))
-        return
-    band_ui(band_of(page, outcome))
-    if isinstance(outcome, Failure):
-        retry_ui(page, photo, outcome)
     else:
-        photo_ui(page, photo, outcome)
+        outcome_ui(page, photo, outcome)
 
 
 # --- putting photos in ------------------------------------------------------------------------------
