@@ -21,7 +21,7 @@ from pydantic_settings import (
 )
 
 from arguments import parse_arguments, refuse
-from commands_data import CLASSES, DATA, NEGATIVE_VAL_FRACTION, NEGATIVES, VAL_FRACTION
+from commands_data import CLASSES, DATA, NEGATIVE_VAL_FRACTION, NEGATIVES, VAL_FRACTION, HeldOut
 from schemas import Tiles
 from settings import Device
 
@@ -65,7 +65,7 @@ class ImportCommand(BaseModel):
     if_none: CliImplicitFlag[bool] = Field(False, description="only if there is no version at all yet")
 
 
-class ExportCommand(BaseModel):
+class ExportCommand(HeldOut):
     """Write a version's model folder; with --format, export a model folder for another runtime."""
 
     folder: CliPositionalArg[Path] = Field(description="new or empty; with --format, a model folder")
@@ -79,10 +79,6 @@ class ExportCommand(BaseModel):
         [],
         description="roots it was trained on: train calibrates int8, on val it is compared with PyTorch",
     )
-    classes: str = Field("", description=CLASSES)
-    negatives: CliImplicitFlag[bool] = Field(False, description=NEGATIVES)
-    val_fraction: float = Field(0.12, gt=0, lt=0.5, description=VAL_FRACTION)
-    negative_val_fraction: float | None = Field(None, gt=0, lt=1, description=NEGATIVE_VAL_FRACTION)
 
     @model_validator(mode="after")
     def _data_for_a_format(self) -> Self:

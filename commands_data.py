@@ -30,16 +30,26 @@ VAL_FRACTION = "share of train held out, by recording; a root with a validation 
 NEGATIVE_VAL_FRACTION = "share of the recordings without a weapon held out; unset = as the others"
 
 
-class CheckCommand(BaseModel):
+class Read(BaseModel):
+    """How annotations are read."""
+
+    classes: str = Field("", description=CLASSES)
+    negatives: CliImplicitFlag[bool] = Field(False, description=NEGATIVES)
+
+
+class HeldOut(Read):
+    """How they are read, and what of train validates."""
+
+    val_fraction: float = Field(0.12, gt=0, lt=0.5, description=VAL_FRACTION)
+    negative_val_fraction: float | None = Field(None, gt=0, lt=1, description=NEGATIVE_VAL_FRACTION)
+
+
+class CheckCommand(HeldOut):
     """Look for all that would spoil training or its numbers; exit status 1 on errors."""
 
     data: CliPositionalArg[list[Path]] = Field(description=DATA)
-    classes: str = Field("", description=CLASSES)
-    negatives: CliImplicitFlag[bool] = Field(False, description=NEGATIVES)
     near: int = Field(40, ge=0, le=64, description="bits of 256 in which near duplicates differ at most")
     show: int = Field(5, ge=0, description="findings of a kind to list; 0: all")
-    val_fraction: float = Field(0.12, gt=0, lt=0.5, description=VAL_FRACTION)
-    negative_val_fraction: float | None = Field(None, gt=0, lt=1, description=NEGATIVE_VAL_FRACTION)
 
 
 class DownloadCommand(BaseModel):
@@ -50,13 +60,11 @@ class DownloadCommand(BaseModel):
     name: str = Field("Sohas_weapon-Detection", description="folder to fetch from it")
 
 
-class StatsCommand(BaseModel):
+class StatsCommand(Read):
     """Plot classes, sizes and places of the boxes."""
 
     data: CliPositionalArg[list[Path]] = Field(description=DATA)
     output: Path = Field(Path("data-stats"), description="folder for stats.png and stats.json")
-    classes: str = Field("", description=CLASSES)
-    negatives: CliImplicitFlag[bool] = Field(False, description=NEGATIVES)
 
 
 class SynthCommand(BaseModel):
@@ -78,15 +86,13 @@ class PackCommand(BaseModel):
     part_mb: float = Field(47.0, gt=0, description="millions of bytes in a part at most")
 
 
-class ConvertCommand(BaseModel):
+class ConvertCommand(Read):
     """Write data in another layout; what cannot be used is said and left out."""
 
     folders: CliPositionalArg[list[Path]] = Field(
         min_length=2, description=f"{DATA}; the last one is the folder to write: new or empty"
     )
     to: Literal["voc", "coco", "yolo"] = Field(description="the layout to write")
-    classes: str = Field("", description=CLASSES)
-    negatives: CliImplicitFlag[bool] = Field(False, description=NEGATIVES)
 
 
 class DatasetCommand(BaseSettings):
