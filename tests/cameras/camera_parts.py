@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from conftest import free_port, running
 
+from cameras import alerts as telling
 from cameras.config import Camera, one_camera
-from cameras.events import Event
+from cameras.events import Event, EventStore
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's gi is of Debian's Python
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,28 @@ def an_event(event_id: str = "a", *, at: datetime = NOON, picture: bytes = b"jpe
         "alarm_point": 0.6, "unsure_point": 0.4, "width": 64, "height": 96, "picture": picture,
     }  # fmt: skip
     return Event(id=event_id, **{**values, **fields})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[EventStore]:
+    """Events of one test."""
+    made = EventStore(str(tmp_path / "events.db"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def quick_alerts(monkeypatch):
+    """Alerts that failed are tried again at once; for each file of tests that imports it."""
+    monkeypatch.setattr(telling, "FIRST_WAIT_S", 0.05)
+    monkeypatch.setattr(telling, "LONGEST_WAIT_S", 0.2)
+    monkeypatch.setattr(telling, "LOOK_EVERY_S", 0.05)
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """Two seconds that get lighter."""
+    return write_clip(tmp_path / "clip.mp4", range(20, 220, 10))
 
 
 @functools.cache

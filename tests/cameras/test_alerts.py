@@ -13,15 +13,13 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import pytest
-from camera_parts import NOON, ROOT, an_event, camera, write_clip
+from camera_parts import NOON, ROOT, an_event, camera, quick_alerts, store, write_clip
 from conftest import free_port, running, stop, wait_until
 from mqtt_broker import Broker
 
-from cameras import alerts as telling
 from cameras import mqtt
 from cameras.alerts import AlertError, AppriseService, Courier, Webhook, alerts_of, apprise_services
 from cameras.events import Alert, EventsError, EventStore
@@ -30,6 +28,8 @@ from cameras.mqtt import Mqtt, discovery, slug
 from client import Client
 from detection import imaging
 from tests.fake_api import CARD, FakeApi, detection
+
+__all__ = ["quick_alerts", "store"]  # fixtures
 
 
 class Receiver:
@@ -79,20 +79,6 @@ def receiver() -> Iterator[Receiver]:
     made = Receiver()
     yield made
     made.close()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[EventStore]:
-    made = EventStore(str(tmp_path / "events.db"))
-    yield made
-    made.close()
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(telling, "FIRST_WAIT_S", 0.05)
-    monkeypatch.setattr(telling, "LONGEST_WAIT_S", 0.2)
-    monkeypatch.setattr(telling, "LOOK_EVERY_S", 0.05)
 
 
 def an_alert(event_id: str = "a", destination: str = "webhook", at: datetime | None = None, **body) -> Alert:

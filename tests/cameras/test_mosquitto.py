@@ -17,17 +17,18 @@ from pathlib import Path
 
 import paho.mqtt.client as paho
 import pytest
-from camera_parts import ROOT, an_event, camera, write_clip
+from camera_parts import ROOT, an_event, camera, quick_alerts, store, write_clip
 from conftest import free_port, running, wait_until
 from paho.mqtt.enums import CallbackAPIVersion
 
-from cameras import alerts as telling
 from cameras import mqtt
 from cameras.alerts import Courier
 from cameras.events import Alert, EventStore
 from cameras.mqtt import Mqtt
 from detection import imaging
 from tests.fake_api import FakeApi, detection
+
+__all__ = ["quick_alerts", "store"]  # fixtures
 
 PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
 MOSQUITTO, PASSWD = shutil.which("mosquitto", path=PATH), shutil.which("mosquitto_passwd", path=PATH)
@@ -99,20 +100,6 @@ def mosquitto(tmp_path: Path) -> Mosquitto:
     folder = tmp_path / "broker"
     folder.mkdir()
     return Mosquitto(folder)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[EventStore]:
-    made = EventStore(str(tmp_path / "events.db"))
-    yield made
-    made.close()
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(telling, "FIRST_WAIT_S", 0.05)
-    monkeypatch.setattr(telling, "LONGEST_WAIT_S", 0.2)
-    monkeypatch.setattr(telling, "LOOK_EVERY_S", 0.05)
 
 
 def put(store: EventStore, event_id: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
-from camera_parts import ROOT, RtspServer, rtsp, write_clip, write_video  # noqa: F401 - rtsp is a fixture
+from camera_parts import ROOT, RtspServer, clip, rtsp, write_clip, write_video
 from conftest import LONGEST_S, answers, free_port, running, stop, wait_until
 
 from cameras.events import EventStore
@@ -25,6 +25,8 @@ from photosets.classes import class_rule
 from photosets.voc import VocFile
 from tests.fake_api import CARD, FakeApi, detection
 
+__all__ = ["clip", "rtsp"]  # fixtures
+
 PISTOL = detection("pistol", 0.91, 20, 25, 60, 75)
 
 
@@ -32,11 +34,6 @@ PISTOL = detection("pistol", 0.91, 20, 25, 60, 75)
 def api() -> Iterator[FakeApi]:
     with FakeApi([PISTOL], card=CARD) as up:
         yield up
-
-
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    return write_clip(tmp_path / "clip.mp4", range(20, 220, 10))
 
 
 def cameras_file(tmp_path: Path, **addresses: object) -> Path:
@@ -174,7 +171,7 @@ def test_what_cannot_be_done_is_a_sentence(api, words, sentence):
     assert sentence in ran(*words, status=2, API_URL=api.url, **settings)
 
 
-def test_an_rtsp_camera_raises_an_alarm_while_another_is_killed(api, rtsp: RtspServer, tmp_path):  # noqa: F811
+def test_an_rtsp_camera_raises_an_alarm_while_another_is_killed(api, rtsp: RtspServer, tmp_path):
     events = tmp_path / "events.db"
     path = cameras_file(tmp_path, till=rtsp.url, door=f"rtsp://127.0.0.1:{free_port()}/clip")
     store = EventStore(str(events))

@@ -7,12 +7,11 @@ import logging
 import threading
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 
 import numpy as np
 import pytest
 import sqlalchemy
-from camera_parts import camera, write_clip
+from camera_parts import camera, clip, store, write_clip
 from conftest import free_port, wait_until
 from PIL import Image
 from skimage import data
@@ -26,6 +25,8 @@ from client import Client
 from detection import imaging
 from schemas import ModelCard, Problem
 from tests.fake_api import CARD, OPERATING_POINT, FakeApi, detection
+
+__all__ = ["clip", "store"]  # fixtures
 
 # Points: alarm from 0.6, unsure from 0.3.
 POINTS: ModelCard = CARD.model_copy(
@@ -45,21 +46,9 @@ def api() -> Iterator[FakeApi]:
         yield running
 
 
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    return write_clip(tmp_path / "clip.mp4", range(20, 220, 10))
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(watching, "ASK_AGAIN_MOST_S", 0.5)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[EventStore]:
-    made = EventStore(str(tmp_path / "events.db"))
-    yield made
-    made.close()
 
 
 def a_client(api: FakeApi) -> Client:
