@@ -194,7 +194,7 @@ def test_a_looped_clip_becomes_one_event_with_its_model_points_and_picture(api, 
     assert imaging.decode_image(store.picture(kept.id)).shape == (120, 160, 3)
     lines = [record.message for record in caplog.records if "possible weapon" in record.message]
     assert lines == [
-        "camera till: possible weapon, a person must confirm: pistol, score 0.91, seen in 3 frames"
+        "camera till: possible weapon, a person must confirm: pistol, strong, score 0.91, seen in 3 frames"
     ]
 
 
