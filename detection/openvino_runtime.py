@@ -19,6 +19,10 @@ import openvino as ov  # noqa: E402
 
 Floats = NDArray[np.float32]
 SUFFIX = ".xml"  # of a graph's file; its weights lie beside it, in .bin
+# One for the process, never let go: where a processor has AMX, a core moves the signal stack of the thread
+# that first compiles with it, and back when it ends. Cores that end in another order than they began leave a
+# stack that is gone, and the next signal ends the process.
+CORE = ov.Core()
 
 
 def read_graphs(files: Mapping[str, Path]) -> dict[str, ov.Model]:
@@ -27,11 +31,10 @@ def read_graphs(files: Mapping[str, Path]) -> dict[str, ov.Model]:
     Raises:
         DetectorError: OpenVINO cannot read a file.
     """
-    core = ov.Core()
     graphs = {}
     for part, path in files.items():
         try:
-            graphs[part] = core.read_model(path)
+            graphs[part] = CORE.read_model(path)
         except RuntimeError as error:
             raise DetectorError(
                 f"OpenVINO {ov.__version__} cannot read {path}: {first_line(error)}"
@@ -55,12 +58,11 @@ class OpenVinoGraphs:
     """
 
     def __init__(self, graphs: Mapping[str, ov.Model], *, precision: Precision, threads: int = 0) -> None:
-        core = ov.Core()
         options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
         if precision == "int8":
             options["INFERENCE_PRECISION_HINT"] = "f32"
         try:
-            compiled = {part: core.compile_model(graph, "CPU", options) for part, graph in graphs.items()}
+            compiled = {part: CORE.compile_model(graph, "CPU", options) for part, graph in graphs.items()}
         except RuntimeError as error:
             raise DetectorError(
                 f"OpenVINO {ov.__version__} cannot compile the export: {first_line(error)}"
