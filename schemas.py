@@ -42,6 +42,9 @@ class NetworkConfig(_Frozen):
     box_nms_thresh: Fraction = Field(
         0.5, description="IoU above which the lower of two boxes of a class goes"
     )
+    box_voting_iou: Fraction | None = Field(
+        None, description="IoU from which boxes that went move the one that stayed; null for none"
+    )
     roi_sampling_ratio: int = Field(2, ge=1, description="RoIAlign sampling points per bin side")
     fpn_channels: int = Field(256, ge=16, description="width of the feature pyramid (light network only)")
     box_head_width: int = Field(1024, ge=16, description="width of the box head (light network only)")

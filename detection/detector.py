@@ -33,6 +33,7 @@ from detection.card import DetectorError, read_card, write_card
 from detection.detections import BACKGROUND, CLASS_NAMES, WEAPONS, Detections
 from detection.files import write_atomically
 from detection.second_look import CropClassifier, look_twice
+from detection.selection import settle
 from detection.weights import load_state_dict, load_weights
 from schemas import CARD_FILE, WEIGHTS_FILE, ModelCard, RuntimeInfo
 
@@ -262,7 +263,9 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
             boxes, torch.split(F.softmax(logits, -1), counts), images.image_sizes, pixels, strict=True
         ):
             inside = box_ops.clip_boxes_to_image(decoded, size)
-            kept, *rest = select_boxes(inside, softmax, heads, nms_iou, max_detections)
+            kept, *rest = select_boxes(
+                inside, softmax, heads, nms_iou, max_detections, self.card.network.box_voting_iou
+            )
             found.append(self._look_twice(image, resize_boxes(kept, size, image.shape[-2:]), *rest))
         return found
 
@@ -310,8 +313,9 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
 
 
 def select_boxes(
-    boxes: Tensor, softmax: Tensor, heads: RoIHeads, nms_iou: float | None, max_detections: int | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    boxes: Tensor, softmax: Tensor, heads: RoIHeads, nms_iou: float | None, max_detections: int | None,
+    voting_iou: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Turn the head's output for one image into detections, best first.
 
     Source:
@@ -323,6 +327,7 @@ def select_boxes(
         heads: where the score threshold and the defaults of the next two come from.
         nms_iou: see Detector.detect.
         max_detections: likewise.
+        voting_iou: see selection.settle.
 
     Returns:
         boxes (N, 4), scores (N,), labels (N,), softmax (N, C).
@@ -335,7 +340,9 @@ def select_boxes(
     overlap = heads.nms_thresh if nms_iou is None else nms_iou
     limit = heads.detections_per_img if max_detections is None else max_detections
     keep = box_ops.batched_nms(candidates, scores, label, overlap)[:limit]
-    return candidates[keep], scores[keep], label[keep], softmax[proposal[keep]]
+    every = (some.numpy(force=True) for some in (keep, candidates, scores, label))
+    stayed = torch.from_numpy(settle(*every, nms_iou=overlap, voting_iou=voting_iou)).to(candidates.device)
+    return stayed, scores[keep], label[keep], softmax[proposal[keep]]
 
 
 def load_folder(

@@ -105,6 +105,7 @@ class ExportedDetector:
             box_weights=geometry.box_weights,
             score_threshold=network.box_score_thresh,
             nms_iou=network.box_nms_thresh if nms_iou is None else nms_iou,
+            voting_iou=network.box_voting_iou,
             most=network.box_detections_per_img if max_detections is None else max_detections,
         )  # fmt: skip
         ratios = np.array([image.shape[1] / size_hw[1], image.shape[0] / size_hw[0]], np.float32)

@@ -79,6 +79,32 @@ def suppress(boxes: Floats, scores: Floats, groups: Ints, iou: float, limit: int
     return kept[:limit]
 
 
+def settle(
+    kept: Ints, boxes: Floats, scores: Floats, labels: Ints, *, nms_iou: float, voting_iou: float | None
+) -> Floats:
+    """Return the boxes that stay, (K, 4), each moved to the mean of those of its class that lie on it.
+
+    Source:
+        Gidaris and Komodakis, Object detection via a multi-region and semantic segmentation-aware CNN model,
+        ICCV 2015, section 5: boxes vote, weighted by their scores.
+
+    Args:
+        kept: (K,) which of the candidates stay after suppression.
+        boxes: (N, 4) of all candidates.
+        scores: (N,), above 0.
+        labels: (N,).
+        nms_iou: of the suppression; where it took none of those that would vote, nothing moves.
+        voting_iou: overlap with the kept one from which a candidate has a voice; None for no vote.
+    """
+    if voting_iou is None or nms_iou >= voting_iou:
+        return boxes[kept]
+    heard = (_overlaps(boxes[kept], boxes) >= voting_iou) & (labels[kept][:, None] == labels)
+    heard[np.arange(len(kept)), kept] = True  # a box always hears itself
+    weights = heard * scores
+    moved: Floats = (weights @ boxes / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return moved
+
+
 def _overlaps(a: Floats, b: Floats) -> Floats:
     """Return the (N, M) intersection over union; single precision and few passes, for thousands of boxes."""
     width = np.minimum(a[:, None, 2], b[None, :, 2]) - np.maximum(a[:, None, 0], b[None, :, 0])
@@ -230,7 +256,7 @@ def softmax(logits: Floats) -> Floats:
 
 def select(
     shares: Floats, deltas: Floats, proposals: Floats, size_hw: tuple[int, int], *,
-    box_weights: Sequence[float], score_threshold: float, nms_iou: float, most: int,
+    box_weights: Sequence[float], score_threshold: float, nms_iou: float, voting_iou: float | None, most: int,
 ) -> tuple[Floats, Floats, Ints, Ints]:  # fmt: skip
     """Turn what the box head says of proposals into detections, best first.
 
@@ -242,6 +268,7 @@ def select(
         box_weights: of deltas.
         score_threshold: lower ones are none.
         nms_iou: overlap above which the lower of two boxes of a class goes.
+        voting_iou: see settle.
         most: how many to keep.
 
     Returns:
@@ -255,4 +282,5 @@ def select(
     boxes, proposal, label = boxes[large], proposal[large], label[large]
     scores = shares[proposal, label]
     kept = suppress(boxes, scores, label, nms_iou, most)
-    return boxes[kept], scores[kept], label[kept], proposal[kept]
+    stayed = settle(kept, boxes, scores, label, nms_iou=nms_iou, voting_iou=voting_iou)
+    return stayed, scores[kept], label[kept], proposal[kept]

@@ -282,3 +282,22 @@ def test_a_picture_is_prepared_as_the_network_does_it(size_hw, antialias):
     assert filled == tuple(expected.image_sizes[0])
     rounding = 1.6 / 255 / min(config.image_std)  # Pillow rounds after each direction
     np.testing.assert_allclose(batch, expected.tensors, atol=rounding if antialias else 1e-4)
+
+
+def settled(voting_iou: float | None, nms_iou: float = 0.5) -> list[list[float]]:
+    boxes = np.array(
+        [[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 8.5], [0, 0, 10, 6], [50, 50, 60, 60]], np.float32
+    )
+    scores, labels = np.array([0.9, 0.3, 0.8, 0.7, 0.6], np.float32), np.array([1, 1, 2, 1, 1])
+    moved = selection.settle(np.array([0, 4]), boxes, scores, labels, nms_iou=nms_iou, voting_iou=voting_iou)
+    return [[round(float(side), 4) for side in box] for box in moved]
+
+
+def test_a_box_moves_to_the_mean_of_those_of_its_class_on_it_by_score():
+    # 10 with 0.9 and 9 with 0.3; the third is another class, the fourth overlaps by 0.6 only
+    assert settled(0.8) == [[0, 0, 10, 9.75], [50, 50, 60, 60]]
+
+
+@pytest.mark.parametrize(("voting_iou", "nms_iou"), [(None, 0.5), (0.8, 1.0), (0.8, 0.8)])
+def test_no_box_moves_without_a_vote_or_where_none_was_taken_away(voting_iou, nms_iou):
+    assert settled(voting_iou, nms_iou) == [[0, 0, 10, 10], [50, 50, 60, 60]]
