@@ -108,7 +108,7 @@ $(BIN)/python:
 	@sh deploy/make-venv.sh "$(VENV)" $(PYTHON)
 
 # A stamp file says that these very requirements are installed; pip runs again only when they change.
-$(RUN_DONE): requirements.txt requirements/web.txt requirements/watch.txt requirements/train.txt requirements/api.txt requirements/detecto.txt $(LOCK) | $(BIN)/python
+$(RUN_DONE): requirements.txt requirements/web.txt requirements/watch.txt requirements/train.txt requirements/api-torch.txt requirements/api.txt requirements/detecto.txt $(LOCK) | $(BIN)/python
 	@echo "Installing what the project runs on (PyTorch is large; only the first time)"
 	@$(PIP_INSTALL) -r requirements.txt $(PINNED) || $(PIP_FAILED)
 	@$(PIP_INSTALL) -q --no-deps -r requirements/detecto.txt || $(PIP_FAILED)

@@ -78,7 +78,7 @@ def find_card() -> tuple[str, int]:
 
 def least_versions() -> dict[str, str]:
     """Return the oldest torch and torchvision that the requirement lists allow."""
-    listed = (Path(__file__).parents[1] / "requirements" / "api.txt").read_text()
+    listed = (Path(__file__).parents[1] / "requirements" / "api-torch.txt").read_text()
     return dict(re.findall(r"^(torch|torchvision)>=([\d.]+)", listed, flags=re.MULTILINE))
 
 

@@ -20,6 +20,7 @@ PYTHON = (3, 11)  # the images', and the oldest supported: a newer one is offere
 LOCKS = {
     "requirements/everything.lock": "requirements/dev.txt",
     "requirements/api.lock": "requirements/api.txt",
+    "requirements/api-torch.lock": "requirements/api-torch.txt",
     "requirements/train.lock": "requirements/train.txt",
     "requirements/web.lock": "requirements/web.txt",
     "requirements/watch.lock": "requirements/watch.txt",

@@ -55,12 +55,17 @@ class OpenVinoGraphs:
         precision: int8 leaves what is not quantised in float32; float computes in bfloat16 where the
             processor multiplies it.
         threads: processor threads; 0 for all.
+        has_int8: whether the processor multiplies int8. On others sums of products would overflow, so that
+            what is quantised is computed in float32 there.
     """
 
-    def __init__(self, graphs: Mapping[str, ov.Model], *, precision: Precision, threads: int = 0) -> None:
+    def __init__(
+        self, graphs: Mapping[str, ov.Model], *, precision: Precision, threads: int = 0, has_int8: bool = True
+    ) -> None:
         options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
         if precision == "int8":
             options["INFERENCE_PRECISION_HINT"] = "f32"
+            options["LP_TRANSFORMS_MODE"] = has_int8
         try:
             compiled = {part: CORE.compile_model(graph, "CPU", options) for part, graph in graphs.items()}
         except RuntimeError as error:

@@ -5,6 +5,7 @@ Imports neither PyTorch nor another runtime before one is chosen.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import sys
@@ -22,6 +23,21 @@ NAMES = {"torch": "PyTorch", "openvino": "OpenVINO", "onnx": "ONNX Runtime"}
 PACKAGES = {"torch": ("torch", "torchvision", "detecto"), "openvino": ("openvino",), "onnx": ("onnxruntime",)}
 SUFFIXES = {"openvino": ".xml", "onnx": ".onnx"}
 Wanted = Literal["auto", "torch", "openvino", "onnx"]
+
+
+class NothingRuns(DetectorError):
+    """Nothing on this machine can run a model.
+
+    Attributes:
+        why: what was tried, and why it cannot.
+    """
+
+    def __init__(self, folder: Path, why: str) -> None:
+        super().__init__(
+            f"{why}. Where PyTorch is installed, make an export: python registry.py export {folder} "
+            "--format openvino --data FOLDER_OF_PHOTOS; or serve this model with PyTorch"
+        )
+        self.why = why
 
 
 def installed(runtime: str) -> bool:
@@ -75,8 +91,10 @@ def check_export(
             )
 
 
-def load_export(folder: Path, card: ModelCard, export: Export, *, threads: int = 0) -> ExportedDetector:
-    """Load one export of a model folder, which check_export has seen.
+def load_export(
+    folder: Path, card: ModelCard, export: Export, *, threads: int = 0, has_int8: bool = True
+) -> ExportedDetector:
+    """Load one export of a model folder, which check_export has seen; without has_int8 it computes in float.
 
     Raises:
         DetectorError: its runtime cannot read or compile it.
@@ -87,7 +105,8 @@ def load_export(folder: Path, card: ModelCard, export: Export, *, threads: int =
     if export.runtime == "openvino":
         from detection.openvino_runtime import OpenVinoGraphs, read_graphs
 
-        graphs = OpenVinoGraphs(read_graphs(files), precision=export.precision, threads=threads)
+        parts, precision = read_graphs(files), export.precision
+        graphs = OpenVinoGraphs(parts, precision=precision, threads=threads, has_int8=has_int8)
     else:
         from detection.onnx_runtime import OnnxGraphs
 
@@ -114,29 +133,22 @@ def load(
         has_int8: whether the processor multiplies int8.
 
     Raises:
-        DetectorError: nothing here can run this model; the message says what was tried and what to do.
+        NothingRuns: nothing here can run this model; the message says what was tried and what to do.
+        DetectorError: it is no model folder.
     """
     card, notes = read_card(folder), list[str]()
     for export in _in_order(card, runtime, device):
         try:
             if export is None:
                 return _with_torch(folder, device, threads, notes)
-            check_export(folder, card, export, has_int8=has_int8)
-            detector = load_export(folder, card, export, threads=threads)
+            return _with_export(folder, card, export, threads, notes, has_int8)
         except DetectorError as error:
             notes.append(str(error))
-            continue
-        detector.run_by = RuntimeInfo(name=export.runtime, precision=export.precision, notes=notes)
-        return detector
-    raise DetectorError(f"{'; '.join(notes)}. {how_to_export(folder)}")
-
-
-def how_to_export(folder: Path) -> str:
-    """Return what to do about a model that has no fitting export."""
-    return (
-        f"Where PyTorch is installed, make an export: python registry.py export {folder} --format openvino "
-        "--data FOLDER_OF_PHOTOS; or serve this model with PyTorch"
-    )
+    for export in _in_order(card, runtime, device):
+        if export is not None and (export.runtime, export.precision) == ("openvino", "int8"):
+            with contextlib.suppress(DetectorError):  # said above
+                return _in_float(folder, card, export, threads, notes)
+    raise NothingRuns(folder, "; ".join(notes))
 
 
 def _in_order(card: ModelCard, runtime: Wanted, device: str) -> list[Export | None]:
@@ -152,6 +164,29 @@ def _in_order(card: ModelCard, runtime: Wanted, device: str) -> list[Export | No
         return [*(export for export in ranked if export.runtime == runtime), None]
     faster = [export for export in ranked if _share_of_torchs_time(export) < 1]
     return [*faster, None, *(export for export in ranked if export not in faster)]
+
+
+def _with_export(
+    folder: Path,
+    card: ModelCard,
+    export: Export,
+    threads: int,
+    notes: list[str],
+    has_int8: Callable[[], bool],
+) -> AnyDetector:
+    check_export(folder, card, export, has_int8=has_int8)
+    detector = load_export(folder, card, export, threads=threads)
+    detector.run_by = RuntimeInfo(name=export.runtime, precision=export.precision, notes=notes)
+    return detector
+
+
+def _in_float(folder: Path, card: ModelCard, export: Export, threads: int, notes: list[str]) -> AnyDetector:
+    """Load an int8 export where nothing else serves and the processor does not multiply int8."""
+    check_export(folder, card, export, has_int8=lambda: True)
+    detector = load_export(folder, card, export, threads=threads, has_int8=False)
+    told = [*notes, f"{called(export)} is computed in float, which takes longer, since nothing else serves"]
+    detector.run_by = RuntimeInfo(name=export.runtime, precision=export.precision, notes=told)
+    return detector
 
 
 def _share_of_torchs_time(export: Export) -> float:

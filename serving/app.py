@@ -91,7 +91,10 @@ def default_loader(settings: ApiSettings) -> LoadDetector:
         if runtimes.torch_installed():
             device = str(choose_device(settings.api_device))
         elif settings.api_device == "cuda":
-            raise NoSuchDevice("a graphics card needs PyTorch, which is not installed here: choose cpu")
+            raise NoSuchDevice(
+                "a graphics card needs PyTorch, which is not installed here: choose cpu, or in containers "
+                "the image api-torch"
+            )
     return partial(runtimes.load, runtime=settings.api_runtime, device=device, threads=granted_cores())
 
 

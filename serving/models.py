@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from detection.detections import WEAPONS
 from detection.runtime import AnyDetector, warm_up
+from detection.runtimes import NothingRuns
 from schemas import ListedVersion, ModelName
 from serving.queue import Ran, ServingError
 from tracking.tracker import shown
@@ -140,11 +141,18 @@ class RegistrySource:
         return self._find_version(self._name, self._version, self._alias).version
 
     def load(self, identity: str) -> ServedModel:
-        """Download that version into a temporary folder and load it."""
+        """Download that version into a temporary folder and load it.
+
+        Raises:
+            ServingError: nothing here can run it; the message says how to make an export of it.
+        """
         found = self._find_version(self._name, identity, None)
         with tempfile.TemporaryDirectory(prefix="model-") as folder:
             downloaded = self._download_version(found, Path(folder))
-            detector = self._load_detector(downloaded)
+            try:
+                detector = self._load_detector(downloaded)
+            except NothingRuns as error:
+                raise ServingError(f"{error.why}. {how_to_export(found.version)}") from error
             self._keep(downloaded, found.version)
         name = ModelName(name=self._name, version=found.version, alias=self._alias)
         source = f"models:/{self._name}" + (f"@{self._alias}" if self._alias else f"/{found.version}")
@@ -176,6 +184,15 @@ class RegistrySource:
                 name = ModelName(name=self._name, version=folder.name, alias=None)
                 return ServedModel(self._load_detector(folder), name, str(folder))
         return None
+
+
+def how_to_export(version: str) -> str:
+    """Return what to do about a registered version that has no fitting export."""
+    return (
+        f"Where PyTorch is installed, write the version into a folder (python registry.py export FOLDER "
+        f"--version {version}), export it there (python registry.py export FOLDER --format openvino --data "
+        "FOLDER_OF_PHOTOS) and register that (python registry.py import FOLDER), or serve it with PyTorch"
+    )
 
 
 class FallbackSource:

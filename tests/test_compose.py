@@ -29,6 +29,7 @@ from settings import WatchSettings
 
 ROOT = Path(__file__).parents[1]
 TRACKER, DEMO, SCALE = "mlflow_tracker.compose.yaml", "streamlit.compose.yaml", "deploy/scale.compose.yaml"
+CARD = "deploy/gpu.api.compose.yaml"
 FOREIGN = {"postgres", "store", "proxy"}  # images of others
 
 
@@ -110,6 +111,15 @@ def test_what_people_talk_to_has_no_way_to_the_tracker():
     assert services(DEMO)["watch"]["networks"] == ["page"]
     assert set(services(DEMO)["api"]["networks"]) == {"weapon-detector", "page"}
     assert not any("page" in each.get("networks", ()) for each in services(TRACKER).values())
+
+
+def test_the_api_comes_without_pytorch_unless_asked_for_and_a_graphics_card_asks():
+    """Each image under its own name, so that one is not taken for the other."""
+    usual, with_card = services(DEMO)["api"], services(CARD)["api"]
+    assert usual["build"]["target"] == "${API_IMAGE:-api}"
+    assert usual["image"] == "weapon-detector-${API_IMAGE:-api}"
+    assert with_card["build"]["target"] == "api-torch"
+    assert with_card["image"] == "weapon-detector-api-torch"
 
 
 def test_the_page_waits_until_the_api_is_healthy():
@@ -350,7 +360,17 @@ def test_without_a_registered_model_the_starter_is_served_and_says_so(stack, pho
     served = stack.model()
     assert served["model"] == {"name": "weapon-detector", "version": None, "alias": None}
     assert served["source"] == "/app/weights/starter"
+    assert served["runtime"]["name"] == "openvino"
     assert predict(stack, photo)["results"][0]["image_size"] == {"width": 320, "height": 240}
+
+
+@pytest.mark.compose
+def test_the_apis_image_is_small_and_has_no_pytorch(stack):
+    image = json.loads(run("docker", "image", "inspect", "weapon-detector-api"))[0]
+    assert image["Size"] < 1.2e9
+    assert "no torch" in stack.compose(
+        "exec", "-T", "api", "sh", "-c", "python -c 'import torch' 2>/dev/null || echo no torch"
+    )
 
 
 @pytest.mark.compose

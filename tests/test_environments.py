@@ -15,12 +15,15 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
-from conftest import LONGEST_S, answers, free_port, running
+from conftest import LONGEST_S, answers, free_port, running, wait_until
 
+from detection.card import read_card, write_card
 from tests.fake_api import FakeApi, detection
+from tracking import champion, logged_model
 
 ROOT = Path(__file__).parents[1]
 PHOTO = ROOT / "photos" / "01-pistol-in-a-hand.jpg"
@@ -71,9 +74,11 @@ def recipe(dockerfile: str, target: str = "") -> Recipe:
     """Return what the image of a Dockerfile's stage is made of."""
     all_stages = stages(dockerfile)
     lines = all_stages[target]
-    builder = next(found[1] for line in lines if (found := re.match(r"COPY --from=(\S+) /venv", line)))
+    builder = next(
+        found[1] for line in lines if (found := re.match(r"COPY (?:--link )?--from=(\S+) /venv", line))
+    )
     installs = re.findall(r"pip install ([^&\n]*)", "\n".join(all_stages[builder]))
-    copies = [line.split()[1:-1] for line in lines if re.match(r"COPY (?!--from)", line)]
+    copies = [line.split()[1:-1] for line in lines if re.match(r"COPY (?!--)", line)]
     command = [line for line in lines if re.match("CMD|ENTRYPOINT", line)][-1]
     return Recipe(
         installs=tuple(tuple(re.findall(OF_PROJECT, install)) for install in installs),
@@ -84,15 +89,17 @@ def recipe(dockerfile: str, target: str = "") -> Recipe:
 
 def test_a_recipe_is_what_the_dockerfile_says():
     train = recipe("Dockerfile.api", "train")
-    api = ("-r", "requirements/api.txt", "-c", "requirements/api.lock")
     assert train.installs == (
-        api,
+        ("-r", "requirements/api.txt", "-c", "requirements/api.lock"),
+        ("-r", "requirements/api-torch.txt", "-c", "requirements/api-torch.lock"),
         ("--no-deps", "-r", "requirements/detecto.txt"),
         ("-r", "requirements/train.txt", "-c", "requirements/train.lock"),
     )
     assert "fonts/" in train.copies
     assert train.command == ("python", "train.py")
-    assert recipe("Dockerfile.api", "api").installs == train.installs[:2]
+    assert recipe("Dockerfile.api", "api").installs == train.installs[:1]
+    assert recipe("Dockerfile.api", "api-torch").installs == train.installs[:3]
+    assert recipe("Dockerfile.api", "api-torch").copies == recipe("Dockerfile.api", "api").copies
     assert recipe("Dockerfile.tracker").copies == ()
 
 
@@ -172,14 +179,14 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bare]:
     shutil.rmtree(folder)
 
 
-def imports_everything(bare: Bare, wanted: Recipe, *programs: str, unused: str | None = None) -> None:
-    """Import all that the programs and their modules import anywhere, the unused module apart."""
+def imports_everything(bare: Bare, wanted: Recipe, *programs: str, unused: str = "nothing") -> None:
+    """Import all that the programs and their modules import anywhere, but for messages with unused."""
     ended = subprocess.run(
         [bare.python, str(ROOT / "tests" / "bare_imports.py"), *programs], cwd=bare.work,
         text=True, capture_output=True, timeout=6 * LONGEST_S,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-3000:]
-    failed = [line for line in ended.stdout.splitlines() if unused is None or unused not in line]
+    failed = [line for line in ended.stdout.splitlines() if not re.search(unused, line)]
     assert failed == [], f"{wanted.lists} lacks a package"
 
 
@@ -194,7 +201,7 @@ def holds_only_what_is_locked(bare: Bare, wanted: Recipe) -> None:
     assert sorted(installed - pinned) == [], f"not in the lock of {wanted.lists}: make lock"
 
 
-# The order saves an installation: the trainer's environment goes on from the API's, as in Dockerfile.api.
+# The order saves installations: PyTorch's environments go on from the API's, as in Dockerfile.api.
 
 
 @pytest.mark.bare
@@ -267,22 +274,78 @@ def test_the_watchers_list_is_enough_for_an_alarm_that_is_kept(bare, tmp_path):
     holds_only_what_is_locked(bare, wanted)
 
 
+def served_photo(bare: Bare, wanted: Recipe, **settings: str) -> dict[str, Any]:
+    """Send a photo with a pistol through the real server; return what /model says."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    variables = {"API_HOST": "127.0.0.1", "API_PORT": str(port), "MODEL_DIR": "weights/starter", **settings}
+    with bare.server(*wanted.command[1:], ready=f"{url}/ready", **variables):
+        assert_answers(url)
+        assert requests.get(f"{url}/metrics", timeout=LONGEST_S).ok
+        assert requests.get(f"{url}/docs", timeout=LONGEST_S).ok
+        model: dict[str, Any] = requests.get(f"{url}/model", timeout=LONGEST_S).json()
+    return model
+
+
+def assert_answers(url: str) -> None:
+    """See that the API finds the pistol."""
+    files = {"file": (PHOTO.name, PHOTO.read_bytes(), "image/jpeg")}
+    answer = requests.post(f"{url}/predict", files=files, timeout=LONGEST_S)
+    assert answer.status_code == 200, answer.text
+    assert "pistol" in {each["label"] for each in answer.json()["results"][0]["detections"]}
+
+
+# Only a training run measures the machine; only a model without exports, or a card, wants PyTorch.
+MEASURES, WITH_PYTORCH = "mlflow.system_metrics", "No module named '(torch|torchvision|detecto|safetensors)'"
+
+
 @pytest.mark.bare
 def test_the_apis_list_is_enough_for_a_photo_through_the_real_server(bare):
     wanted = recipe("Dockerfile.api", "api")
     bare.become(wanted)
-    # Only a training run measures the machine.
-    imports_everything(bare, wanted, wanted.command[-1], unused="mlflow.system_metrics")
+    imports_everything(bare, wanted, wanted.command[-1], unused=f"{MEASURES}|{WITH_PYTORCH}")
+    assert served_photo(bare, wanted)["runtime"]["name"] == "openvino"
+    holds_only_what_is_locked(bare, wanted)
+
+
+@pytest.mark.bare
+def test_without_pytorch_a_version_without_an_export_is_said_and_the_one_before_goes_on(
+    bare, tracker_uri, tmp_path
+):
+    wanted = recipe("Dockerfile.api", "api")
+    bare.become(wanted)
+    starter = ROOT / "weights" / "starter"
+    about: dict[str, str] = {"name": "exported-or-not", "experiment": "exports", "tracking_uri": tracker_uri}
+    logged_model.import_folder(starter, **about)
     port = free_port()
-    settings = {"API_HOST": "127.0.0.1", "API_PORT": str(port), "MODEL_DIR": "weights/starter"}
     url = f"http://127.0.0.1:{port}"
+    settings = {"API_HOST": "127.0.0.1", "API_PORT": str(port), "MODEL_NAME": about["name"]}
+    settings |= {"MLFLOW_TRACKING_URI": tracker_uri, "API_WATCH_SECONDS": "1"}
+
+    def model() -> dict[str, Any]:
+        answer: dict[str, Any] = requests.get(f"{url}/model", timeout=LONGEST_S).json()
+        return answer
+
     with bare.server(*wanted.command[1:], ready=f"{url}/ready", **settings):
-        files = {"file": (PHOTO.name, PHOTO.read_bytes(), "image/jpeg")}
-        answer = requests.post(f"{url}/predict", files=files, timeout=LONGEST_S)
-        assert answer.status_code == 200, answer.text
-        assert "pistol" in {each["label"] for each in answer.json()["results"][0]["detections"]}
-        assert requests.get(f"{url}/metrics", timeout=LONGEST_S).ok
-        assert requests.get(f"{url}/docs", timeout=LONGEST_S).ok
+        without = shutil.copytree(starter, tmp_path / "without")
+        write_card(without, read_card(without).model_copy(update={"exports": ()}))
+        assert logged_model.import_folder(without, **about)[0].version == "2"
+        champion.promote(about["name"], "2", tracking_uri=tracker_uri, why="a test", force=True)
+        trouble = wait_until(lambda: model()["watch_error"])
+        assert trouble.startswith(
+            "version 2 cannot be served: PyTorch is not installed here. Where PyTorch is"
+        )
+        assert "python registry.py export FOLDER --format openvino --data" in trouble
+        assert model()["model"]["version"] == "1"
+        assert_answers(url)
+
+
+@pytest.mark.bare
+def test_the_list_with_pytorch_is_enough_for_a_photo_without_any_export(bare):
+    wanted = recipe("Dockerfile.api", "api-torch")
+    bare.become(wanted)
+    imports_everything(bare, wanted, wanted.command[-1], unused=MEASURES)
+    assert served_photo(bare, wanted, API_RUNTIME="torch")["runtime"]["name"] == "torch"
     holds_only_what_is_locked(bare, wanted)
 
 

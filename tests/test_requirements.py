@@ -19,10 +19,13 @@ MODULES = code()
 PROGRAMS = {
     "requirements/web.txt": ["web"],
     "requirements/api.txt": ["mlapi"],
+    "requirements/api-torch.txt": ["mlapi"],
     "requirements/watch.txt": ["watch"],
     "requirements/train.txt": ["train", "evaluate"],
     "requirements.txt": ["demo", "dataset", "web", "mlapi", "watch", "train", "evaluate"],
 }
+# file -> what its programs import only where PyTorch is installed too
+NOT_WITHOUT_PYTORCH = {"requirements/api.txt": {"detection.detector", "torch"}}
 # Distributions whose import name is another package's, or which come with the one named.
 COMES_WITH = {
     "starlette": {"fastapi", "streamlit"},
@@ -48,12 +51,12 @@ def named(file: str) -> set[str]:
     return names
 
 
-def packages(program: str) -> set[str]:
+def packages(program: str, left_out: set[str]) -> set[str]:
     """Packages that a program, or what it imports of ours, imports from others."""
     seen, waiting = set[str](), [program]
     while waiting:
         name = waiting.pop()
-        if name not in seen:
+        if name not in seen and name not in left_out and name.partition(".")[0] not in left_out:
             seen.add(name)
             waiting += imports(MODULES[name]) if name in MODULES else []
     ours = {name.partition(".")[0] for name in MODULES} | set(WINGS) | {"__future__"}
@@ -72,8 +75,9 @@ def distributions(package: str) -> set[str]:
     ("file", "program"), [(file, program) for file, programs in PROGRAMS.items() for program in programs]
 )
 def test_a_requirements_file_names_every_package_its_program_imports(file, program):
-    available = named(file) | named("requirements/detecto.txt")
-    missing = sorted(package for package in packages(program) if not distributions(package) & available)
+    available = named(file) | (named("requirements/detecto.txt") if "torch" in named(file) else set())
+    imported = packages(program, NOT_WITHOUT_PYTORCH.get(file, set()))
+    missing = sorted(package for package in imported if not distributions(package) & available)
     assert missing == [], f"add to {file}"
 
 
@@ -81,12 +85,26 @@ def test_the_page_is_installed_without_a_network_library():
     assert not named("requirements/web.txt") & {"torch", "torchvision", "detecto", "mlflow", "mlflow-skinny"}
 
 
+def test_the_api_for_processors_is_installed_without_what_only_pytorchs_path_needs():
+    heavy = {
+        "torch",
+        "torchvision",
+        "detecto",
+        "safetensors",
+        "pandas",
+        "matplotlib",
+        "opencv-python-headless",
+    }
+    assert not named("requirements/api.txt") & heavy
+    assert not pins("requirements/api.lock").keys() & heavy
+
+
 def test_detecto_is_installed_by_itself_and_what_it_imports_stands_beside():
     wanted = {
         normal(re.split(r"[<>=!~; ]", line)[0]) for line in importlib.metadata.requires("detecto") or []
     }
-    assert wanted - {"opencv-python"} <= named("requirements/api.txt")
-    assert "opencv-python-headless" in named("requirements/api.txt")
+    assert wanted - {"opencv-python"} <= named("requirements/api-torch.txt")
+    assert "opencv-python-headless" in named("requirements/api-torch.txt")
 
 
 # --- locks ------------------------------------------------------------------------------------------------

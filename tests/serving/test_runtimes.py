@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import LONGEST_S
@@ -72,6 +73,10 @@ def made(tmp_path_factory):
 @pytest.fixture
 def folder(made, tmp_path):
     return Path(shutil.copytree(made, tmp_path / "model"))
+
+
+def photo_of_noise():
+    return np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
 
 
 def chosen(folder, **options) -> RuntimeInfo:
@@ -143,6 +148,25 @@ def test_a_processor_without_the_instructions_is_served_otherwise(folder):
     assert (found.name, found.precision) == ("onnx", "float")
     assert found.notes == [
         "the OpenVINO export (int8) needs a processor that multiplies int8 (VNNI), and this one does not"
+    ]
+
+
+def test_where_nothing_else_serves_int8_is_computed_in_float_and_finds_the_same(folder, monkeypatch):
+    card = read_card(folder)
+    write_card(folder, card.model_copy(update={"exports": card.exports[:1]}))
+    image = photo_of_noise()
+    expected = load(folder, has_int8=lambda: True).detect(image)
+    monkeypatch.setattr("detection.runtimes.torch_installed", lambda: False)
+    detector = load(folder, has_int8=lambda: False)
+    found = detector.detect(image)
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.01)
+    assert len(found)
+    info = run_by(detector)
+    assert info is not None
+    assert [note.partition(",")[0] for note in info.notes] == [
+        "the OpenVINO export (int8) needs a processor that multiplies int8 (VNNI)",
+        "PyTorch is not installed here",
+        "the OpenVINO export (int8) is computed in float",
     ]
 
 
