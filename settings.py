@@ -100,7 +100,10 @@ class ApiSettings(TrackerSettings):
         description="time to unpack one picture; after that its decoder is ended, and the answer is 413",
     )
     api_workers: int = Field(
-        1, ge=1, description="pictures decoded side by side; the network takes one at a time, on all cores"
+        1,
+        ge=1,
+        description="pictures decoded side by side; the network takes one at a time, on all cores, but on a "
+        "graphics card those together that wait for it, nine at most",
     )
     api_device: Device = Field("cpu", description="where the network runs; auto: cuda if there, else cpu")
     api_runtime: WantedRuntime = Field(

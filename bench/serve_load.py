@@ -1,6 +1,7 @@
 """What the API does under load: throughput and latency with 1 to 64 clients, and at ten times its capacity.
 
     python bench/serve_load.py --model weights/starter --photo photos/x.jpg --seconds 20
+    python bench/serve_load.py --model weights/starter --device cuda      on a graphics card
 
 Starts `python mlapi.py` on a free port with its default queue. First, clients that each send the next photo
 when the last is answered, and wait a moment after a 503. Then photos that arrive ten times as fast as the API
@@ -36,6 +37,7 @@ ROOT = Path(__file__).parents[1]
 
 CLIENTS = (1, 4, 16, 64)
 PAUSE_SECONDS = 0.25  # after a 503
+WORKERS_ON_A_CARD = 8  # as deploy/gpu.api.compose.yaml has it: as many pictures may go through together
 
 
 @dataclass
@@ -91,13 +93,14 @@ async def at_rate(client: httpx.AsyncClient, content: bytes, rate: float, second
 
 
 @contextmanager
-def api(model: Path) -> Iterator[tuple[str, psutil.Process]]:
+def api(model: Path, device: str, workers: int) -> Iterator[tuple[str, psutil.Process]]:
     """Run the API on a free port until the block ends."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     variables = {"MODEL_DIR": str(model.resolve()), "API_PORT": str(port), "API_LOG_LEVEL": "error"}
     variables["API_CALLER_REQUESTS"] = "1000"  # all the clients have one address
+    variables |= {"API_DEVICE": device, "API_WORKERS": str(workers)}
     process = subprocess.Popen([sys.executable, "mlapi.py"], cwd=ROOT, env={**os.environ, **variables})
     try:
         yield f"http://127.0.0.1:{port}", psutil.Process(process.pid)
@@ -110,7 +113,7 @@ async def run(address: str, process: psutil.Process, content: bytes, seconds: fl
     """Print the table."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
     async with httpx.AsyncClient(base_url=address, timeout=60, limits=limits) as client:
-        await wait_until_ready(client)
+        await wait_until_ready(client, process)
         await in_turn(client, content, 1, 2)
         print("| Clients | photos/s | p50, ms | p95, ms | p99, ms | 503 | other |")
         print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
@@ -128,9 +131,11 @@ async def run(address: str, process: psutil.Process, content: bytes, seconds: fl
         print(f"\nThe API's process: {process.memory_info().rss / 1e6:.0f} MB.")
 
 
-async def wait_until_ready(client: httpx.AsyncClient) -> None:
+async def wait_until_ready(client: httpx.AsyncClient, process: psutil.Process) -> None:
     """Return once the API says that it is ready."""
     for _ in range(600):
+        if process.status() == psutil.STATUS_ZOMBIE:
+            raise SystemExit("error: the API has ended; what it said stands above")
         try:
             if (await client.get("/ready")).status_code == 200:
                 return
@@ -150,11 +155,16 @@ def main() -> None:
     )
     parser.add_argument("--photo", type=Path, help="by default a drawn one of 1280 x 720")
     parser.add_argument("--seconds", type=float, default=15)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the network runs")
+    parser.add_argument(
+        "--workers", type=int, default=0, help=f"API_WORKERS; by default 1, on a card {WORKERS_ON_A_CARD}"
+    )
     given = parser.parse_args()
     content = given.photo.read_bytes() if given.photo else drawn_photo()
     with tempfile.TemporaryDirectory() as temporary:
         model = given.model or random_model("fasterrcnn_mobilenet_v2_fpn", Path(temporary))
-        with api(model) as (address, process):
+        workers = given.workers or (WORKERS_ON_A_CARD if given.device == "cuda" else 1)
+        with api(model, given.device, workers) as (address, process):
             asyncio.run(run(address, process, content, given.seconds))
 
 

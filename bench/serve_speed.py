@@ -46,6 +46,7 @@ from detection import imaging, weights
 from detection.architectures import build_network, network_config
 from detection.card import read_card, write_card
 from detection.detections import CLASS_NAMES, Detections
+from detection.devices import has_fast_bf16
 from detection.runtimes import load_export
 from metrics import coco_summary
 from photosets.samples import read_samples
@@ -101,7 +102,7 @@ def steps(served: NetworkConfig) -> list[tuple[str, Callable[[Path], Detect]]]:
     size = {"min_size": served.min_size, "max_size": served.max_size}
     stock, at_size = served.model_copy(update=STOCK), served.model_copy(update=STOCK | size)
     fewer = at_size.model_copy(update={"rpn_post_nms_top_n": served.rpn_post_nms_top_n})
-    bf16 = ", bf16" if detectors.has_fast_bf16() else " (no bf16 here)"
+    bf16 = ", bf16" if has_fast_bf16() else " (no bf16 here)"
     return [
         ("plain: float32, eager, 800 px, 1,000 proposals", lambda folder: plain(folder, stock)),
         (f"plain at {served.min_size} px", lambda folder: plain(folder, at_size)),
@@ -162,7 +163,7 @@ def exported(folder: Path, runtime: str, precision: str) -> Detect:
 def runtimes(served: NetworkConfig) -> list[tuple[str, Callable[[Path], Detect]]]:
     """Return the ways to compare at one input size: a name, and folder -> detect."""
     every = steps(served)
-    bf16 = "bf16" if detectors.has_fast_bf16() else "float32"
+    bf16 = "bf16" if has_fast_bf16() else "float32"
     return [
         every[1],
         (f"ours, PyTorch {bf16}", every[-1][1]),
@@ -252,7 +253,7 @@ def floor_seconds(folder: Path, served: NetworkConfig, content: bytes) -> dict[s
     detect = ours(folder, served)
     with FlopCounterMode(display=False) as counter:
         detect(content)
-    dtype = torch.bfloat16 if detectors.has_fast_bf16() else torch.float32
+    dtype = torch.bfloat16 if has_fast_bf16() else torch.float32
     a, b = torch.rand(SIDE, SIDE).to(dtype), torch.rand(SIDE, SIDE).to(dtype)
     in_int8 = int8_product()
     best = {

@@ -31,6 +31,7 @@ from detection.architectures import HEAD, build_network, detectos_input, input_s
 from detection.calibration import calibrate
 from detection.card import DetectorError, read_card, write_card
 from detection.detections import BACKGROUND, CLASS_NAMES, WEAPONS, Detections
+from detection.devices import fast_precision
 from detection.files import write_atomically
 from detection.second_look import CropClassifier, look_twice
 from detection.selection import settle
@@ -103,7 +104,7 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
         self.second_look: CropClassifier | None = None
         if card.second_look is not None:
             self.second_look = CropClassifier(1 + len(WEAPONS)).to(self._device).eval()
-        self._optimized = self._bf16 = False
+        self._optimized, self._precision = False, torch.float32
         self._lock = threading.Lock()
 
     @property
@@ -202,10 +203,23 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
         probabilities: bool = False,
     ) -> list[Detections]:
         """Return what detect finds in each image, from one pass of the network; see detect_together."""
-        pixels = [torch.from_numpy(imaging.to_chw(image)).to(self._device) for image in images]
         return self.detect_together(
-            pixels, nms_iou=nms_iou, max_detections=max_detections, probabilities=probabilities
+            [self._on_device(image) for image in images],
+            nms_iou=nms_iou,
+            max_detections=max_detections,
+            probabilities=probabilities,
         )
+
+    def _on_device(self, image: imaging.Image) -> Tensor:
+        """Return an image as detect_together takes it; to a card go its bytes, a quarter of its floats."""
+        if self._device.type == "cpu":
+            return torch.from_numpy(imaging.to_chw(image))
+        return to_unit(torch.tensor(image).to(self._device).permute(2, 0, 1))
+
+    def _computing_fast(self) -> torch.autocast:
+        """Let layers inside the block compute in the type that arrange_for_speed chose."""
+        fast = self._precision != torch.float32
+        return torch.autocast(self._device.type, self._precision if fast else None, enabled=fast)
 
     def detect_together(
         self,
@@ -250,7 +264,7 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
         images, _ = network.transform(list(pixels))
         if self._optimized:
             images = ImageList(images.tensors.to(memory_format=torch.channels_last), images.image_sizes)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+        with self._computing_fast():
             features = network.backbone(images.tensors)
         features = {name: value.float() for name, value in features.items()}
         proposals, _ = network.rpn(images, features)
@@ -277,7 +291,7 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
             return boxes, scores, labels, softmax
         weapons = [self._int_mapping[name] for name in WEAPONS]
         is_weapon = torch.isin(labels, torch.tensor(weapons, device=labels.device))
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+        with self._computing_fast():
             scores = look_twice(self.second_look, self.card.second_look, image, boxes, scores, is_weapon)
         order = scores.argsort(descending=True, stable=True)
         return boxes[order], scores[order], labels[order], softmax[order]
@@ -346,15 +360,16 @@ def select_boxes(
 
 
 def load_folder(
-    folder: Path, *, device: str | torch.device = "cpu", optimize: bool = True, bf16: bool | None = None
-) -> Detector:
+    folder: Path, *, device: str | torch.device = "cpu", optimize: bool = True,
+    precision: torch.dtype | None = None,
+) -> Detector:  # fmt: skip
     """Load a model folder: build the network from model.json, fill it from weights.safetensors.
 
     Args:
         folder: what save_folder wrote.
         device: what devices.choose_device returned.
         optimize: rearrange the network for speed; it can then neither be saved nor trained.
-        bf16: compute the rearranged backbone in bfloat16; by default where the processor multiplies it.
+        precision: what the rearranged backbone computes in; by default devices.fast_precision.
 
     Raises:
         DetectorError: a file is absent or damaged, or the two do not belong together.
@@ -381,29 +396,23 @@ def load_folder(
         load_weights(detector.second_look, own, str(weights_path))
     detector.network.eval()
     if optimize:
-        arrange_for_speed(detector, bf16=bf16)
+        arrange_for_speed(detector, precision)
     return detector
 
 
-def has_fast_bf16() -> bool:
-    """Return whether this processor multiplies bfloat16 in hardware; where it does not, it is far slower."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def arrange_for_speed(detector: Detector, *, bf16: bool | None = None) -> None:
-    """Rearrange the network as it is served; on a processor it can then neither be saved nor trained.
+def arrange_for_speed(detector: Detector, precision: torch.dtype | None = None) -> None:
+    """Rearrange the network as it is served; it can then neither be saved nor trained.
 
     Folds batch norm into the convolutions and lays the weights out for channels-last; see load_folder for
-    bf16.
+    precision.
     """
-    if detector.device.type != "cpu":
-        return
     _fold_norms(detector.network)
     detector.network.backbone.to(memory_format=torch.channels_last)
     if detector.second_look is not None:
         _fold_norms(detector.second_look)
         detector.second_look.to(memory_format=torch.channels_last)
-    detector._optimized, detector._bf16 = True, has_fast_bf16() if bf16 is None else bf16
+    detector._optimized = True
+    detector._precision = fast_precision(detector.device) if precision is None else precision
 
 
 def _fold_norms(module: nn.Module) -> None:

@@ -41,6 +41,27 @@ def choose_device(wanted: str, *, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def fast_precision(device: torch.device) -> torch.dtype:
+    """Return the fastest floating point type that device multiplies in hardware.
+
+    On a graphics card bfloat16, or float16 where the card only emulates that, slowly (before Ampere); on a
+    processor bfloat16, or float32 where it does not multiply it.
+    """
+    import torch
+
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    return torch.bfloat16 if has_fast_bf16() else torch.float32
+
+
+def has_fast_bf16() -> bool:
+    """Return whether this processor multiplies bfloat16 in hardware; where it does not, it is far slower."""
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 def make_deterministic(device: torch.device) -> None:
     """Let every operation from now on give the same bits each time, where PyTorch has such a form of it.
 

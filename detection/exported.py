@@ -69,11 +69,6 @@ class ExportedDetector:
         self.graphs = graphs
         self._lock = threading.Lock()
 
-    @property
-    def at_once(self) -> int:
-        """How many pictures pay in one pass: on a processor they take as long one by one."""
-        return 1
-
     def detect(
         self,
         image: Image,
@@ -113,20 +108,6 @@ class ExportedDetector:
             boxes * np.tile(ratios, 2), scores, labels, shares[proposal] if probabilities else None
         )
         return calibrate(self._look_twice(image, found), self.card.calibration, self.card.class_names)
-
-    def detect_many(
-        self,
-        images: Sequence[Image],
-        *,
-        nms_iou: float | None = None,
-        max_detections: int | None = None,
-        probabilities: bool = False,
-    ) -> list[Detections]:
-        """Return what detect finds in each image."""
-        return [
-            self.detect(one, nms_iou=nms_iou, max_detections=max_detections, probabilities=probabilities)
-            for one in images
-        ]
 
     def _look_twice(self, image: Image, found: Detections) -> Detections:
         """Return detections with the scores that the second look gives them, best first."""

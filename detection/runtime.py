@@ -38,6 +38,9 @@ class BatchDetector(AnyDetector, Protocol):
     def at_once(self) -> int:
         """How many pictures of one size pay in one pass."""
 
+    def batched_size(self, size_hw: Sequence[int]) -> tuple[int, ...]:
+        """Return height and width at which the network sees an image of size_hw; a pass has one of them."""
+
     def detect_many(
         self,
         images: Sequence[Image],

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from functools import partial
+from pathlib import Path
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,6 +18,7 @@ from starlette.responses import Response
 from detection import runtimes
 from detection.decoding import DecoderMissing, Decoders
 from detection.devices import NoSuchDevice, choose_device
+from detection.runtime import AnyDetector
 from serving.bodies import BodyLimit
 from serving.cores import granted_cores
 from serving.deepstack import recorder_router
@@ -30,6 +31,7 @@ from serving.problems import ApiProblem, problem_response
 from serving.queue import QueueFull
 from serving.routes import check_key, open_router, router
 from serving.service import Service, make_service, make_source
+from serving.together import for_threads
 from settings import ApiSettings
 
 log = logging.getLogger("mlapi")
@@ -95,7 +97,12 @@ def default_loader(settings: ApiSettings) -> LoadDetector:
                 "a graphics card needs PyTorch, which is not installed here: choose cpu, or in containers "
                 "the image api-torch"
             )
-    return partial(runtimes.load, runtime=settings.api_runtime, device=device, threads=granted_cores())
+
+    def load(folder: Path) -> AnyDetector:
+        runtime, threads = settings.api_runtime, granted_cores()
+        return for_threads(runtimes.load(folder, runtime=runtime, device=device, threads=threads))
+
+    return load
 
 
 @asynccontextmanager

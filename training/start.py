@@ -14,6 +14,7 @@ from detection import detector as detectors
 from detection.card import read_card
 from detection.detections import CLASS_NAMES
 from detection.detector import Detector
+from detection.devices import fast_precision
 from detection.weights import load_backbone_weights, load_coco_weights, load_state_dict, load_weights
 from photosets.samples import Sample
 from schemas import CARD_FILE, ModelCard, NetworkConfig
@@ -71,10 +72,7 @@ def training_precision(wanted: str, device: torch.device) -> torch.dtype:
     """Return what to compute in: wanted, or for "auto" the fastest that device multiplies in hardware."""
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
-    if device.type == "cuda":  # cards before Ampere only emulate bfloat16, slowly
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float16
-    return torch.bfloat16 if detectors.has_fast_bf16() else torch.float32
+    return fast_precision(device)
 
 
 def build_detector(config: TrainConfig, device: torch.device) -> Detector:

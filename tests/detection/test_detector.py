@@ -138,7 +138,7 @@ def test_the_rearranged_network_computes_the_same(architecture, image, tmp_path)
             module.running_var.uniform_(0.5, 2)
     detector.save_folder(tmp_path)
     plain = detectors.load_folder(tmp_path, optimize=False).detect(image)
-    fast = detectors.load_folder(tmp_path, optimize=True, bf16=False).detect(image)
+    fast = detectors.load_folder(tmp_path, precision=torch.float32).detect(image)
     assert len(plain) == len(fast) > 0
     np.testing.assert_allclose(plain.scores, fast.scores, atol=2e-4)
 
@@ -146,8 +146,8 @@ def test_the_rearranged_network_computes_the_same(architecture, image, tmp_path)
 def test_bfloat16_finds_the_same_objects():
     photo = imaging.decode_image((ROOT / "photos/07-pistol-smartphone-and-wallet.jpg").read_bytes())
     full, fast = (
-        detectors.load_folder(ROOT / "weights/starter", bf16=bf16).detect(photo).above(0.5)
-        for bf16 in (False, True)
+        detectors.load_folder(ROOT / "weights/starter", precision=precision).detect(photo).above(0.5)
+        for precision in (torch.float32, torch.bfloat16)
     )
     # one object of each class: scores a hair apart may change places
     one, other = full.labels.argsort(), fast.labels.argsort()
@@ -155,6 +155,24 @@ def test_bfloat16_finds_the_same_objects():
     assert full.labels[one].tolist() == fast.labels[other].tolist()
     np.testing.assert_allclose(full.scores[one], fast.scores[other], atol=0.06)
     np.testing.assert_allclose(full.boxes[one], fast.boxes[other], atol=0.01 * max(photo.shape))
+
+
+def test_a_card_without_bfloat16_computes_in_float16_and_finds_the_same_objects():
+    """float16 on the processor, which takes long, stands for the card."""
+    photo = imaging.decode_image((ROOT / "photos/07-pistol-smartphone-and-wallet.jpg").read_bytes())
+    full, fast = (
+        detectors.load_folder(ROOT / "weights/starter", precision=precision).detect(photo).above(0.5)
+        for precision in (torch.float32, torch.float16)
+    )
+    one, other = full.labels.argsort(), fast.labels.argsort()
+    assert full.labels[one].tolist() == fast.labels[other].tolist()
+    np.testing.assert_allclose(full.scores[one], fast.scores[other], atol=0.02)
+
+
+def test_a_card_gets_a_pictures_bytes_and_makes_the_processors_floats_of_them(image):
+    read_only = np.frombuffer(image.tobytes(), np.uint8).reshape(image.shape)  # as decoders hand it over
+    pixels = detectors.to_unit(torch.tensor(read_only).permute(2, 0, 1))
+    np.testing.assert_array_equal(pixels.numpy(), imaging.to_chw(image))
 
 
 def test_half_precision_halves_the_file(light, tmp_path):
@@ -310,7 +328,9 @@ def test_weights_saved_by_detecto_find_in_ours_what_they_find_in_detecto(theirs,
     assert_same_detections(ours.detect(photo), expected)
     assert_same_detections(ours.detect(photo), ours.predict(photo))
     ours.save_folder(tmp_path / "folder")
-    assert_same_detections(detectors.load_folder(tmp_path / "folder", bf16=False).detect(photo), expected)
+    assert_same_detections(
+        detectors.load_folder(tmp_path / "folder", precision=torch.float32).detect(photo), expected
+    )
 
 
 def test_weights_saved_by_ours_find_in_detecto_what_they_find_in_ours(theirs, tmp_path):

@@ -136,7 +136,7 @@ def test_the_second_look_travels_with_the_model(card, image, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"weights.safetensors", "model.json"}
     again = load_folder(tmp_path, optimize=False).detect(image)
     np.testing.assert_array_equal(again.scores, found.scores)
-    served = load_folder(tmp_path, bf16=False).detect(image)
+    served = load_folder(tmp_path, precision=torch.float32).detect(image)
     np.testing.assert_allclose(served.scores, found.scores, atol=1e-4)
 
 

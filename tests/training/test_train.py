@@ -165,7 +165,7 @@ def test_it_is_said_how_train_and_val_were_divided_and_when_a_share_is_missed(tm
 def test_the_operating_point_is_measured_on_the_model_as_it_is_served(
     drawn, tmp_path, tracker_uri, monkeypatch
 ):
-    monkeypatch.setattr(detectors, "has_fast_bf16", lambda: True)  # on every machine, slow as it may be
+    monkeypatch.setattr("detection.devices.has_fast_bf16", lambda: True)  # everywhere, slow as it may be
     folder = shutil.copytree(ROOT / "weights" / "starter", tmp_path / "best")
     card = read_card(folder)
     small = card.network.model_copy(update={"min_size": 128, "max_size": 128, "box_score_thresh": 0.001})
@@ -589,7 +589,7 @@ def test_auto_computes_in_what_the_hardware_multiplies(monkeypatch, device, nati
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation
     )
-    monkeypatch.setattr(detectors, "has_fast_bf16", lambda: native)
+    monkeypatch.setattr("detection.devices.has_fast_bf16", lambda: native)
     assert training_precision(wanted, torch.device(device)) == expected
 
 
