@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation
 
+from detection import second_scores
 from schemas import SecondLookConfig
 
 # Kernel, stride, expansion, channels, repeats of each stage.
@@ -22,7 +23,6 @@ STAGES = (
 )  # fmt: skip
 STEM, LAST = 32, 1280
 NORM = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
-LONGEST_LOGIT = 9.0  # of the second look: no crop outvotes a detector by more
 
 
 class CropClassifier(nn.Module):
@@ -111,20 +111,13 @@ def cut_out(image: Tensor, boxes: Tensor, config: SecondLookConfig) -> Tensor:
     return torch.cat(crops) if crops else image.new_zeros((0, 3, config.size_px, config.size_px))
 
 
-def evidence(logits: Tensor) -> Tensor:
-    """Return how much a crop speaks for a weapon, of whatever kind: log odds, (N,) within LONGEST_LOGIT."""
-    return (logits[:, 1:].logsumexp(1) - logits[:, 0]).clamp(-LONGEST_LOGIT, LONGEST_LOGIT)
-
-
 def look_twice(
     classifier: CropClassifier, config: SecondLookConfig, image: Tensor, boxes: Tensor, scores: Tensor,
     is_weapon: Tensor,
 ) -> Tensor:  # fmt: skip
     """Return the scores after the second look, (N,), in the order of boxes.
 
-    The best config.most weapon candidates of at least config.score_from are looked at; to the log odds of
-    their scores config.weight times the crop's evidence is added. Candidates past those get what the least
-    convincing of those got, so that none overtakes them unseen. Other boxes keep their scores.
+    What is looked at and how far it moves scores, second_scores says.
 
     Args:
         classifier: in eval mode, on image's device.
@@ -134,14 +127,11 @@ def look_twice(
         scores: (N,) in [0, 1].
         is_weapon: (N,) whether the box is named pistol or knife.
     """
-    candidates = torch.where(is_weapon & (scores >= config.score_from))[0]
-    looked_at = candidates[: config.most]
-    if not len(looked_at):
+    as_given = scores.cpu().numpy()
+    every = second_scores.candidates(as_given, is_weapon.cpu().numpy(), config)
+    if not len(every):
         return scores
-    seen = evidence(classifier(cut_out(image, boxes[looked_at], config))).to(scores.dtype)
-    moved = torch.full((len(candidates),), 0.0, dtype=scores.dtype, device=scores.device)
-    moved[: len(looked_at)] = seen
-    moved[len(looked_at) :] = seen.min().clamp(max=0.0)
-    scores = scores.clone()
-    scores[candidates] = torch.sigmoid(torch.logit(scores[candidates], 1e-6) + config.weight * moved)
-    return scores
+    looked_at = torch.from_numpy(every[: config.most]).to(boxes.device)
+    logits = classifier(cut_out(image, boxes[looked_at], config)).float().cpu().numpy()
+    moved = second_scores.moved(as_given, every, second_scores.evidence(logits), config)
+    return torch.from_numpy(moved).to(scores.device)

@@ -1,7 +1,7 @@
 """Exports answer as PyTorch does: alone, in batches, for pictures of any shape."""
 
 import dataclasses
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from torchvision.ops import batched_nms, box_iou
 from torchvision.ops.poolers import MultiScaleRoIAlign
 
 from detection import export as exports
-from detection import preparation, second_look, second_scores, selection
+from detection import preparation, second_look, selection
 from detection.architectures import network_config
 from detection.detections import CLASS_NAMES, Detections
 from detection.detector import Detector, load_folder
@@ -142,16 +142,6 @@ def test_both_runtimes_say_the_same(three):
         )
 
 
-@pytest.mark.parametrize("runtime", ["openvino", "onnx"])
-def test_several_pictures_get_what_each_gets_alone(three, runtime):
-    detector = getattr(three, runtime)
-    images = [photo(shape, seed=i) for i, shape in enumerate(SHAPES.values())]
-    for image, found in zip(images, detector.detect_many(images, probabilities=True), strict=True):
-        alone = detector.detect(image, probabilities=True)
-        for name in ("boxes", "scores", "labels", "probabilities"):
-            np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
-
-
 @pytest.mark.parametrize("options", [{"nms_iou": 1.0}, {"nms_iou": 0.1}, {"max_detections": 2}])
 def test_what_a_caller_asks_for_is_kept(three, options):
     image = photo((128, 128))
@@ -238,28 +228,6 @@ def test_a_box_in_the_middle_of_four_places_is_their_mean():
 def test_suppression_of_nothing_is_nothing():
     empty = np.zeros((0, 4), np.float32)
     assert selection.suppress(empty, empty[:, 0], empty[:, 0].astype(np.int64), 0.5, 10).tolist() == []
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.floats(0, 3))
-def test_a_second_look_moves_scores_as_in_pytorch(seed, most, weight):
-    rng = np.random.default_rng(seed)
-    config = SecondLookConfig(size_px=32, most=most, score_from=0.2, weight=weight)
-    scores = np.sort(rng.uniform(0, 1, 12).astype(np.float32))[::-1].copy()
-    is_weapon, logits = rng.random(12) < 0.6, rng.normal(0, 6, (12, 3)).astype(np.float32)
-    image, boxes = torch.rand(3, 40, 40), torch.tensor([[4.0, 4, 20, 30]]).repeat(12, 1)
-
-    def classifier(crops) -> Any:
-        return torch.from_numpy(logits[: len(crops)])
-
-    expected = second_look.look_twice(
-        cast(Any, classifier), config, image, boxes, torch.from_numpy(scores), torch.from_numpy(is_weapon)
-    )
-    every = second_scores.candidates(scores, is_weapon, config)
-    moved = scores
-    if len(every):
-        seen = second_scores.evidence(logits[: len(every[:most])])
-        moved = second_scores.moved(scores, every, seen, config)
-    np.testing.assert_allclose(moved, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("box", [(4, 4, 30, 20), (0, 0, 5, 5), (50, 20, 64, 48), (10, 10, 60, 12)])

@@ -9,7 +9,8 @@ import torch
 from detection.card import DetectorError
 from detection.detections import CLASS_NAMES
 from detection.detector import Detector, load_folder
-from detection.second_look import LONGEST_LOGIT, CropClassifier, cut_out, evidence, look_twice
+from detection.second_look import CropClassifier, cut_out, look_twice
+from detection.second_scores import LONGEST_LOGIT, evidence
 from schemas import ModelCard, NetworkConfig, SecondLookConfig
 
 CONFIG = SecondLookConfig(size_px=64, context=2.0, most=2)
@@ -56,9 +57,9 @@ def test_without_a_box_nothing_is_cut_out():
 
 
 def test_evidence_is_the_log_odds_of_any_weapon_within_limits():
-    logits = torch.tensor([[0.0, 1.0, 1.0], [0.0, 90.0, 0.0], [90.0, 0.0, 0.0]])
+    logits = np.array([[0, 1, 1], [0, 90, 0], [90, 0, 0]], np.float32)
     expected = [1 + math.log(2), LONGEST_LOGIT, -LONGEST_LOGIT]
-    np.testing.assert_allclose(evidence(logits).numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(evidence(logits), expected, rtol=1e-6)
 
 
 def look(scores, is_weapon, says, config=CONFIG):
