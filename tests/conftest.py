@@ -181,17 +181,8 @@ def tracker_uri(tracker_server: TrackerServer, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with a real, untrained network of half a megabyte or so."""
-    import torch
+    from small_network import small_detector  # here: it brings PyTorch
 
-    from detection.architectures import network_config
-    from detection.detections import CLASS_NAMES
-    from detection.detector import Detector
-    from schemas import ModelCard
-
-    torch.manual_seed(0)
-    config = network_config(
-        "fasterrcnn_mobilenet_v2_fpn", min_size=64, max_size=96, fpn_channels=16, box_head_width=16
-    )
     folder = tmp_path_factory.mktemp("model") / "small"
-    Detector(ModelCard(network=config, class_names=CLASS_NAMES)).save_folder(folder)
+    small_detector().save_folder(folder)
     return folder

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
+from small_network import small_detector
 from torchvision.ops import batched_nms, box_iou
 from torchvision.ops.poolers import MultiScaleRoIAlign
 
@@ -44,19 +45,16 @@ def photo(size_hw, seed=0):
 
 def model(folder, second_look=LOOK, **config):
     """Write a model of random weights that says something of everything, with all that a card can hold."""
-    torch.manual_seed(3)
-    network = network_config(config.pop("architecture", "fasterrcnn_mobilenet_v2_fpn"), **{**SMALL, **config})
     calibration = {
         "knife": Calibration(slope=1.2, offset=0.1),
         "tarjeta": Calibration(slope=0.7, offset=-0.2),
     }
-    card = ModelCard(
-        network=network, class_names=CLASS_NAMES, second_look=second_look, calibration=calibration
+    detector = small_detector(
+        seed=3, network={**SMALL, **config}, second_look=second_look, calibration=calibration
     )
-    detector = Detector(card)
     with torch.no_grad():
         predictor = detector.network.roi_heads.box_predictor
-        if "mobilenet" in network.architecture:  # random features of ResNets are large anyway
+        if "mobilenet" in detector.card.network.architecture:  # random features of ResNets are large anyway
             predictor.cls_score.weight.mul_(40)
             detector.network.rpn.head.cls_logits.weight.mul_(30)
     detector.save_folder(folder)

@@ -19,7 +19,6 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-import torch
 from conftest import LONGEST_S, answers, free_port, running, wait_until
 from picture_files import (
     PROPHOTO,
@@ -37,12 +36,10 @@ from picture_files import (
 )
 from PIL import Image as PillowImage
 from PIL import PngImagePlugin
+from small_network import small_detector
 
 from detection import imaging
-from detection.architectures import network_config
-from detection.detections import CLASS_NAMES
-from detection.detector import Detector
-from schemas import ModelCard, Problem
+from schemas import Problem
 from serving.problems import PROBLEMS, TYPE_PREFIX
 
 ROOT = Path(__file__).parents[2]
@@ -231,12 +228,7 @@ CORPUS = corpus()
 def server(tmp_path_factory):
     """`python mlapi.py` with a real small network."""
     folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    network = network_config(
-        "fasterrcnn_mobilenet_v2_fpn", min_size=64, max_size=96, rpn_post_nms_top_n=20, fpn_channels=16,
-        box_head_width=16,
-    )  # fmt: skip
-    Detector(ModelCard(network=network, class_names=CLASS_NAMES)).save_folder(folder)
+    small_detector(network={"rpn_post_nms_top_n": 20}).save_folder(folder)
     log, url = folder / "log", f"http://127.0.0.1:{free_port()}"
     variables = {
         "MODEL_DIR": str(folder),

@@ -12,14 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
-import torch
 from conftest import LONGEST_S, answers, free_port, running, wait_until
 from picture_files import encode, photo
+from small_network import small_detector
 
-from detection.architectures import network_config
-from detection.detections import CLASS_NAMES
-from detection.detector import Detector
-from schemas import ModelCard, OperatingPoint
+from schemas import OperatingPoint
 from tracking import champion, logged_model
 
 ROOT = Path(__file__).parents[2]
@@ -29,18 +26,13 @@ SWAP_SECONDS = 60  # is what is tested: a look every second, a download, a load,
 
 def register(folder: Path, uri: str, *, seed: int, score_threshold: float) -> None:
     """Register a small untrained network of its own weights, and say what it was measured to do."""
-    torch.manual_seed(seed)
-    config = network_config(
-        "fasterrcnn_mobilenet_v2_fpn", min_size=64, max_size=96, fpn_channels=16, box_head_width=16
-    )
     point = OperatingPoint(
         score_threshold=score_threshold, rule="test", split="val", precision=0.8, recall=0.7,
         image_recall=0.9, false_alarms_per_1000=40.0, weapon_images=100, weapon_free_images=100,
     )  # fmt: skip
-    card = ModelCard(
-        network=config, class_names=CLASS_NAMES, operating_point=point, metrics={"val/map": 0.5 + seed / 100}
+    small_detector(seed=seed, operating_point=point, metrics={"val/map": 0.5 + seed / 100}).save_folder(
+        folder
     )
-    Detector(card).save_folder(folder)
     logged_model.import_folder(folder, name=NAME, experiment="promotion", tracking_uri=uri)
 
 

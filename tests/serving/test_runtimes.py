@@ -9,19 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from conftest import LONGEST_S
 from fake_detector import FakeDetector, api_settings, live_server, png
+from small_network import small_detector
 
 from detection import export as exports
-from detection.architectures import network_config
 from detection.card import DetectorError, read_card, write_card
-from detection.detections import CLASS_NAMES
-from detection.detector import Detector, load_folder
+from detection.detector import load_folder
 from detection.processor import multiplies_int8, processor_name
 from detection.runtime import run_by
 from detection.runtimes import load
-from schemas import ComparedFigure, Export, ExportComparison, ModelCard, RuntimeInfo
+from schemas import ComparedFigure, Export, ExportComparison, RuntimeInfo
 from serving.app import create_app
 from tracking.versions import sha256_of
 
@@ -43,12 +41,7 @@ def change_exports(folder: Path, **changes) -> None:
 def made(tmp_path_factory):
     """A model folder with exports for OpenVINO (called int8, nothing in it is) and ONNX Runtime."""
     folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    network = network_config(
-        "fasterrcnn_mobilenet_v2_fpn", min_size=64, max_size=64, fpn_channels=16, box_head_width=16,
-        rpn_post_nms_top_n=20, box_score_thresh=0.01,
-    )  # fmt: skip
-    Detector(ModelCard(network=network, class_names=CLASS_NAMES)).save_folder(folder)
+    small_detector(network={"rpn_post_nms_top_n": 20, "box_score_thresh": 0.01}).save_folder(folder)
     pieces = exports.take_apart(load_folder(folder, optimize=False))
     kinds = {"openvino": ("int8", 10.0), "onnx": ("float", 20.0)}
     found = []

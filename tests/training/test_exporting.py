@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
+from small_network import small_detector
 
 from detection.architectures import network_config
 from detection.card import DetectorError, read_card
@@ -41,14 +41,9 @@ def data(tmp_path_factory):
 def folder(tmp_path_factory, data):
     """A model folder of a network that knows nothing, with an export made from the command line."""
     folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    network = network_config(
-        "fasterrcnn_mobilenet_v2_fpn", min_size=64, max_size=64, fpn_channels=16, box_head_width=16,
-        rpn_post_nms_top_n=20, box_score_thresh=0.01,
-    )  # fmt: skip
     look = SecondLookConfig(size_px=32, score_from=0.01)
-    detector = Detector(CARD.model_copy(update={"network": network, "second_look": look}))
-    detector.save_folder(folder)
+    small = {"rpn_post_nms_top_n": 20, "box_score_thresh": 0.01}
+    small_detector(network=small, second_look=look, operating_point=POINT).save_folder(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "sys.argv", ["registry.py", "export", str(folder), "--format", "openvino", "--data", str(data)]
