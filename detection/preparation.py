@@ -91,7 +91,7 @@ def cut_out(image: Image, boxes: Floats, config: SecondLookConfig) -> Floats:
         boxes: (N, 4) xyxy pixels of image.
         config: size_px, context and smallest_px.
     """
-    picture = PillowImage.fromarray(image)
+    height, width = image.shape[:2]
     size = (config.size_px, config.size_px)
     longer = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
     half = np.maximum(longer * np.float32(config.context), np.float32(config.smallest_px))[:, None] / 2
@@ -99,6 +99,9 @@ def cut_out(image: Image, boxes: Floats, config: SecondLookConfig) -> Floats:
     corners = np.concatenate((centres - half, centres + half), axis=1).round().astype(int).tolist()
     crops = np.zeros((len(boxes), 3, *size), np.float32)
     for crop, (x1, y1, x2, y2) in zip(crops, corners, strict=True):
-        resized = picture.crop((x1, y1, x2, y2)).resize(size, PillowImage.Resampling.BILINEAR)
+        left, top = min(max(x1, 0), width - 1), min(max(y1, 0), height - 1)
+        inside = PillowImage.fromarray(image[top : max(y2, top + 1), left : max(x2, left + 1)])
+        square = inside.crop((x1 - left, y1 - top, x2 - left, y2 - top))
+        resized = square.resize(size, PillowImage.Resampling.BILINEAR)
         crop[:] = np.asarray(resized).transpose(2, 0, 1) / np.float32(WHITE)
     return crops
