@@ -62,10 +62,11 @@ class OpenVinoGraphs:
     def __init__(
         self, graphs: Mapping[str, ov.Model], *, precision: Precision, threads: int = 0, has_int8: bool = True
     ) -> None:
-        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+        options: dict[str, object] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
         if precision == "int8":
             options["INFERENCE_PRECISION_HINT"] = "f32"
-            options["LP_TRANSFORMS_MODE"] = has_int8
+        if not has_int8:
+            options["LP_TRANSFORMS_MODE"] = False  # OpenVINO's documents do not name it
         try:
             compiled = {part: CORE.compile_model(graph, "CPU", options) for part, graph in graphs.items()}
         except RuntimeError as error:
