@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detection.alarm import alarm_threshold, unsure_threshold
-from detection.overlaps import areas
+from detection.overlaps import areas, box_iou
 from schemas import Detection, ModelCard, Verdict
 
 # Frames lie half a second apart, and a weapon that is moved overlaps nothing of where it was: overlap alone
@@ -24,6 +24,9 @@ from schemas import Detection, ModelCard, Verdict
 REACH = 2.0  # of the mean diagonal of two boxes: how far their centres lie apart from frame to frame, at most
 FARTHEST = 3.0  # the same after frames without it
 LARGEST_RATIO = 6.0  # of the larger box's area to the smaller one's: a knife turns
+# A network draws a second box around a hand and its weapon, or calls it pistol and knife at once. Followed
+# apart, somebody is told of one weapon twice: bench/README.md has the figures.
+SAME_IOU = 0.3  # of two weapons' boxes in one frame, from which they are one object
 RANK: dict[Verdict, int] = {"none": 0, "unsure": 1, "alarm": 2}
 
 
@@ -119,6 +122,18 @@ def padded_median(scores: Sequence[float], count: int) -> float:
     return median([*scores, *[0.0] * (count - len(scores))])
 
 
+def apart(weapons: Sequence[Detection]) -> list[Detection]:
+    """Return the weapons of one frame, best first, of those that overlap by SAME_IOU the best alone."""
+    ranked = sorted(weapons, key=lambda weapon: -weapon.score)
+    boxes = np.array([_corners(weapon) for weapon in ranked], np.float64).reshape(-1, 4)
+    overlaps = box_iou(boxes, boxes)
+    kept: list[int] = []
+    for i in range(len(ranked)):
+        if not any(overlaps[i, j] >= SAME_IOU for j in kept):
+            kept.append(i)
+    return [ranked[i] for i in kept]
+
+
 class Confirmation:
     """Follows the weapons of one camera or one video.
 
@@ -147,7 +162,8 @@ class Confirmation:
         for track in self.tracks:
             track.forget(look - rule.window + 1, time_s - rule.memory_s)
         self.tracks = [track for track in self.tracks if track.recent or self._cools_down(track, time_s)]
-        seen = [Sighting(look, time_s, d) for d in detections if d.dangerous and d.score >= rule.unsure_from]
+        weapons = [d for d in detections if d.dangerous and d.score >= rule.unsure_from]
+        seen = [Sighting(look, time_s, detection) for detection in apart(weapons)]
         for sighting, track in self._assign(seen):
             track.add(sighting)
         return [track for track in self.tracks if track.last.look == look and self._rises(track)]

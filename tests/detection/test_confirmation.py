@@ -59,6 +59,15 @@ def test_a_box_of_another_size_on_the_same_place_is_another_object():
     assert verdicts([[seen(0.9, 100, 100, side)] for side in (20, 80, 300)]) == []
 
 
+def test_two_boxes_on_one_weapon_are_told_once_and_two_weapons_twice():
+    """Boxes of 40 pixels a side: 20 apart, their IoU is 1 / 3; 22 apart, 0.29."""
+    for apart, expected in ((20, 1), (22, 2)):
+        both = [seen(0.7, 100 + apart, 100, label="knife"), seen(0.9, 100, 100)]
+        assert len(verdicts([both] * 6)) == expected
+    flickering = [[seen(0.9, 100, 100)], [seen(0.9, 100, 100), seen(0.8, 110, 110, 45)]] * 5
+    assert verdicts(flickering) == [(2, "alarm")]
+
+
 def test_two_objects_side_by_side_keep_apart():
     frame = [seen(0.9, 100, 100), seen(0.7, 180, 100)]
     assert verdicts([frame, frame[::-1], frame]) == [(2, "alarm"), (2, "alarm")]
