@@ -23,7 +23,7 @@ from pydantic_settings import (
 from arguments import parse_arguments, refuse
 from commands_data import CLASSES, DATA, NEGATIVE_VAL_FRACTION, NEGATIVES, VAL_FRACTION, HeldOut
 from schemas import Tiles
-from settings import Device
+from settings import Device, WantedRuntime
 
 PRESETS = Path(__file__).parent / "config"
 # What two programs say of the same setting.
@@ -379,9 +379,26 @@ class EvaluateConfig(BaseSettings):
         cli_prog_name="evaluate.py", cli_avoid_json=True, protected_namespaces=(),
     )  # fmt: skip
 
-    data: list[Path] = Field(description=DATA)
+    data: list[Path] = Field([], description=DATA)
     classes: str = Field("", description=CLASSES)
     split: Literal["train", "val", "test"] = Field("test", description="which images")
+    video: bool = Field(
+        False,
+        description="also play the split's series of pictures as cameras see them, and score the alarms that "
+        "the cameras' rule raises: missed events, time to alarm, false alarms per hour",
+    )
+    clips: list[Path] = Field(
+        [],
+        description="score them on labelled videos too: files, or folders of them, each with a JSON file "
+        'beside it, {"weapons": [{"from_s": 3.2, "to_s": 9}]}; without --data on nothing else',
+    )
+    rate: float = Field(2.0, gt=0, le=30, description="pictures looked at per second (--video, --clips)")
+    pan_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=600,
+        description="with --video, let the view move so long over each photograph that is in no series",
+    )
     negatives: bool = Field(False, description=NEGATIVES)
     val_fraction: float = Field(0.12, gt=0, lt=0.5, description=f"{VAL_FRACTION}; as in training")
     negative_val_fraction: float | None = Field(
@@ -411,6 +428,9 @@ class EvaluateConfig(BaseSettings):
     max_unsure: float = Field(200.0, ge=0, description=f"{MAX_UNSURE} (--keep --split val)")
     device: Device = Field("auto", description="where the network runs; auto: cuda if there, else cpu")
     threads: int = Field(0, ge=0, description="CPU threads of the network; 0 = all")
+    runtime: WantedRuntime = Field(
+        "torch", description="what runs the network; auto: as the API chooses, an export where it is faster"
+    )
     mlflow_tracking_uri: str = Field(
         "http://127.0.0.1:5000", validation_alias="mlflow_tracking_uri", description="MLflow tracker"
     )
@@ -420,7 +440,13 @@ class EvaluateConfig(BaseSettings):
     )
     model_alias: str = Field("champion", validation_alias="model_alias", description="its alias")
 
+    @model_validator(mode="after")
+    def _has_something_to_score(self) -> Self:
+        if not self.data and not self.clips:
+            raise ValueError("data: expected a folder of photographs, or labelled videos with --clips")
+        return self
+
 
 def evaluate_config(arguments: Sequence[str] | None = None) -> EvaluateConfig:
     """Return what evaluate.py is to do: flags > environment > defaults."""
-    return parse_arguments(EvaluateConfig, arguments, list_flags=("--data",))
+    return parse_arguments(EvaluateConfig, arguments, list_flags=("--data", "--clips"))

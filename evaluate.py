@@ -6,32 +6,34 @@ import dataclasses
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
 import metrics
+from cameras import streams
+from cameras.config import one_camera
 from commands import EvaluateConfig, evaluate_config
 from detection import detector as detectors
-from detection import devices, imaging
+from detection import devices, imaging, runtimes
 from detection.card import DetectorError, read_card, write_card
+from detection.confirmation import Rule
 from detection.detections import Detections, GroundTruth, Latency
-from detection.detector import Detector
 from detection.names import printable
-from detection.runtime import warm_up
+from detection.runtime import AnyDetector, run_by, warm_up
 from detection.tiles import detect_in, frames_of
-from evaluation import plots
 from evaluation import report as reports
+from evaluation import tables, video
 from evaluation.alarms import image_alarms
 from evaluation.chosen import Chosen, choose, into_card, uncalibrated, with_reliability
 from evaluation.results import Report, SliceResult, build_report, card_tables, flat_metrics
 from evaluation.robustness import CHANGES
+from photosets import clips as labelled
 from photosets import layout
 from photosets import samples as photographs
 from photosets.report import DatasetReport
@@ -47,6 +49,7 @@ PROBLEMS = (
     layout.DatasetError, DetectorError, devices.NoSuchDevice, imaging.ImageError,
     reports.ReportError, tracker.RegistryError,
 )  # fmt: skip
+VIDEO_STALL_S = 60.0  # a file on a slow disk
 console = Console(markup=False, emoji=False)
 
 
@@ -54,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return 0, 1 after a problem said in a sentence, or 130 after Ctrl-C."""
     config = evaluate_config(arguments)
     try:
-        run(config)
+        if config.data:
+            run(config)
+        else:
+            run_clips(config)
     except PROBLEMS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -73,7 +79,7 @@ def run(config: EvaluateConfig) -> Report:
         torch.set_num_threads(config.threads)
     with ExitStack() as stack:
         folder, model, run_id = find_model(config, stack)
-        detector = detectors.load_folder(folder, device=device)
+        detector = load_detector(config, folder, device)
     if config.keep:
         check_keep(config, detector.card)
     if config.tiles != "1x1" and (config.keep or config.log):
@@ -85,7 +91,8 @@ def run(config: EvaluateConfig) -> Report:
         if not run_id:
             raise tracker.RegistryError(f"{model} does not say which MLflow run made it: leave out --log")
         tracker.check_tracker(config.mlflow_tracking_uri)
-    samples = read_split(config, detector.class_names)
+    samples = read_split(config, detector.card.class_names)
+    films = film(config, samples) if config.video or config.clips else []
     warm_up(detector)
     choosing = config.keep and config.split == "val"
     if choosing:
@@ -94,14 +101,18 @@ def run(config: EvaluateConfig) -> Report:
     detections, latency = engine.evaluate(finder, samples)
     choice = None
     if choosing:
-        choice = choose_anew(config, samples, detections, detector.class_names)
+        choice = choose_anew(config, samples, detections, detector.card.class_names)
         detections, detector.card = choice.detections, choice.onto(detector.card)
     result = score(config, finder, samples, (detections, latency), model, detector.card)
     if choice:
         result = with_reliability(result, choice)
+    if films:
+        result = dataclasses.replace(result, video=watch(config, films, finder, detector))
     page = reports.write_report(result, config.output, samples)
-    console.print(figures_table(result, other))
-    notes = list(result.notes)
+    console.print(tables.figures_table(result, other))
+    if result.video:
+        console.print(tables.video_table(result.video))
+    notes = [*result.notes, *(result.video.notes if result.video else ())]
     if other and other.data.get("Fingerprint") != result.data["Fingerprint"]:
         notes.append(
             f"{config.against} is of other images ({other.title}, {other.images} images): the two columns do "
@@ -112,24 +123,65 @@ def run(config: EvaluateConfig) -> Report:
     if choice:
         keep_choice(choice, result, samples, folder)
     elif config.keep:
-        keep_figures(result, folder)
+        keep_figures(result, folder, of_torch=config.runtime == "torch")
     if config.log:
         log_report(result, config.output, run_id, config.mlflow_tracking_uri)
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
     return result
 
 
+def run_clips(config: EvaluateConfig) -> video.VideoResult:
+    """Load the model, score it on labelled videos alone, write video.json and print its figures."""
+    reports.check_writable(config.output)
+    device = devices.choose_device(config.device)
+    films = film(config, [])
+    with ExitStack() as stack:
+        folder, _, _ = find_model(config, stack)
+        detector = load_detector(config, folder, device)
+    finder = detector if config.tiles == "1x1" else TiledFinder(detector, config.tiles)
+    warm_up(detector)
+    result = watch(config, films, finder, detector)
+    written = reports.write_video(result, config.output)
+    console.print(tables.video_table(result))
+    for note in result.notes:
+        console.print(f"note: {note}", highlight=False)
+    console.print(f"report: {written}", highlight=False, soft_wrap=True)
+    return result
+
+
+def load_detector(config: EvaluateConfig, folder: Path, device: torch.device) -> AnyDetector:
+    """Load the model with the runtime that is wanted, and with no other.
+
+    Raises:
+        DetectorError: it cannot be loaded, and why.
+    """
+    if config.runtime == "torch":
+        return detectors.load_folder(folder, device=device)
+    detector = runtimes.load(folder, runtime=config.runtime, device=str(device), threads=config.threads)
+    chosen = run_by(detector)
+    if chosen and config.runtime not in ("auto", chosen.name):
+        raise DetectorError(f"--runtime {config.runtime} cannot run this model: {'; '.join(chosen.notes)}")
+    return detector
+
+
+def runtime_of(detector: AnyDetector) -> str:
+    """Return what runs the network, in words."""
+    chosen = run_by(detector)
+    return "torch" if chosen is None or chosen.name == "torch" else f"{chosen.name} {chosen.precision}"
+
+
 @dataclasses.dataclass(frozen=True)
 class TiledFinder:
     """A detector that looks at each image's tiles too."""
 
-    detector: Detector
+    detector: AnyDetector
     tiles: Tiles
 
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return self.detector.device
+        device: torch.device = getattr(self.detector, "device", torch.device("cpu"))
+        return device
 
     def detect(self, image: imaging.Image) -> Detections:
         """Return every detection in an upright RGB image."""
@@ -171,6 +223,11 @@ def read_split(config: EvaluateConfig, class_names: Sequence[str]) -> list[Sampl
 
 def check_keep(config: EvaluateConfig, card: ModelCard) -> None:
     """Raise DetectorError unless --keep can write what it measures, before the work and not after it."""
+    if config.runtime != "torch" and not (config.video and config.split == "test"):
+        raise DetectorError(
+            "the card's figures of photographs are PyTorch's: leave out --keep, or --runtime; of --video on "
+            "the test split the figures of clips alone are kept"
+        )
     whole = config.split != "train" and not config.limit
     if not config.model or not whole or (config.split == "test" and card.operating_point is None):
         raise DetectorError(
@@ -189,6 +246,53 @@ def choose_anew(
         [sample.truth for sample in samples], detections, class_names,
         groups=[sample.recording for sample in samples],
         max_false_alarms_per_1000=config.max_false_alarms, max_unsure_per_1000=config.max_unsure,
+    )  # fmt: skip
+
+
+def film(config: EvaluateConfig, samples: Sequence[Sample]) -> list[labelled.Clip]:
+    """Return the clips to be scored: the split's series, photographs panned over, and labelled videos."""
+    clips = labelled.series_clips(samples, rate=config.rate) if config.video else []
+    if config.video and config.pan_seconds:
+        alone = labelled.without_series(samples)
+        clips += labelled.panned_clips(alone, rate=config.rate, seconds=config.pan_seconds)
+    return clips + labelled.video_clips(config.clips, rate=config.rate, read=read_video)
+
+
+def read_video(path: Path) -> Generator[labelled.Frame, None, None]:
+    """Yield all pictures of a video file.
+
+    Raises:
+        ClipError: it cannot be read.
+    """
+
+    def wrong(error: Exception) -> labelled.ClipError:
+        return labelled.ClipError(f"{path} cannot be read: {error}")
+
+    def loader(decode: Callable[[], imaging.Image]) -> Callable[[], imaging.Image]:
+        def load() -> imaging.Image:
+            try:
+                return decode()
+            except (streams.StreamError, imaging.ImageError) as error:
+                raise wrong(error) from error
+
+        return load
+
+    try:
+        with closing(streams.read(one_camera("clip", str(path)), stall_s=VIDEO_STALL_S)) as pictures:
+            for picture in pictures:
+                yield labelled.Frame(picture.time_s, loader(picture.decode))
+    except streams.StreamError as error:
+        raise wrong(error) from error
+
+
+def watch(
+    config: EvaluateConfig, films: Sequence[labelled.Clip], finder: video.Finder, detector: AnyDetector
+) -> video.VideoResult:
+    """Look at clips as cameras do, and score what the cameras' rule raises."""
+    seen = video.look_at(films, finder, detector.card)
+    return video.measure_video(
+        seen, Rule.of_card(detector.card), split=config.split if config.video else None,
+        runtime=runtime_of(detector), panned=sum(clip.is_panned for clip in films),
     )  # fmt: skip
 
 
@@ -326,60 +430,21 @@ def slice_of(name: str, result: Report) -> SliceResult:
     )
 
 
-def figures_table(result: Report, other: Report | None = None) -> Table:
-    """Return the main figures as a table, those of another report beside them if given."""
-    shown = [result] if other is None else [result, other]
-    table = Table(title=f"{result.title}, {result.images} images", title_justify="left")
-    table.add_column("")
-    for one in shown:
-        table.add_column(one.model or one.title, justify="right")
-    for key, label in FIGURES.items():
-        values = [flat(one).get(key) for one in shown]
-        if any(value is not None for value in values):
-            table.add_row(
-                label, *(plots.figure(value, 1 if "1000" in key or "ms" in key else 4) for value in values)
-            )
-    return table
+def keep_figures(result: Report, folder: Path, *, of_torch: bool) -> None:
+    """Write the test's figures into the folder's model card; what validation chose stays as it is.
 
-
-FIGURES = {
-    "map": "mAP, COCO",
-    "map_50": "mAP at IoU 0.50, COCO",
-    "map_75": "mAP at IoU 0.75, COCO",
-    "original_protocol/map": "mAP, best box per class",
-    "original_protocol/map_50": "mAP at IoU 0.50, best box per class",
-    "original_subset/map": "the same on the original's images: mAP",
-    "original_subset/map_50": "the same on the original's images: mAP at IoU 0.50",
-    "published/map": "published by the original: mAP, best box per class",
-    "published/map_50": "published by the original: mAP at IoU 0.50",
-    "ap/pistol": "pistol AP",
-    "ap/knife": "knife AP",
-    "alarm/score_threshold": "alarm from score",
-    "alarm/image_recall": "weapon images that raise an alarm",
-    "alarm/false_alarms_per_1000": "false alarms per 1,000 weapon-free images",
-    "unsure/score_threshold": "unsure from score",
-    "unsure/image_recall": "weapon images at least unsure",
-    "unsure/false_alarms_per_1000": "unsure or alarms per 1,000 weapon-free images",
-    "calibration_error/raw": "calibration error, the network's scores",
-    "calibration_error/calibrated": "calibration error, calibrated on other recordings",
-    "calibration_error/served": "calibration error",
-    "lookalike_alarm_rate": "look-alikes taken for a weapon",
-    "weapon_as_lookalike_rate": "weapons taken for a look-alike",
-    "latency/detect_median_ms": "ms per image, median",
-}
-
-
-def flat(result: Report) -> dict[str, float]:
-    """Return the figures of a report by the keys of FIGURES."""
-    measured = {key.partition("/")[2]: value for key, value in flat_metrics(result).items()}
-    beside = {"original_subset": result.original_subset, "published": result.published}
-    return measured | {f"{name}/{key}": value for name, part in beside.items() for key, value in part.items()}
-
-
-def keep_figures(result: Report, folder: Path) -> None:
-    """Write the test's figures into the folder's model card; what validation chose stays as it is."""
+    Args:
+        result: of the test split.
+        folder: of the model.
+        of_torch: whether PyTorch ran the network; else the figures of clips alone are kept.
+    """
     card = read_card(folder)
     assert card.operating_point is not None
+    videos = {"video": result.video.figures} if result.video else {}
+    if not of_torch:
+        write_card(folder, card.model_copy(update=videos))
+        console.print(f"figures of clips kept in {folder / CARD_FILE}", highlight=False, soft_wrap=True)
+        return
     point, unsure = result.measured.model_copy(update={"rule": card.operating_point.rule}), None
     if card.unsure_point and result.unsure_measured:
         unsure = result.unsure_measured.model_copy(update={"rule": card.unsure_point.rule})
@@ -387,6 +452,7 @@ def keep_figures(result: Report, folder: Path) -> None:
         "tested_alarm": AlarmFigures(operating_point=point, unsure_point=unsure, curve=result.alarm_curve),
         "metrics": card.metrics | flat_metrics(result),
         "tables": card_tables(result),
+        **videos,
     }
     write_card(folder, card.model_copy(update=figures))
     console.print(f"kept in {folder / CARD_FILE}", highlight=False, soft_wrap=True)

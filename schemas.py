@@ -166,6 +166,53 @@ class MeasuredTables(_Frozen):
     lookalikes: tuple[LookalikeCount, ...] = ()
 
 
+class VideoFigures(_Frozen):
+    """What the cameras' rule of confirmation makes of labelled clips, at the model's points.
+
+    An event is a span of a clip in which a weapon is to be seen. It is alarmed if an alarm is raised within
+    it, noticed if at least a person is asked to look. What is raised outside of events is false.
+    time_to_alarm_s is the mean over the alarmed events, from the event's first picture to the alarm: the
+    "alarm activation time per interval" (AATpI, at first AApI) of Olmos, Tabik and Herrera 2018. Theirs
+    raised the alarm at the fifth picture with a weapon in a row: five_in_a_row counts the events that have
+    five, five_in_a_row_s is the same mean for them. Ends of 95 % intervals are called low and high.
+    """
+
+    split: Literal["train", "val", "test"] | None = Field(description="of the series; None for videos alone")
+    runtime: str = Field(description="what ran the network")
+    clips: int = Field(ge=1)
+    panned: int = Field(0, ge=0, description="clips of one photograph, over which the view moves")
+    recordings: int = Field(ge=1)
+    pictures: int = Field(ge=1)
+    rate: float = Field(gt=0, description="pictures looked at per second")
+    needed: int = Field(ge=1)
+    window: int = Field(ge=1)
+    cool_down_s: float = Field(ge=0)
+    alarm_from: Fraction
+    unsure_from: Fraction
+    events: int = Field(ge=0)
+    alarmed: int = Field(ge=0)
+    alarmed_share: Fraction | None = None
+    alarmed_share_low: Fraction | None = None
+    alarmed_share_high: Fraction | None = None
+    noticed: int = Field(ge=0)
+    time_to_alarm_s: float | None = None
+    time_to_alarm_median_s: float | None = None
+    five_in_a_row: int = Field(0, ge=0)
+    five_in_a_row_s: float | None = None
+    alarms_per_event: float | None = Field(None, description="of those alarmed: how often somebody is told")
+    weapon_free_hours: float = Field(ge=0)
+    false_alarms: int = Field(ge=0)
+    false_alarms_per_hour: float | None = None
+    false_alarms_per_hour_low: float | None = None
+    false_alarms_per_hour_high: float | None = None
+    false_suspicions_per_hour: float | None = None
+
+    @property
+    def missed(self) -> int:
+        """Events without an alarm."""
+        return self.events - self.alarmed
+
+
 Runtime = Literal["torch", "openvino", "onnx"]  # what runs the network
 Precision = Literal["int8", "float"]
 
@@ -263,6 +310,7 @@ class ModelCard(_Frozen):
     tested_alarm: AlarmFigures | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     tables: MeasuredTables | None = None
+    video: VideoFigures | None = Field(None, description="of evaluate.py --video on the test split")
     data_fingerprint: str = ""
     data: dict[str, Any] = Field(default_factory=dict, description="roots, images and boxes per split")
     library_versions: dict[str, str] = Field(default_factory=dict)

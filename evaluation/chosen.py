@@ -110,6 +110,7 @@ def into_card(card: ModelCard, chosen: Chosen, report: Report, truths: Sequence[
             "class_thresholds": class_thresholds(truths, chosen.detections, card.class_names),
             "alarm_curve": alarm_curve(truths, chosen.detections, card.class_names),
             "tested_alarm": None,
+            "video": None,
             "metrics": flat_metrics(report),
             "tables": card_tables(report),
         }

@@ -156,6 +156,27 @@ class FalseAlarmBound:
         return 1000 * float(max(span.high, wilson))
 
 
+def ratio_interval(
+    counts: Sequence[float], amounts: Sequence[float], *, draws: int = 1000, seed: int = 0
+) -> Interval | None:
+    """Return the interval of sum(counts) / sum(amounts) from drawing recordings again.
+
+    Args:
+        counts: of each recording: alarmed events, false alarms.
+        amounts: of each recording, in the same order: events, hours; none negative.
+        draws: how many times.
+        seed: of the drawing.
+
+    Returns:
+        None where fewer than two recordings have an amount, which say nothing of others.
+    """
+    pairs = np.array([(count, amount) for count, amount in zip(counts, amounts, strict=True) if amount > 0])
+    if len(pairs) < 2:
+        return None
+    sums = _drawn(np.arange(len(pairs)), draws, seed) @ pairs
+    return _interval(sums[:, 0] / sums[:, 1])
+
+
 def group_indices(groups: Sequence[str] | None, images: int) -> Ints:
     """Return each image's group as an index, in order of first appearance; without groups its own place."""
     if groups is None:

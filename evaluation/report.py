@@ -19,11 +19,13 @@ from detection.detections import LOOKALIKES, WEAPONS
 from evaluation.mistakes import LookalikeCell
 from evaluation.plots import RELIABILITY_LABELS, draw_plots, drawn, figure, percent, title_of
 from evaluation.results import ImageResult, Report
+from evaluation.video import VideoResult, table_rows
 
 EXAMPLE_PX = 480  # longer side of an example picture, before captions are drawn
 log = logging.getLogger(__name__)
 TEMPLATE = Path(__file__).with_name("report_template.html")
 _ADAPTER = TypeAdapter(Report)
+_VIDEO = TypeAdapter(VideoResult)
 
 
 class ReportError(ValueError):
@@ -66,6 +68,23 @@ def write_report(report: Report, folder: Path, samples: Sequence[Picture] = ()) 
             f"cannot write the report into {folder}: {error.strerror}. Choose another folder."
         ) from error
     return folder / "report.html"
+
+
+def write_video(result: VideoResult, folder: Path) -> Path:
+    """Write video.json alone, for clips that were scored without photographs, and return its path.
+
+    Raises:
+        ReportError: the folder cannot be written.
+    """
+    path = folder / "video.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_VIDEO.dump_json(result, indent=1))
+    except OSError as error:
+        raise ReportError(
+            f"cannot write the report into {folder}: {error.strerror}. Choose another folder."
+        ) from error
+    return path
 
 
 def check_writable(folder: Path) -> None:
@@ -186,6 +205,7 @@ def render_page(report: Report, plots: dict[str, bytes], examples: dict[str, byt
         rows=[row for row in COCO_ROWS if row[0] in report.coco],
         lookalikes=lookalike_rows(report.lookalikes),
         reliability_labels=RELIABILITY_LABELS,
+        video_rows=table_rows(report.video.figures) if report.video else [],
         weapons=[name for name in WEAPONS if name in report.class_names],
     )
 

@@ -26,6 +26,7 @@ from evaluation.mistakes import (
     lookalike_table,
 )
 from evaluation.points import choose_operating_point
+from evaluation.video import VideoResult
 from metrics import ORIGINAL_PUBLISHED, check_pairs, coco_summary, original_protocol
 from schemas import AlarmPoint, Band, ClassThreshold, MeasuredTables, OperatingPoint
 
@@ -145,6 +146,7 @@ class Report:
         worst: images that went worst, worst first; best: best first.
         latency: None if not measured.
         robustness: changed images, the unchanged first; empty if not measured.
+        video: what the cameras' rule makes of clips; None if not measured.
         data: roots, fingerprint, and whatever else says what was measured.
         notes: sentences on what these figures cannot tell.
     """
@@ -177,6 +179,7 @@ class Report:
     reliability: tuple[Reliability, ...] = ()
     latency: Latency | None = None
     robustness: tuple[SliceResult, ...] = ()
+    video: VideoResult | None = None
     data: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -466,6 +469,9 @@ def flat_metrics(report: Report) -> dict[str, float]:
         name = f"alarm/{key}" if f"alarm/{key}" in values else key
         if values.get(name) is not None and math.isfinite(interval.low + interval.high):
             values[f"{name}/low"], values[f"{name}/high"] = interval.low, interval.high
+    if report.video:
+        for key in ("alarmed_share", "time_to_alarm_s", "false_alarms_per_hour"):
+            values[f"video/{key}"] = getattr(report.video.figures, key)
     if report.latency:
         values["latency/detect_median_ms"] = report.latency.detect_median_ms
         values["latency/detect_p95_ms"] = report.latency.detect_p95_ms

@@ -31,7 +31,8 @@ GRAPH = {
         "commands", "detection", "evaluation", "metrics", "photosets", "settings", "tracking", "training",
     },
     "evaluate": {
-        "commands", "detection", "evaluation", "metrics", "photosets", "schemas", "tracking", "training",
+        "cameras", "commands", "detection", "evaluation", "metrics", "photosets", "schemas", "tracking",
+        "training",
     },
     "registry": {"commands", "detection", "photosets", "tracking", "training"},
     "mlapi": {"detection", "serving", "settings"},

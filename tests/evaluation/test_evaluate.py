@@ -22,10 +22,12 @@ from commands import evaluate_config
 from detection import architectures, imaging
 from detection import detector as detectors
 from detection.card import read_card, write_card
+from detection.confirmation import Rule
 from detection.detections import CLASS_NAMES, Detections
 from detection.overlaps import box_iou
-from evaluation import calibration, results, robustness
+from evaluation import calibration, results, robustness, tables
 from evaluation import report as reports
+from evaluation.video import Look, Seen, measure_video
 from photosets import layout, synthetic
 from photosets import samples as photographs
 from schemas import ModelCard, OperatingPoint
@@ -194,7 +196,7 @@ def test_as_many_pictures_of_ones_own_are_not_put_beside_the_published_figures(r
 
 def test_table_shows_two_reports_side_by_side(root):
     good, bad = (score(config_for(root), finder) for finder in (ColorFinder(), ColorFinder(blind_below=255)))
-    table = evaluate.figures_table(good, bad)
+    table = tables.figures_table(good, bad)
     row = list(table.columns[0].cells).index("mAP at IoU 0.50, COCO")
     assert [list(column.cells)[row] for column in table.columns[1:]] == ["1.0000", "0.0000"]
 
@@ -364,7 +366,10 @@ def test_validation_gives_a_model_folder_its_points_calibration_and_bands(tmp_pa
     synthetic.draw_synthetic(data, train=40, test=6, seed=0)
     card = read_card(folder)
     small = card.network.model_copy(update={"min_size": 128, "max_size": 128, "box_score_thresh": 0.001})
-    write_card(folder, card.model_copy(update={"network": small}))
+    videos = measure_video(
+        [Seen("a", "a", 2.0, (), (Look(0, ()),))], Rule(0.6, 0.3), split="test", runtime="torch"
+    )
+    write_card(folder, card.model_copy(update={"network": small, "video": videos.figures}))
     arguments = ["--data", str(data), "--model", str(folder), "--output", str(tmp_path / "out"), "--keep"]
     choosing = [*arguments, "--split", "val", "--val-fraction", "0.45", "--no-latency"]
     assert evaluate.main(choosing) == 0
@@ -374,7 +379,7 @@ def test_validation_gives_a_model_folder_its_points_calibration_and_bands(tmp_pa
     assert once.operating_point == result.operating_point != card.operating_point
     assert (once.bands, once.unsure_point) == (result.bands, result.unsure_point)
     assert [one.scores for one in result.reliability] == ["raw", "calibrated"]
-    assert once.tested_alarm is None
+    assert (once.tested_alarm, once.video) == (None, None)
     assert not [key for key in once.metrics if key.startswith("test/")], "they are of the points before"
     assert once.metrics["val/calibration_error/raw"] == result.reliability[0].error
     assert once.data["points"]["images"] == result.images
