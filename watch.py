@@ -21,9 +21,10 @@ from pathlib import Path
 from cameras import logs
 from cameras.alerts import AlertError, Courier, Destination, Webhook, apprise_services
 from cameras.config import Camera, ConfigError, camera_at, load_cameras, of_shard
-from cameras.events import Event, EventsError, EventStore, Trouble
+from cameras.events import Event, EventsError, EventStore, Review, Trouble
 from cameras.export import Exported, reviewed
 from cameras.looking import Confirmed, Served, rehearse, try_camera
+from cameras.masks import suggested_mask
 from cameras.mqtt import Mqtt
 from cameras.status import StatusError, StatusServer
 from cameras.streams import StreamError
@@ -54,8 +55,7 @@ def main() -> int:
             case EventsCommand():
                 return _list(settings)
             case ReviewCommand(event=event, verdict=verdict, by=by, why=why):
-                _store(settings).judge(event, verdict, by=by, why=why)
-                print(f"Event {event} is {verdict}.")
+                _review(settings, event, verdict, by=by, why=why)
             case ExportEventsCommand(folder=folder):
                 return _export(settings, folder)
             case _:
@@ -153,6 +153,24 @@ def _list(settings: WatchCommand) -> int:
     for _, line in sorted(lines, reverse=True):
         print(line)
     return 0
+
+
+def _review(settings: WatchCommand, event_id: str, verdict: Review, *, by: str, why: str) -> None:
+    """Note what a person says of an event; after several that were dismissed at one place, suggest a mask."""
+    store = _store(settings)
+    store.judge(event_id, verdict, by=by, why=why)
+    print(f"Event {event_id} is {verdict}.")
+    if verdict != "dismissed":
+        return
+    camera = next((event.camera for event in store.events() if event.id == event_id), None)
+    others = store.events(camera=camera, review="dismissed")
+    mask = suggested_mask(sorted(others, key=lambda event: event.id != event_id))  # this one first
+    if mask:
+        corners = ", ".join(f"[{x:g}, {y:g}]" for x, y in mask)
+        print(
+            f"Camera {camera} was wrong at this place before. In cameras.toml, masks = [[{corners}]] keeps "
+            "it quiet there; a weapon that is held there is not seen then either."
+        )
 
 
 def _line(event: Event) -> str:

@@ -95,6 +95,7 @@ class Camera(BaseModel):
     needed: int = Field(3, ge=1, le=20, description="frames that must see the same object")
     window: int = Field(5, ge=1, le=20, description="of so many frames looked at")
     cool_down: float = Field(60.0, ge=0, description="seconds in which an object that comes back is no news")
+    at_rest: float = Field(3600.0, ge=0, description="the same for one that never moved, at its very place")
 
     @model_validator(mode="after")
     def _can_be(self) -> Self:

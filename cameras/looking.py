@@ -116,7 +116,7 @@ class Looker:
         camera = self.camera
         rule = Rule.of_card(info.card, needed=camera.needed, window=camera.window)
         memory_s = max(rule.memory_s, 2 * camera.window / camera.rate)
-        return replace(rule, memory_s=memory_s, cool_down_s=camera.cool_down)
+        return replace(rule, memory_s=memory_s, cool_down_s=camera.cool_down, rest_s=camera.at_rest)
 
     def _take(self, time_s: float, picture: bytes, result: ImageResult, info: ModelInfo) -> list[Confirmed]:
         rule = self._rule(info)

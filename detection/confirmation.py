@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detection.alarm import alarm_threshold, unsure_threshold
-from detection.overlaps import areas, box_iou
+from detection.overlaps import areas, box_iou, iou
 from schemas import Detection, ModelCard, Verdict
 
 # Frames lie half a second apart, and a weapon that is moved overlaps nothing of where it was: overlap alone
@@ -27,6 +27,7 @@ LARGEST_RATIO = 6.0  # of the larger box's area to the smaller one's: a knife tu
 # A network draws a second box around a hand and its weapon, or calls it pistol and knife at once. Followed
 # apart, somebody is told of one weapon twice: bench/README.md has the figures.
 SAME_IOU = 0.3  # of two weapons' boxes in one frame, from which they are one object
+AT_REST_IOU = 0.5  # of a box with where its object was first seen, from which it has not moved
 RANK: dict[Verdict, int] = {"none": 0, "unsure": 1, "alarm": 2}
 
 
@@ -42,6 +43,8 @@ class Rule:
         window: frames that are looked back at.
         memory_s: a frame older than this counts no longer.
         cool_down_s: what was confirmed and comes back within this time is the same object, and no news.
+        rest_s: the same for an object that never moved, where it comes back to its very place: a clock on the
+            wall that is taken for a knife whenever the sun shines on it.
     """
 
     alarm_from: float
@@ -50,6 +53,7 @@ class Rule:
     window: int = 5
     memory_s: float = 10.0
     cool_down_s: float = 60.0
+    rest_s: float = 3600.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.needed <= self.window:
@@ -88,6 +92,7 @@ class Track:
         verdict: the highest that it ever reached.
         score: the padded median when verdict was reached or, if higher, after; in [0, 1].
         seen: how many frames saw it.
+        is_at_rest: whether each of them saw it where the first did.
         recent: the sightings that count now, oldest first.
     """
 
@@ -98,12 +103,14 @@ class Track:
     verdict: Verdict = "none"
     score: float = 0.0
     seen: int = 0
+    is_at_rest: bool = True
     recent: deque[Sighting] = field(default_factory=deque)
 
     def add(self, sighting: Sighting) -> None:
         """Note that a frame sees it."""
         self.recent.append(sighting)
         self.last, self.seen = sighting, self.seen + 1
+        self.is_at_rest &= _overlap(sighting, self.first) >= AT_REST_IOU
         if sighting.detection.score > self.best.detection.score:
             self.best = sighting
 
@@ -161,7 +168,11 @@ class Confirmation:
         self._looks += 1
         for track in self.tracks:
             track.forget(look - rule.window + 1, time_s - rule.memory_s)
-        self.tracks = [track for track in self.tracks if track.recent or self._cools_down(track, time_s)]
+        self.tracks = [
+            track
+            for track in self.tracks
+            if track.recent or self._cools_down(track, time_s) or self._rests(track, time_s)
+        ]
         weapons = [d for d in detections if d.dangerous and d.score >= rule.unsure_from]
         seen = [Sighting(look, time_s, detection) for detection in apart(weapons)]
         for sighting, track in self._assign(seen):
@@ -170,6 +181,10 @@ class Confirmation:
 
     def _cools_down(self, track: Track, time_s: float) -> bool:
         return track.verdict != "none" and time_s - track.last.time_s <= self.rule.cool_down_s
+
+    def _rests(self, track: Track, time_s: float) -> bool:
+        is_known = track.verdict != "none" and track.is_at_rest
+        return is_known and time_s - track.last.time_s <= self.rule.rest_s
 
     def _rises(self, track: Track) -> bool:
         """Judge a track by its recent sightings, and say whether its verdict rose."""
@@ -208,9 +223,11 @@ class Confirmation:
         self.tracks.append(track)
         return track
 
-    @staticmethod
-    def _distance(sighting: Sighting, track: Track) -> float | None:
+    def _distance(self, sighting: Sighting, track: Track) -> float | None:
         """Return how far a sighting lies from a track's last one, in diagonals; None: another object."""
+        is_away = not track.recent and not self._cools_down(track, sighting.time_s)
+        if is_away and _overlap(sighting, track.last) < AT_REST_IOU:
+            return None
         reach = min(FARTHEST, REACH * (sighting.look - track.last.look))
         boxes = np.array([_corners(sighting.detection), _corners(track.last.detection)])
         sides = boxes[:, 2:] - boxes[:, :2]
@@ -222,6 +239,11 @@ class Confirmation:
         diagonals: NDArray[np.float64] = np.hypot(sides[:, 0], sides[:, 1])
         distance = apart / float(diagonals.mean())
         return distance if distance <= reach else None
+
+
+def _overlap(one: Sighting, other: Sighting) -> float:
+    boxes = np.array([_corners(one.detection), _corners(other.detection)])
+    return float(iou(boxes[0], boxes[1]))
 
 
 def _corners(detection: Detection) -> tuple[float, float, float, float]:

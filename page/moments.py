@@ -54,7 +54,8 @@ def moments_of(looks: Sequence[Look], rule: Rule) -> list[Moment]:
 
     What was seen for too few frames is there too, as unsure: no sign of a weapon goes unsaid.
     """
-    rule = replace(rule.for_frames(len(looks)), cool_down_s=0.0)  # what comes back is judged anew
+    # What comes back is judged anew.
+    rule = replace(rule.for_frames(len(looks)), cool_down_s=0.0, rest_s=0.0)
     found = [_moment(track, seen) for track, seen in _sightings(looks, rule).items()]
     return sorted(
         [*_joined(found, looks, rule.window), *_joined(_notes(looks, rule), looks, 1)],

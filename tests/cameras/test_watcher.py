@@ -100,6 +100,19 @@ def test_what_is_unsure_is_of_its_own_kind_and_is_asked_for_from_the_unsure_poin
     assert api.requests[0][1]["score_threshold"] == ["0.3"]
 
 
+def test_a_clock_that_is_taken_for_a_pistol_now_and_then_is_told_once(api):
+    """Every ten minutes the sun shines on it for three pictures; once a pistol is held elsewhere."""
+    looker, told = a_looker(api), []
+    other = detection("pistol", 0.9, 70, 10, 90, 40)
+    for minutes in range(0, 120, 10):
+        api.found = [PISTOL, other] if minutes == 60 else [PISTOL]
+        risen = [each for i in range(3) for each in looker.look(60 * minutes + i, GREY)]
+        told += [(minutes, each.track.best.detection.score) for each in risen]
+    assert told == [(0, 0.91), (60, 0.9)]
+    looker = a_looker(api, at_rest=0)
+    assert sum(len(looker.look(600 * again + i, GREY)) for again in range(3) for i in range(3)) == 3
+
+
 def test_look_alikes_confirm_nothing(api):
     api.found = [detection("smartphone", 0.99, 20, 25, 60, 75)]
     looker = a_looker(api)

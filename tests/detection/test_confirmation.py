@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,9 +110,49 @@ def test_the_median_is_padded_with_zeros():
 def test_an_object_that_comes_back_within_its_cool_down_is_no_news_and_later_it_is():
     one = [seen(0.9, 100, 100)]
     shown = [one] * 3
-    rule = Rule(0.6, 0.3, cool_down_s=20)
+    rule = Rule(0.6, 0.3, cool_down_s=20, rest_s=0)
     assert verdicts([*shown, *[[]] * 39, *shown], rule) == [(2, "alarm")]  # unseen for 20 s
     assert verdicts([*shown, *[[]] * 40, *shown], rule) == [(2, "alarm"), (45, "alarm")]
+
+
+def told_of_flickers(every_s: float, hours: float) -> list[float]:
+    """When, in seconds, somebody is told of what stands still and is seen for 3 s every so often."""
+    confirmation, told = Confirmation(RULE), []
+    for start_s in np.arange(0, 3600 * hours, every_s):
+        for i in range(8):
+            box = [seen(0.9, 100 + i % 3, 100)] if i < 6 else []  # detectors tremble
+            told += [start_s + 0.5 * i for _ in confirmation.look(start_s + 0.5 * i, box)]
+    return told
+
+
+def test_what_stands_still_is_told_once_in_a_day_whether_it_is_seen_always_or_now_and_then():
+    assert told_of_flickers(every_s=4, hours=1) == [1.0]
+    assert told_of_flickers(every_s=600, hours=24) == [1.0]
+
+
+def test_what_stands_still_is_news_again_after_an_hour_without_it():
+    assert told_of_flickers(every_s=2 * 3600, hours=5) == [1.0, 7201.0, 14401.0]
+
+
+@pytest.mark.parametrize(
+    ("x", "side", "is_news"),
+    [(100, 40, False), (110, 40, False), (120, 40, True), (190, 40, True), (100, 80, True)],
+)
+def test_only_at_its_very_place_does_what_stood_still_hide_anything(x, side, is_news):
+    """IoU with the box at 100: 0.6 at 110, 0.33 at 120; a box of twice its sides shares a quarter."""
+    still, later = [seen(0.9, 100, 100)], [seen(0.9, x, 100, side)]
+    confirmation = Confirmation(RULE)
+    for i in range(4):
+        confirmation.look(0.5 * i, still)
+    assert bool([each for i in range(4) for each in confirmation.look(600 + 0.5 * i, later)]) == is_news
+
+
+def test_what_moved_is_news_after_its_cool_down_even_where_it_was_last():
+    confirmation = Confirmation(RULE)
+    for i in range(4):
+        confirmation.look(0.5 * i, [seen(0.9, 100 + 30 * i, 100)])
+    again = [each for i in range(3) for each in confirmation.look(600 + 0.5 * i, [seen(0.9, 190, 100)])]
+    assert [track.verdict for track in again] == ["alarm"]
 
 
 def test_another_object_elsewhere_is_news_while_the_first_cools_down():
