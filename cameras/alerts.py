@@ -16,6 +16,7 @@ import json
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -26,7 +27,7 @@ import requests
 from apprise import Apprise, AppriseAttachment, NotifyType
 from apprise.attachment.memory import AttachMemory
 
-from cameras.events import Alert, Event, EventsError, EventStore
+from cameras.events import CLOCK_JUMP_S, Alert, Event, EventsError, EventStore
 from cameras.looking import Confirmed
 from cameras.wording import alarm_text
 from detection import imaging
@@ -103,6 +104,7 @@ class Courier:
     ) -> None:  # fmt: skip
         self.problem: str | None = None
         self._store, self._destination, self._cameras, self._clock = store, destination, cameras, clock
+        self._began = (clock(), time.monotonic())
         self._arrived: set[str] = set()  # and not noted yet
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -151,13 +153,18 @@ class Courier:
 
     def _bring(self, alert: Alert) -> None:
         if alert.id not in self._arrived:
-            if self._clock() - alert.created_at > LIVES:
+            if self._clock() - alert.created_at > LIVES and not self._clock_has_jumped():
                 log.error("alert %s to %s is given up: too old", alert.id, self._destination.name)
             else:
                 self._destination.send(alert)
             self._arrived.add(alert.id)
         self._store.sent(alert.id)
         self._arrived.discard(alert.id)
+
+    def _clock_has_jumped(self) -> bool:
+        """Say whether the wall's clock was set since the start, so that nobody knows how old an alert is."""
+        passed_s = (self._clock() - self._began[0]).total_seconds()
+        return abs(passed_s - (time.monotonic() - self._began[1])) > CLOCK_JUMP_S
 
     def _run(self) -> None:
         wait_s = FIRST_WAIT_S

@@ -227,12 +227,11 @@ class EventStore:
 
     @staticmethod
     def _in_this_hour(session: Session, alert: Alert) -> int:
-        hour = alert.created_at - timedelta(hours=1)
+        now = alert.created_at
+        within = Alert.created_at.between(now - timedelta(hours=1) + timedelta(microseconds=1), now)
         counted = select(func.count()).select_from(Alert)
-        return (
-            session.scalar(counted.where(Alert.destination == alert.destination, Alert.created_at > hour))
-            or 0
-        )
+        # What a clock that was ahead wrote lies after now: it must not hold back all that comes until then.
+        return session.scalar(counted.where(Alert.destination == alert.destination, within)) or 0
 
     def waiting(self, destination: str, cameras: Collection[str] | None = None) -> list[Alert]:
         """Return the alerts of cameras, or of all, that a destination has not got yet, oldest first."""
