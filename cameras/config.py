@@ -42,6 +42,7 @@ Point = tuple[Share, Share]
 Polygon = Annotated[tuple[Point, ...], Field(min_length=3)]
 SCHEMES = ("rtsp", "rtsps", "http", "https")
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+DEVICE = re.compile(r"usb:(\d{1,3})")
 SPAN = re.compile(r"(\d\d?):(\d\d)-(\d\d?):(\d\d)")
 
 
@@ -80,7 +81,7 @@ class Camera(BaseModel):
 
     name: str = Field(pattern=r"^[\w][\w .-]{0,63}$", description="letters, digits, spaces, dots and dashes")
     address: SecretStr = Field(
-        description="rtsp://, http:// (MJPEG), /dev/video0, a video file, or a folder of pictures"
+        description="rtsp://, http:// (MJPEG), usb:0 or /dev/video0, a video file, or a folder of pictures"
     )
     shown: str = ""
     transport: Literal["tcp", "udp"] = Field("tcp", description="how RTSP cameras send: udp may lose parts")
@@ -116,7 +117,8 @@ class Camera(BaseModel):
     @property
     def is_device(self) -> bool:
         """Whether it hangs on this machine's USB."""
-        return self.address.get_secret_value().startswith("/dev/")
+        address = self.address.get_secret_value()
+        return address.startswith("/dev/") or DEVICE.fullmatch(address) is not None
 
     @property
     def is_live(self) -> bool:

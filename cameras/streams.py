@@ -22,10 +22,11 @@ import av
 import av.error
 import numpy as np
 
-from cameras.config import Camera
+from cameras.config import DEVICE, Camera
 from cameras.logs import CameraLog
 from detection import imaging
 
+DEVICES = Path("/dev")
 FILE_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,h264,hevc,mjpeg,flv,asf"
 NETWORK_PROTOCOLS = "rtsp,rtsps,rtp,srtp,udp,tcp,tls,http,https"  # never file: a camera must not name one
 LOOKED_AT_FIRST_US = "1000000"  # of a stream, to find out what it is; FFmpeg's own 5 s are 5 s without a look
@@ -266,7 +267,7 @@ def _open(camera: Camera, stall_s: float) -> av.container.InputContainer:
         if address.lower().startswith("rtsp"):
             options["rtsp_transport"] = camera.transport
     elif camera.is_device:
-        options, form = {}, "v4l2"
+        address, options, form = _device(address), {}, "v4l2"
         if form not in av.formats_available:  # PyPI's wheels are built without devices
             raise StreamError(
                 "this PyAV reads no USB devices: let ffmpeg pass it on (ffmpeg -f v4l2 -i "
@@ -284,6 +285,23 @@ def _open(camera: Camera, stall_s: float) -> av.container.InputContainer:
         container.close()
         raise
     return container
+
+
+def _device(address: str) -> str:
+    """Return the path of a USB camera: usb:0 is the first, /dev/video0.
+
+    Raises:
+        StreamError: there is no such device.
+    """
+    numbered = DEVICE.fullmatch(address)
+    path = DEVICES / f"video{numbered[1]}" if numbered else Path(address)
+    if not path.exists():
+        others = ", ".join(sorted(str(other) for other in DEVICES.glob("video*")))
+        raise StreamError(
+            f"there is no {path}: plug the camera in, and give a container the device (--device {path}); "
+            + (f"there is {others}" if others else "no USB camera is here")
+        )
+    return str(path)
 
 
 def _check_codec(container: av.container.InputContainer) -> None:

@@ -96,6 +96,7 @@ class RtspServer:
 
     def __init__(self, clip: Path, log: Path, login: str = "") -> None:
         self.clip, self.log, self.login, self.port = clip, log, login, free_port()
+        self.method = "basic"  # or digest
         self.place = f"127.0.0.1:{self.port}/clip"
         self.url = f"rtsp://{self.place}"
 
@@ -107,7 +108,7 @@ class RtspServer:
             str(self.port),
             str(self.clip),
         ]
-        command += [self.login] if self.login else []
+        command += [self.login, self.method] if self.login else []
         with running(command, self.log, ready=self._listens, cwd=self.log.parent) as process:
             yield process
 

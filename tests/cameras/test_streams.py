@@ -83,8 +83,13 @@ def test_a_camera_that_freezes_is_noticed_and_seen_again_once_it_thaws(rtsp: Rts
         wait_until(lambda: stream.newest(1) and stream.state.problem is None)
 
 
-def test_the_right_password_opens_and_a_wrong_one_is_said_without_being_shown(rtsp: RtspServer, caplog):  # noqa: F811
-    rtsp.login = "keeper:right"
+@pytest.mark.parametrize("method", ["basic", "digest"])
+def test_the_right_password_opens_and_a_wrong_one_is_said_without_being_shown(
+    rtsp: RtspServer,  # noqa: F811
+    method,
+    caplog,
+):
+    rtsp.login, rtsp.method = "keeper:right", method
     with rtsp.up():
         with streaming(f"rtsp://keeper:right@{rtsp.place}") as stream:
             wait_until(lambda: stream.newest(1))
@@ -289,9 +294,47 @@ def test_an_empty_folder_is_said(tmp_path):
     assert "expected pictures in the folder" in problem_of(tmp_path)
 
 
-@pytest.mark.skipif("v4l2" in av.formats_available, reason="this PyAV reads USB devices")
-def test_a_usb_camera_says_how_it_can_be_read_all_the_same():
-    assert "ffmpeg -f v4l2 -i /dev/video0 -c:v mjpeg -f mpjpeg -listen 1" in problem_of("/dev/video0")
+@pytest.fixture
+def devices(tmp_path, monkeypatch):
+    """A folder in the place of /dev, with a clip for video0."""
+    folder = tmp_path / "dev"
+    folder.mkdir()
+    write_clip(tmp_path / "video.mp4", range(20, 220, 10)).rename(folder / "video0")
+    monkeypatch.setattr(streams, "DEVICES", folder)
+    return folder
+
+
+@pytest.mark.parametrize("address", ["usb:7", "/dev/video7000"])
+def test_a_usb_camera_that_is_not_there_is_said_with_those_that_are(address, devices):
+    path = devices / "video7" if address == "usb:7" else address
+    said = problem_of(address)
+    assert said.startswith(f"there is no {path}: plug the camera in")
+    assert said.endswith(f"there is {devices / 'video0'}")
+    (devices / "video0").unlink()
+    assert problem_of(address).endswith("no USB camera is here")
+
+
+def test_a_usb_camera_says_how_it_can_be_read_where_pyav_reads_none(devices, monkeypatch):
+    monkeypatch.setattr(av, "formats_available", {"mp4"})
+    command = f"ffmpeg -f v4l2 -i {devices / 'video0'} -c:v mjpeg -f mpjpeg -listen 1"
+    assert command in problem_of("usb:0")
+
+
+def test_a_usb_camera_is_opened_by_its_driver_and_read_as_it_comes(devices, monkeypatch):
+    """No driver is at hand: PyAV opens the clip in the device's place as what it is."""
+    opened, plain = [], av.open
+
+    def open_device(address, mode, *, format, options, timeout):
+        opened.append((address, format))
+        return plain(address, mode, timeout=timeout)
+
+    monkeypatch.setattr(av, "formats_available", {"v4l2"})
+    monkeypatch.setattr(av, "open", open_device)
+    assert camera("usb:0").is_live
+    pictures = list(read(camera("usb:0"), stall_s=PATIENT_S))
+    assert opened == [(str(devices / "video0"), "v4l2")]
+    assert len(pictures) == 20
+    assert pictures[3].decode().mean() == pytest.approx(50, abs=3)
 
 
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs Debian's ffmpeg")
