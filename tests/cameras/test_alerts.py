@@ -10,16 +10,18 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 from camera_parts import NOON, ROOT, an_event, camera, quick_alerts, store, write_clip
-from conftest import free_port, running, stop, wait_until
+from conftest import LONGEST_S, free_port, running, stop, wait_until
 from mqtt_broker import Broker
 
+from cameras import alerts as telling
 from cameras import mqtt
 from cameras.alerts import AlertError, AppriseService, Courier, Webhook, alerts_of, apprise_services
 from cameras.events import Alert, EventsError, EventStore
@@ -193,6 +195,70 @@ def test_an_alert_of_yesterday_is_given_up(store, receiver):
     put(store, an_alert(at=datetime.now(UTC) - timedelta(hours=25)))
     assert Courier(store, Webhook(receiver.url)).deliver()
     assert (receiver.got, store.waiting("webhook")) == ([], [])
+
+
+@pytest.mark.parametrize("years", [-30, 30])
+def test_an_alert_is_not_given_up_because_the_clock_was_set(store, receiver, years):
+    """A small computer without a clock of its own begins in 1970, and is put right when the network comes."""
+    now = [NOON]
+    courier = Courier(store, Webhook(receiver.url), clock=lambda: now[0])
+    put(store, an_alert(at=NOON))
+    now[0] += timedelta(days=365 * years)
+    put(store, an_alert("b", at=now[0]))
+    assert courier.deliver()
+    assert sorted(receiver.ids()) == ["a-alarm-webhook", "b-alarm-webhook"]
+
+
+def test_a_clock_that_was_ahead_holds_nothing_back_once_it_is_right(store):
+    ahead = [an_alert(f"e{i}", at=NOON + timedelta(days=365, minutes=i)) for i in range(2)]
+    assert put(store, *ahead, per_hour=2) == 0
+    assert put(store, an_alert("now", at=NOON), per_hour=2) == 0
+
+
+class _Hours(threading.Event):
+    """A courier's stop: its waits pass at once, and what is due happens; set when all is done.
+
+    Attributes:
+        now_s: seconds that were waited for so far.
+        waits: when each wait ended.
+    """
+
+    def __init__(self, due: dict[float, Callable[[], object]], is_done: Callable[[], bool]) -> None:
+        super().__init__()
+        self.now_s, self.waits, self._due, self._is_done = 0.0, list[float](), dict(due), is_done
+        self._longest = time.monotonic() + LONGEST_S
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.now_s += timeout or 0
+        self.waits.append(self.now_s)
+        for at in [at for at in self._due if at <= self.now_s]:
+            self._due.pop(at)()
+        if not self._due and (self._is_done() or time.monotonic() > self._longest):
+            self.set()
+        return super().wait(0.01)
+
+
+def test_a_broker_that_is_away_for_an_hour_gets_each_alarm_once_in_order(broker, store, monkeypatch):
+    monkeypatch.setattr(telling, "FIRST_WAIT_S", 1.0)
+    monkeypatch.setattr(telling, "LONGEST_WAIT_S", 300.0)
+    monkeypatch.setattr(telling, "LOOK_EVERY_S", 1.0)
+    broker.stop()
+    courier = Courier(store, Mqtt(f"mqtt://127.0.0.1:{broker.port}", []))
+    put(store, an_alert("a", "mqtt"))
+    hours = _Hours(
+        {1800: lambda: put(store, an_alert("b", "mqtt")), 3600: broker.start},
+        is_done=lambda: not store.waiting("mqtt"),
+    )
+    monkeypatch.setattr(courier, "_stop", hours)
+    courier._run()
+    courier.stop()
+    events = [json.loads(one.payload)["id"] for one in broker.messages if one.topic.endswith("/event")]
+    assert events == ["a-alarm-mqtt", "b-alarm-mqtt"]
+    assert (
+        len([at for at in hours.waits if at < 3600]) < 25
+    )  # a broker that is away is not asked all the time
+    assert not store.waiting("mqtt")
+    assert courier.problem is None
 
 
 def test_each_destination_gets_at_most_so_many_in_any_hour(store):
