@@ -8,6 +8,7 @@ weapon-watch/status/SHARD      online or offline, retained
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
@@ -164,8 +165,14 @@ def _topic(alert: Alert) -> str:
 
 
 def slug(name: str) -> str:
-    """Return a camera's name as a part of a topic: letters, digits, - and _."""
-    return re.sub(r"[^\w-]+", "_", name).strip("_").lower()
+    """Return a camera's name as a part of a topic: ASCII letters, digits, - and _, all that Home Assistant takes.
+
+    Names that lose more than spaces get a hash, so that no two cameras share a topic.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_").lower()
+    is_known_by_it = re.fullmatch(r"[A-Za-z0-9_ -]+", name) is not None
+    number = hashlib.sha256(name.encode()).hexdigest()[:6]
+    return plain if is_known_by_it else "_".join(filter(None, (plain, number)))
 
 
 def _parts(address: str) -> SplitResult:

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -438,6 +439,9 @@ def test_an_address_that_is_no_brokers_is_refused(wrong):
 
 
 def test_names_of_cameras_become_topics():
-    assert slug("Till 1, left/right +#") == "till_1_left_right"
-    topics = [topic for topic, _ in discovery(camera("unused", name="Back door"), "s")]
-    assert all("+" not in topic and "#" not in topic and " " not in topic for topic in topics)
+    assert slug("Till 1") == "till_1"
+    names = ["Back door", "Back.door", "касса", "кассы", "門"]
+    topics = [topic for name in names for topic, _ in discovery(camera("unused", name=name), "s")]
+    assert len(set(topics)) == 2 * len(names)
+    pattern = re.compile(r"homeassistant/(binary_sensor|image)/[a-zA-Z0-9_-]+/config")  # as Home Assistant does
+    assert all(pattern.fullmatch(topic) for topic in topics)
