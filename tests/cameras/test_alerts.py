@@ -443,5 +443,5 @@ def test_names_of_cameras_become_topics():
     names = ["Back door", "Back.door", "касса", "кассы", "門"]
     topics = [topic for name in names for topic, _ in discovery(camera("unused", name=name), "s")]
     assert len(set(topics)) == 2 * len(names)
-    pattern = re.compile(r"homeassistant/(binary_sensor|image)/[a-zA-Z0-9_-]+/config")  # as Home Assistant does
-    assert all(pattern.fullmatch(topic) for topic in topics)
+    taken = re.compile(r"homeassistant/(binary_sensor|image)/[a-zA-Z0-9_-]+/config")  # by Home Assistant
+    assert all(taken.fullmatch(topic) for topic in topics)
