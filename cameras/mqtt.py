@@ -165,7 +165,7 @@ def _topic(alert: Alert) -> str:
 
 
 def slug(name: str) -> str:
-    """Return a camera's name as a part of a topic: of ASCII letters, digits, - and _, as Home Assistant wants.
+    """Return a camera's name as a part of a topic: ASCII letters, digits, - and _, as Home Assistant wants.
 
     Names that lose more than spaces get a hash, so that no two cameras share a topic.
     """
