@@ -96,13 +96,14 @@ def run(config: EvaluateConfig) -> Report:
     warm_up(detector)
     choosing = config.keep and config.split == "val"
     if choosing:
-        detector.card = uncalibrated(detector.card)
+        give_card(detector, uncalibrated(detector.card))
     finder = detector if config.tiles == "1x1" else TiledFinder(detector, config.tiles)
     detections, latency = engine.evaluate(finder, samples)
     choice = None
     if choosing:
         choice = choose_anew(config, samples, detections, detector.card.class_names)
-        detections, detector.card = choice.detections, choice.onto(detector.card)
+        detections = choice.detections
+        give_card(detector, choice.onto(detector.card))
     result = score(config, finder, samples, (detections, latency), model, detector.card)
     if choice:
         result = with_reliability(result, choice)
@@ -162,6 +163,12 @@ def load_detector(config: EvaluateConfig, folder: Path, device: torch.device) ->
     if chosen and config.runtime not in ("auto", chosen.name):
         raise DetectorError(f"--runtime {config.runtime} cannot run this model: {'; '.join(chosen.notes)}")
     return detector
+
+
+def give_card(detector: AnyDetector, card: ModelCard) -> None:
+    """Let the detector answer by another card; check_keep has refused what is no PyTorch network."""
+    assert isinstance(detector, detectors.Detector)
+    detector.card = card
 
 
 def runtime_of(detector: AnyDetector) -> str:

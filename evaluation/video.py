@@ -256,10 +256,11 @@ def _event_figures(
             rows += _in_a_row(clip, span, rule.alarm_from)
     events = sum(len(clip.spans) for clip in clips)
     share = len(first_alarms) / events if events else None
-    span = share_interval(clips, results) if events else None
+    interval = share_interval(clips, results) if events else None
     return {
         "events": events, "alarmed": len(first_alarms), "alarmed_share": share,
-        "alarmed_share_low": span and span.low, "alarmed_share_high": span and span.high, "noticed": noticed,
+        "alarmed_share_low": interval and interval.low, "alarmed_share_high": interval and interval.high,
+        "noticed": noticed,
         "time_to_alarm_s": fmean(first_alarms) if first_alarms else None,
         "time_to_alarm_median_s": median(first_alarms) if first_alarms else None,
         "alarms_per_event": told / len(first_alarms) if first_alarms else None,
