@@ -259,7 +259,8 @@ def _event_figures(
     interval = share_interval(clips, results) if events else None
     return {
         "events": events, "alarmed": len(first_alarms), "alarmed_share": share,
-        "alarmed_share_low": interval and interval.low, "alarmed_share_high": interval and interval.high,
+        "alarmed_share_low": interval.low if interval else None,
+        "alarmed_share_high": interval.high if interval else None,
         "noticed": noticed,
         "time_to_alarm_s": fmean(first_alarms) if first_alarms else None,
         "time_to_alarm_median_s": median(first_alarms) if first_alarms else None,
