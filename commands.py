@@ -21,7 +21,7 @@ from pydantic_settings import (
 )
 
 from arguments import parse_arguments, refuse
-from commands_data import CLASSES, DATA, NEGATIVE_VAL_FRACTION, NEGATIVES, VAL_FRACTION, HeldOut
+from commands_data import CLASSES, DANGEROUS, DATA, NEGATIVE_VAL_FRACTION, NEGATIVES, VAL_FRACTION, HeldOut
 from schemas import Tiles
 from settings import Device, WantedRuntime
 
@@ -162,6 +162,7 @@ class TrainConfig(BaseSettings):
     # data
     data: list[Path] = Field(description=DATA)
     classes: str = Field("", description=CLASSES)
+    dangerous: list[str] = Field([], description=DANGEROUS)
     negatives: bool = Field(False, description=NEGATIVES)
     val_fraction: float = Field(0.12, gt=0, lt=0.5, description=VAL_FRACTION)
     negative_val_fraction: float | None = Field(None, gt=0, lt=1, description=NEGATIVE_VAL_FRACTION)
@@ -276,6 +277,8 @@ class TrainConfig(BaseSettings):
     def _no_clock_decides(self) -> Self:
         if self.second_look_of is not None and self.minutes is not None:
             raise ValueError("a second look is trained for whole passes: give --epochs instead of --minutes")
+        if self.second_look_of is not None and self.dangerous:
+            raise ValueError("the model of --second-look-of says what is dangerous: leave out --dangerous")
         if self.deterministic and self.minutes is not None:
             raise ValueError(
                 "--deterministic cannot keep its promise with --minutes, which lets the clock set the "
@@ -317,7 +320,7 @@ def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
             {"model_config": SettingsConfigDict(**{**TrainConfig.model_config, "toml_file": path}),
              "__doc__": TrainConfig.__doc__, "__module__": __name__},
         )  # fmt: skip
-    return parse_arguments(config_class, given, list_flags=("--data", "--point-data"))
+    return parse_arguments(config_class, given, list_flags=("--data", "--point-data", "--dangerous"))
 
 
 class PredictConfig(BaseSettings):

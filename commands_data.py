@@ -23,8 +23,10 @@ from arguments import TEXT_FLAGS, parse_arguments, refuse
 DATA = "folders of data: Pascal VOC, COCO, YOLO, CVAT, Label Studio, or packs; found by looking"
 CLASSES = (
     'what names in the data mean, as in "pistol=handgun,gun knife=blade -other"; -NAME leaves those out; '
-    "case and spaces do not matter"
+    'case and spaces do not matter. A name of your own, as in "rifle=ak47 axe", makes a class: then the '
+    "classes named are the model's"
 )
+DANGEROUS = "which of the classes are weapons; the others are look-alikes; unset = pistol and knife"
 NEGATIVES = "pictures without an annotation show no object"
 VAL_FRACTION = "share of train held out, by recording; a root with a validation split keeps its own"
 NEGATIVE_VAL_FRACTION = "share of the recordings without a weapon held out; unset = as the others"
@@ -48,6 +50,7 @@ class CheckCommand(HeldOut):
     """Look for all that would spoil training or its numbers; exit status 1 on errors."""
 
     data: CliPositionalArg[list[Path]] = Field(description=DATA)
+    dangerous: list[str] = Field([], description=DANGEROUS)
     near: int = Field(40, ge=0, le=64, description="bits of 256 in which near duplicates differ at most")
     show: int = Field(5, ge=0, description="findings of a kind to list; 0: all")
 
@@ -114,7 +117,8 @@ class DatasetCommand(BaseSettings):
 def dataset_command(arguments: Sequence[str] | None = None) -> BaseModel:
     """Return the command of dataset.py, or say in sentences what is wrong and exit 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    settings = parse_arguments(DatasetCommand, _flags_first(given) if given[:1] == ["convert"] else given)
+    given = _flags_first(given) if given[:1] == ["convert"] else given
+    settings = parse_arguments(DatasetCommand, given, list_flags=("--dangerous",))
     command = get_subcommand(settings, is_required=False)
     if not isinstance(command, BaseModel):
         refuse("error: expected a command, as in: python dataset.py check data (all: --help)")

@@ -65,6 +65,7 @@ def check(
     roots: Sequence[Path],
     *,
     classes: str = "",
+    dangerous: Sequence[str] | None = None,
     negatives: bool = False,
     near: int = duplicates.NEAR,
     show: int = 5,
@@ -76,6 +77,7 @@ def check(
     Args:
         roots: as for read_samples.
         classes: as for read_samples.
+        dangerous: likewise.
         negatives: as for read_samples.
         near: bits of 256 in which near duplicates differ at most.
         show: findings of a kind to list; 0: all.
@@ -86,7 +88,7 @@ def check(
         WrongLayout, DuplicateStem, UnusableRule, DamagedPack: nothing else can be said then.
         EmptySplit: there is no usable picture in any split.
     """
-    rule = class_rule(classes)
+    rule = class_rule(classes, dangerous=dangerous)
     reports = {split: DatasetReport() for split in SPLITS}
     samples = {
         split: collect_samples(
@@ -108,8 +110,8 @@ def check(
     recording_findings(samples, findings)
     for line in found_lines(reports):
         console.print(line)
-    console.print(count_table(samples, reports))
-    console.print(size_table([sample for _, sample in everything]))
+    console.print(count_table(samples, reports, rule.classes))
+    console.print(size_table([sample for _, sample in everything], rule.class_names))
     for divided in reports["train"].divisions:
         console.print(f"train and val of {divided}", markup=False)
     _print_findings(findings, show)
@@ -195,6 +197,7 @@ def write_as(command: ConvertCommand) -> None:
 
 def stats(roots: Sequence[Path], output: Path, *, classes: str = "", negatives: bool = False) -> None:
     """Write stats.png and stats.json: classes, sizes and places of the boxes of every split."""
+    names = class_rule(classes).class_names
     samples: dict[Split, list[Sample]] = {}
     for split in SPLITS:
         with suppress(EmptySplit):  # a small set may have no val or test
@@ -203,8 +206,8 @@ def stats(roots: Sequence[Path], output: Path, *, classes: str = "", negatives: 
         raise EmptySplit(f"there is no picture with an annotation in {', '.join(map(str, roots))}")
     output.mkdir(parents=True, exist_ok=True)
     everything = [sample for split in samples for sample in samples[split]]
-    counts = {split: class_counts(samples[split]) for split in samples}
-    sides = box_sides(everything, relative=True)
+    counts = {split: class_counts(samples[split], names) for split in samples}
+    sides = box_sides(everything, names, relative=True)
     summary = {
         "images": {split: len(samples[split]) for split in samples},
         "boxes": counts,
@@ -222,8 +225,9 @@ def _run(command: BaseModel) -> int:
     match command:
         case CheckCommand():
             sound = check(
-                command.data, classes=command.classes, negatives=command.negatives, near=command.near,
-                show=command.show, val_fraction=command.val_fraction,
+                command.data, classes=command.classes, dangerous=command.dangerous or None,
+                negatives=command.negatives, near=command.near, show=command.show,
+                val_fraction=command.val_fraction,
                 negative_val_fraction=command.negative_val_fraction,
             )  # fmt: skip
             return 0 if sound else 1

@@ -21,9 +21,9 @@ from cameras.config import one_camera
 from commands import EvaluateConfig, evaluate_config
 from detection import detector as detectors
 from detection import devices, imaging, runtimes
-from detection.card import DetectorError, read_card, write_card
+from detection.card import DetectorError, classes_of, read_card, write_card
 from detection.confirmation import Rule
-from detection.detections import Detections, GroundTruth, Latency
+from detection.detections import Classes, Detections, GroundTruth, Latency
 from detection.names import printable
 from detection.runtime import AnyDetector, run_by, warm_up
 from detection.tiles import detect_in, frames_of
@@ -91,8 +91,8 @@ def run(config: EvaluateConfig) -> Report:
         if not run_id:
             raise tracker.RegistryError(f"{model} does not say which MLflow run made it: leave out --log")
         tracker.check_tracker(config.mlflow_tracking_uri)
-    samples = read_split(config, detector.card.class_names)
-    films = film(config, samples) if config.video or config.clips else []
+    samples = read_split(config, detector.card)
+    films = film(config, samples, classes_of(detector.card)) if config.video or config.clips else []
     warm_up(detector)
     choosing = config.keep and config.split == "val"
     if choosing:
@@ -101,7 +101,7 @@ def run(config: EvaluateConfig) -> Report:
     detections, latency = engine.evaluate(finder, samples)
     choice = None
     if choosing:
-        choice = choose_anew(config, samples, detections, detector.card.class_names)
+        choice = choose_anew(config, samples, detections, detector.card)
         detections = choice.detections
         give_card(detector, choice.onto(detector.card))
     result = score(config, finder, samples, (detections, latency), model, detector.card)
@@ -135,7 +135,7 @@ def run_clips(config: EvaluateConfig) -> video.VideoResult:
     """Load the model, score it on labelled videos alone, write video.json and print its figures."""
     reports.check_writable(config.output)
     device = devices.choose_device(config.device)
-    films = film(config, [])
+    films = labelled.video_clips(config.clips, rate=config.rate, read=read_video)
     with ExitStack() as stack:
         folder, _, _ = find_model(config, stack)
         detector = load_detector(config, folder, device)
@@ -211,11 +211,11 @@ def find_model(config: EvaluateConfig, stack: ExitStack) -> tuple[Path, str, str
     return folder, f"{found.name} version {found.version}", found.run_id
 
 
-def read_split(config: EvaluateConfig, class_names: Sequence[str]) -> list[Sample]:
+def read_split(config: EvaluateConfig, card: ModelCard) -> list[Sample]:
     """Read the samples, say what was found, and thin them out to config.limit."""
     found = DatasetReport()
     samples = photographs.read_samples(
-        config.data, config.split, class_names=class_names, classes=config.classes,
+        config.data, config.split, known=classes_of(card), classes=config.classes,
         val_fraction=config.val_fraction, negative_val_fraction=config.negative_val_fraction,
         negatives=config.negatives, report=found,
     )  # fmt: skip
@@ -245,23 +245,22 @@ def check_keep(config: EvaluateConfig, card: ModelCard) -> None:
 
 
 def choose_anew(
-    config: EvaluateConfig, samples: Sequence[Sample], detections: Sequence[Detections],
-    class_names: Sequence[str],
-) -> Chosen:  # fmt: skip
+    config: EvaluateConfig, samples: Sequence[Sample], detections: Sequence[Detections], card: ModelCard
+) -> Chosen:
     """Choose calibration, points and bands for a model's raw scores, as train.py does at its end."""
     return choose(
-        [sample.truth for sample in samples], detections, class_names,
+        [sample.truth for sample in samples], detections, classes_of(card),
         groups=[sample.recording for sample in samples],
         max_false_alarms_per_1000=config.max_false_alarms, max_unsure_per_1000=config.max_unsure,
     )  # fmt: skip
 
 
-def film(config: EvaluateConfig, samples: Sequence[Sample]) -> list[labelled.Clip]:
+def film(config: EvaluateConfig, samples: Sequence[Sample], classes: Classes) -> list[labelled.Clip]:
     """Return the clips to be scored: the split's series, photographs panned over, and labelled videos."""
-    clips = labelled.series_clips(samples, rate=config.rate) if config.video else []
+    clips = labelled.series_clips(samples, classes, rate=config.rate) if config.video else []
     if config.video and config.pan_seconds:
         alone = labelled.without_series(samples)
-        clips += labelled.panned_clips(alone, rate=config.rate, seconds=config.pan_seconds)
+        clips += labelled.panned_clips(alone, classes, rate=config.rate, seconds=config.pan_seconds)
     return clips + labelled.video_clips(config.clips, rate=config.rate, read=read_video)
 
 
@@ -320,9 +319,9 @@ def score(
     detections, latency = found
     truths = [sample.truth for sample in samples]
     official = is_official(samples, config.split)
-    class_names = card.class_names
+    classes = classes_of(card)
     result = build_report(
-        truths, detections, class_names, names=[sample.name for sample in samples],
+        truths, detections, classes, names=[sample.name for sample in samples],
         groups=[sample.recording for sample in samples], operating_point=card.operating_point,
         unsure_point=card.unsure_point, bands=card.bands, split=config.split, official=official, model=model,
         data=describe_data(samples, config.tiles),
@@ -330,9 +329,9 @@ def score(
     if config.latency:
         result = dataclasses.replace(result, latency=latency)
     if config.compare_to_original:
-        result = compare_to_original(result, samples, detections, class_names)
+        result = compare_to_original(result, samples, detections, classes.names)
     if config.robustness:
-        slices = robustness(finder, samples, result.score_threshold, class_names)
+        slices = robustness(finder, samples, result.score_threshold, classes)
         result = dataclasses.replace(result, robustness=(slice_of("unchanged", result), *slices))
     return result
 
@@ -397,7 +396,7 @@ def original_kept(sample: Sample) -> bool:
 
 
 def robustness(
-    finder: Finder, samples: Sequence[Sample], score_threshold: float, class_names: Sequence[str]
+    finder: Finder, samples: Sequence[Sample], score_threshold: float, classes: Classes
 ) -> list[SliceResult]:
     """Score the finder on changed images, one kind after the other."""
     results = []
@@ -407,17 +406,17 @@ def robustness(
             image, boxes = change(photographs.load_image(sample), sample.boxes)
             truths.append(GroundTruth(boxes.astype(np.float32), sample.labels))
             found.append(finder.detect(image))
-        results.append(measure_slice(name, truths, found, score_threshold, class_names))
+        results.append(measure_slice(name, truths, found, score_threshold, classes))
     return results
 
 
 def measure_slice(
     name: str, truths: Sequence[GroundTruth], found: Sequence[Detections], score_threshold: float,
-    class_names: Sequence[str],
+    classes: Classes,
 ) -> SliceResult:  # fmt: skip
     """Return the figures of one kind of change."""
-    coco = metrics.coco_summary(truths, found, class_names)
-    alarms = image_alarms(truths, found, class_names)
+    coco = metrics.coco_summary(truths, found, classes.names)
+    alarms = image_alarms(truths, found, classes)
     return SliceResult(
         name=name, map=coco.get("map"), map_50=coco.get("map_50"),
         image_recall=alarms.recall(score_threshold),
@@ -469,7 +468,7 @@ def keep_choice(choice: Chosen, result: Report, samples: Sequence[Sample], folde
     """Write what validation chose into the folder's model card; figures at the old points go."""
     card = into_card(read_card(folder), choice, result, [sample.truth for sample in samples])
     roots = sorted({sample.root.parent.name for sample in samples})
-    data = card.data | {"points": {"roots": roots, **split_summary(samples)}}
+    data = card.data | {"points": {"roots": roots, **split_summary(samples, result.class_names)}}
     write_card(folder, card.model_copy(update={"data": data}))
     console.print(
         f"points, calibration and bands kept in {folder / CARD_FILE}; what the test measured at the old ones "

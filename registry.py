@@ -34,7 +34,7 @@ from commands import (
     SyncCommand,
     registry_command,
 )
-from detection.card import DetectorError
+from detection.card import DetectorError, classes_of, read_card
 from detection.imaging import ImageError
 from photosets.layout import DatasetError
 from photosets.samples import Split, read_samples
@@ -141,9 +141,10 @@ def _export(command: ExportCommand, console: Console) -> None:
     from training import exporting  # here: it brings PyTorch, which the other commands do without
 
     assert command.format is not None, "its case says so"
+    classes = classes_of(read_card(command.folder))
     train, val = (
         read_samples(
-            command.data, split, classes=command.classes, negatives=command.negatives,
+            command.data, split, known=classes, classes=command.classes, negatives=command.negatives,
             val_fraction=command.val_fraction, negative_val_fraction=command.negative_val_fraction,
         )
         for split in SPLITS

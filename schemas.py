@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+DANGEROUS = ("pistol", "knife")  # of a card that does not say
 WEIGHTS_FILE, CARD_FILE = "weights.safetensors", "model.json"  # a model folder's two files
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -70,7 +71,7 @@ class SecondLookConfig(_Frozen):
 class OperatingPoint(_Frozen):
     """A score threshold, the rule and split that chose it, and what to expect there.
 
-    precision and recall count pistol and knife boxes at IoU 0.5. image_recall is the share of images
+    precision and recall count boxes of weapons at IoU 0.5. image_recall is the share of images
     with a weapon in which at least one weapon detection reaches the threshold; false_alarms_per_1000
     the number of weapon-free images in 1,000 in which one does.
     """
@@ -115,14 +116,14 @@ class Calibration(_Frozen):
 
 
 class Band(_Frozen):
-    """A span of scores with a word for people, and how often a pistol or knife box in it was right.
+    """A span of scores with a word for people, and how often a box of a weapon in it was right.
 
     It reaches from score_from up to the next band; bands stand in the order of their scores.
     """
 
     name: Literal["weak", "likely", "strong"]
     score_from: Fraction
-    boxes: int = Field(ge=0, description="pistol and knife boxes of the split that fell into it")
+    boxes: int = Field(ge=0, description="boxes of weapons of the split that fell into it")
     right: Fraction | None = Field(description="share of them that were right; null of no box")
 
 
@@ -285,7 +286,8 @@ class Export(_Frozen):
 class ModelCard(_Frozen):
     """model.json: with weights.safetensors beside it, all that is needed to rebuild and run a detector.
 
-    class_names has "__background__" first. metrics are fractions named split/word, as in MLflow.
+    class_names has "__background__" first; dangerous are those of them that are weapons, pistol and knife
+    where an old card does not say. metrics are fractions named split/word, as in MLflow.
     From operating_point a weapon is an alarm, from unsure_point a person is asked to look closely.
     Both, alarm_curve and bands are of the validation split, which chose them and so flatters them;
     tested_alarm is of the test split, once evaluate.py has kept it. All scores and thresholds are
@@ -298,6 +300,7 @@ class ModelCard(_Frozen):
     format: Literal[1] = 1
     network: NetworkConfig
     class_names: tuple[str, ...]
+    dangerous: tuple[str, ...] = ()
     second_look: SecondLookConfig | None = Field(None, description="None: the detector's scores stand")
     weights_sha256: str = ""
     exports: tuple[Export, ...] = ()
@@ -317,6 +320,25 @@ class ModelCard(_Frozen):
     git_commit: str = ""
     created_at: str = ""
     run_id: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_six(cls, given: Any) -> Any:
+        """Let a card that does not say what is dangerous mean pistol and knife."""
+        if isinstance(given, dict) and "dangerous" not in given:
+            names = given.get("class_names")
+            names = names if isinstance(names, list | tuple) else ()
+            return {**given, "dangerous": tuple(name for name in names if name in DANGEROUS)}
+        return given
+
+    @model_validator(mode="after")
+    def _dangerous_are_classes(self) -> Self:
+        if unknown := set(self.dangerous) - set(self.class_names[1:]):
+            raise ValueError(
+                f"expected dangerous to be some of {', '.join(self.class_names[1:])}, "
+                f"got {', '.join(sorted(unknown))}"
+            )
+        return self
 
     @property
     def alarm(self) -> AlarmFigures | None:
@@ -347,7 +369,7 @@ class Box(_Answer):
 
 
 class Detection(_Answer):
-    """One object: label is the data set's class name, dangerous is true for pistol and knife."""
+    """One object: label is the model's class name, dangerous what its card calls so."""
 
     label: str
     dangerous: bool
@@ -392,7 +414,7 @@ class ImageResult(_Answer):
 
     file: str
     image_size: ImageSize | None = None
-    alarm: bool | None = Field(None, description="a pistol or knife reaches the model's operating point")
+    alarm: bool | None = Field(None, description="something dangerous reaches the model's operating point")
     verdict: Verdict | None = Field(
         None,
         description="alarm; unsure: a weapon reaches the unsure point, or the picture has notes, so a person "

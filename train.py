@@ -26,8 +26,8 @@ import metrics
 from commands import TrainConfig, fix_cublas_workspace, train_config
 from detection import detections, devices
 from detection import detector as detectors
-from detection.card import DetectorError, write_card
-from detection.detections import CLASS_NAMES
+from detection.card import DetectorError, classes_of, read_card, write_card
+from detection.detections import Classes
 from detection.detector import Detector
 from detection.runtime import warm_up
 from evaluation import chosen
@@ -35,8 +35,8 @@ from evaluation import report as reports
 from evaluation.results import build_report, flat_metrics
 from photosets import layout
 from photosets import samples as photographs
+from photosets.classes import training_classes
 from photosets.found import find_roots
-from photosets.report import DatasetReport
 from photosets.samples import Sample
 from photosets.statistics import split_summary
 from settings import TorchrunSettings
@@ -48,6 +48,7 @@ from training import loader as loading
 from training.checkpoints import Progress, Training, check_same_data, run_identity
 from training.interruption import Interruption
 from training.loader import loader, loader_workers
+from training.reading import point_samples, read_data
 from training.second_look import teach
 from training.start import build_training
 from training.terminal import say
@@ -82,8 +83,11 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
     interruption = Interruption(tell=process.rank == 0)
     device = set_up_machine(config, process)
     processes.from_first(lambda: check_surroundings(config))
-    train_samples, val_samples = processes.together(lambda: read_data(config, process))
-    training, order = processes.together(lambda: build_training(config, process, train_samples, device))
+    classes = processes.together(lambda: training_classes(config.classes, config.dangerous))
+    train_samples, val_samples = processes.together(lambda: read_data(config, classes, process))
+    training, order = processes.together(
+        lambda: build_training(config, process, train_samples, classes, device)
+    )
     splits = {"train": train_samples, "val": val_samples}
     data = {split: photographs.fingerprint(samples) for split, samples in splits.items()}  # reads every file
     check_same_data(data)
@@ -93,7 +97,7 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
     training.network = processes.averaged(training.network, device)
     with open_run(config, process, training.progress.run_id) as run:
         training.progress.run_id = run.run_id
-        log_data(run, splits, data)
+        log_data(run, splits, data, classes)
         keeper = Keeper(config, training, run, interruption, identity=identity)
         if config.minutes_from == "start":
             keeper.now = started
@@ -123,10 +127,13 @@ def train_second_look(config: TrainConfig, process: TorchrunSettings) -> None:
     interruption = Interruption(tell=True)
     device = set_up_machine(config, process)
     check_surroundings(config)
-    train_samples, val_samples = read_data(config, process)
+    assert config.second_look_of is not None, "main asks"
+    classes = classes_of(read_card(config.second_look_of))
+    train_samples, val_samples = read_data(config, classes, process)
     splits = {"train": train_samples, "val": val_samples}
     with open_run(config, process, "") as run:
-        log_data(run, splits, {split: photographs.fingerprint(samples) for split, samples in splits.items()})
+        prints = {split: photographs.fingerprint(samples) for split, samples in splits.items()}
+        log_data(run, splits, prints, classes)
         workers = loader_workers(config, process)
         detector = teach(config, train_samples, device, run.log_metrics, interruption, workers=workers)
         if detector is None:
@@ -214,41 +221,14 @@ def set_up_machine(config: TrainConfig, process: TorchrunSettings) -> torch.devi
     return device
 
 
-def read_data(config: TrainConfig, process: TorchrunSettings) -> tuple[list[Sample], list[Sample]]:
-    """Return the training and validation samples, and say what was left out.
-
-    Raises:
-        DatasetError: they cannot be used, down to the last picture.
-    """
-    splits = []
-    splits_wanted: tuple[photographs.Split, ...] = ("train", "val")
-    for split in splits_wanted:
-        found = DatasetReport()
-        samples = photographs.read_samples(
-            config.data, split, classes=config.classes, val_fraction=config.val_fraction,
-            negative_val_fraction=config.negative_val_fraction, negatives=config.negatives, report=found,
-        )  # fmt: skip
-        splits.append(samples)
-        for line in found.lines(split):
-            say(line)
-    train_samples, val_samples = splits
-    point_samples(config, val_samples)  # now, not after the last epoch
-    if config.limit:
-        train_samples = train_samples[:: max(1, len(train_samples) // config.limit)][: config.limit]
-    if process.rank == 0:
-        samples = [*train_samples, *val_samples]
-        with tqdm(total=len(samples), desc="check images", unit="image", leave=False, mininterval=2.0) as bar:
-            photographs.check_images(samples, bar.update)
-    return train_samples, val_samples
-
-
 def log_data(
-    run: runs.TrainingRun, splits: Mapping[str, Sequence[Sample]], fingerprints: Mapping[str, str]
-) -> None:
+    run: runs.TrainingRun, splits: Mapping[str, Sequence[Sample]], fingerprints: Mapping[str, str],
+    classes: Classes,
+) -> None:  # fmt: skip
     """Log which images were trained and validated on, and how many boxes of what."""
     for split, samples in splits.items():
         folders = sorted({str(sample.image_path.parent.resolve()) for sample in samples})
-        run.log_dataset(split, fingerprints[split], split_summary(samples), folders=folders)
+        run.log_dataset(split, fingerprints[split], split_summary(samples, classes.names), folders=folders)
         run.log_text("\n".join(sample.name for sample in samples), f"splits/{split}.txt")
 
 
@@ -374,7 +354,7 @@ def validate(
             one.network.load_state_dict(averaged.state_dict())
         detectors.arrange_for_speed(served)
         found = engine.detect_all(served, samples, workers=workers, description="validate")
-        scores = metrics.coco_summary([s.truth for s in samples], found, CLASS_NAMES)
+        scores = metrics.coco_summary([s.truth for s in samples], found, training.detector.class_names)
         run.log_metrics({f"val/{name}": value for name, value in scores.items()}, progress.step)
         say(
             f"epoch {progress.epoch}: val map {scores.get('map', 0):.4f} map_50 {scores.get('map_50', 0):.4f}"
@@ -400,16 +380,17 @@ def finish(
     folder = config.output / "best"
     served = detectors.load_folder(folder, device=device)
     served.card = chosen.uncalibrated(served.card)
+    classes = classes_of(served.card)
     samples = point_samples(config, val_samples)
     found = engine.detect_all(served, samples, workers=workers, description="choose the points")
     truths, groups = [sample.truth for sample in samples], [sample.recording for sample in samples]
     choice = chosen.choose(
-        truths, found, CLASS_NAMES, groups=groups, max_false_alarms_per_1000=config.max_false_alarms,
+        truths, found, classes, groups=groups, max_false_alarms_per_1000=config.max_false_alarms,
         max_unsure_per_1000=config.max_unsure,
     )  # fmt: skip
     point = choice.operating_point
     results = build_report(
-        truths, choice.detections, CLASS_NAMES, names=[sample.name for sample in samples], groups=groups,
+        truths, choice.detections, classes, names=[sample.name for sample in samples], groups=groups,
         operating_point=point, unsure_point=choice.unsure_point, bands=choice.bands, split="val",
         model=config.run_name or config.output.name,
         data={
@@ -425,7 +406,7 @@ def finish(
     run.log_artifacts(config.output / "report", "report")
     numbers = flat_metrics(results)
     run.log_metrics({name.replace("val/", "best/val/"): value for name, value in numbers.items()}, step)
-    origin = provenance(config, train_samples, val_samples, run.run_id)
+    origin = provenance(config, train_samples, val_samples, classes, run.run_id)
     card = chosen.into_card(served.card, choice, results, truths).model_copy(update=origin)
     write_card(folder, card)
     if config.export:
@@ -444,26 +425,6 @@ def finish(
     )
 
 
-def point_samples(config: TrainConfig, val_samples: Sequence[Sample]) -> list[Sample]:
-    """Return the validation samples that choose points, calibration and bands.
-
-    Raises:
-        DatasetError: one of their roots is none of --data, or they are none.
-    """
-    roots = {root.path for root in find_roots(config.point_data or config.data)}
-    unknown = sorted(map(str, roots - {root.path for root in find_roots(config.data)}))
-    if unknown:
-        raise layout.DatasetError(
-            f"expected folders of --data at --point-data, got {', '.join(unknown)}: write them alike"
-        )
-    samples = [sample for sample in val_samples if sample.root in roots]
-    if not samples:
-        raise layout.DatasetError(
-            "expected validation pictures in --point-data, found none: name a root that has some"
-        )
-    return samples
-
-
 def measure_latency(served: Detector, samples: Sequence[Sample]) -> detections.Latency:
     """Time the model as it is served, on a few photographs."""
     warm_up(served)
@@ -471,18 +432,19 @@ def measure_latency(served: Detector, samples: Sequence[Sample]) -> detections.L
 
 
 def provenance(
-    config: TrainConfig, train_samples: Sequence[Sample], val_samples: Sequence[Sample], run_id: str
-) -> dict[str, object]:
+    config: TrainConfig, train_samples: Sequence[Sample], val_samples: Sequence[Sample], classes: Classes,
+    run_id: str,
+) -> dict[str, object]:  # fmt: skip
     """Return the fields of the model card that say where a model comes from."""
     return {
         "data_fingerprint": photographs.fingerprint([*train_samples, *val_samples]),
         "data": {
             "roots": [root.name for root in find_roots(config.data)],
-            "train": split_summary(train_samples),
-            "val": split_summary(val_samples),
+            "train": split_summary(train_samples, classes.names),
+            "val": split_summary(val_samples, classes.names),
             "points": {
                 "roots": [root.name for root in find_roots(config.point_data or config.data)],
-                **split_summary(point_samples(config, val_samples)),
+                **split_summary(point_samples(config, val_samples), classes.names),
             },
         },
         "library_versions": library_versions(),

@@ -20,11 +20,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from detection import confirmation, runtimes
+from detection.card import classes_of
 from detection.confirmation import Rule
 from evaluation.video import Seen, look_at, measure_video
 from photosets.clips import panned_clips, series_clips, without_series
 from photosets.report import DatasetReport
-from photosets.samples import read_samples
+from photosets.samples import read_samples, shows_weapon
 
 RATE = 2.0
 COUNTS = ((1, 1), (2, 3), (3, 3), (3, 4), (3, 5), (3, 7), (4, 5), (4, 7), (5, 8))
@@ -91,14 +92,15 @@ def main() -> None:
     parser.add_argument("--pan", type=int, default=100, help="photographs, half of them with a weapon")
     arguments = parser.parse_args()
     detector = runtimes.load(arguments.model)
+    classes = classes_of(detector.card)
     samples = read_samples(arguments.roots, "val", negatives=True, report=DatasetReport())
     alone, rng = without_series(samples), np.random.default_rng(0)
     drawn = []
-    for shows_weapon in (True, False):
-        of_kind = [sample for sample in alone if sample.shows_weapon == shows_weapon]
+    for armed in (True, False):
+        of_kind = [sample for sample in alone if shows_weapon(sample, classes) == armed]
         drawn += [of_kind[i] for i in rng.permutation(len(of_kind))[: arguments.pan // 2]]
-    panned = panned_clips(drawn, rate=RATE, seconds=arguments.pan_seconds)
-    for name, clips in (("series", series_clips(samples, rate=RATE)), ("panned", panned)):
+    panned = panned_clips(drawn, classes, rate=RATE, seconds=arguments.pan_seconds)
+    for name, clips in (("series", series_clips(samples, classes, rate=RATE)), ("panned", panned)):
         print(f"{len(clips)} clips, {name}")
         rows(look_at(clips, detector, detector.card), Rule.of_card(detector.card))
 

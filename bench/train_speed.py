@@ -43,7 +43,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import train
 from commands import TrainConfig, train_config
 from detection.architectures import build_network, freeze_backbone, network_config
-from detection.detections import CLASS_NAMES
+from detection.detections import CLASS_NAMES, SIX
 from photosets import samples as photographs
 from photosets import synthetic
 from settings import TorchrunSettings
@@ -97,7 +97,7 @@ def detecto_rate(config: TrainConfig, samples: list[photographs.Sample]) -> floa
         rpn_post_nms_top_n=1000, roi_sampling_ratio=2,
     )  # fmt: skip
     network = build_network(stock, len(CLASS_NAMES))
-    network.load_state_dict(build_detector(config, torch.device("cpu")).network.state_dict())
+    network.load_state_dict(build_detector(config, SIX, torch.device("cpu")).network.state_dict())
     freeze_backbone(network, config.trainable_layers)
     model._device, model._model, model._classes = torch.device("cpu"), network, list(CLASS_NAMES)
     model._int_mapping = {name: label for label, name in enumerate(CLASS_NAMES)}
@@ -113,7 +113,7 @@ def detecto_rate(config: TrainConfig, samples: list[photographs.Sample]) -> floa
 
 def our_rate(config: TrainConfig, samples: list[photographs.Sample]) -> tuple[float, float, profile]:
     """Return images per second of our loop, the share of it spent waiting for data, and a profile."""
-    training, order = build_training(config, TorchrunSettings(), samples, torch.device("cpu"))
+    training, order = build_training(config, TorchrunSettings(), samples, SIX, torch.device("cpu"))
     names = [sample.name for sample in samples]
     ends: list[float] = []
 
@@ -192,7 +192,7 @@ def measure_preset(preset: str, steps: int, flags: list[str]) -> None:
         config, process = train_config(["--preset", preset, *flags]), TorchrunSettings()
         device = train.set_up_machine(config, process)
         samples = photographs.read_samples(config.data, "train")
-        training, order = build_training(config, process, samples, device)
+        training, order = build_training(config, process, samples, SIX, device)
         with loading.ending_workers(loading.loader(config, process, training, samples, order)) as batches:
             print_rates(config, training, order, batches, steps)
 

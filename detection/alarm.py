@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from detection.detections import WEAPONS, Detections
+from detection.card import classes_of
+from detection.detections import Detections
 from schemas import ModelCard, Verdict
 
 
@@ -32,7 +33,7 @@ def verdict_of(found: Detections, card: ModelCard, notes: Sequence[str] = ()) ->
         card: of the model that found it.
         notes: of imaging.notes_on the picture: too dark, blank, partly missing.
     """
-    weapons = found.of([card.class_names.index(name) for name in WEAPONS])
+    weapons = found.of(classes_of(card).weapons)
     if len(weapons.above(alarm_threshold(card))):
         return "alarm"
     return "unsure" if notes or len(weapons.above(unsure_threshold(card))) else "none"

@@ -6,12 +6,18 @@ from pathlib import Path
 
 import pydantic
 
+from detection.detections import Classes
 from detection.files import write_atomically
 from schemas import CARD_FILE, ModelCard
 
 
 class DetectorError(ValueError):
     """A model cannot be built, loaded or saved; the message says why and what to do."""
+
+
+def classes_of(card: ModelCard) -> Classes:
+    """Return what the card's model tells apart, and what of it is dangerous."""
+    return Classes(card.class_names, card.dangerous)
 
 
 def read_card(folder: Path) -> ModelCard:

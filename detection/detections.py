@@ -1,4 +1,4 @@
-"""What a detector says about one image, how long it took, and the names of what it can see."""
+"""What a detector says about one image, how long it took, and the classes that it knows by default."""
 
 from __future__ import annotations
 
@@ -8,10 +8,38 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas import DANGEROUS
+
 BACKGROUND = "__background__"
-WEAPONS = ("pistol", "knife")
+WEAPONS = DANGEROUS
 LOOKALIKES = ("billete", "monedero", "smartphone", "tarjeta")
 CLASS_NAMES = (BACKGROUND, *WEAPONS, *LOOKALIKES)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What a model tells apart, and what of it is dangerous.
+
+    Attributes:
+        names: background first; a label is an index into them.
+        dangerous: those of names that are weapons; the others are look-alikes.
+    """
+
+    names: tuple[str, ...]
+    dangerous: tuple[str, ...]
+
+    @property
+    def weapons(self) -> list[int]:
+        """The labels of what is dangerous, in their order."""
+        return [label for label, name in enumerate(self.names) if name in self.dangerous]
+
+    @property
+    def lookalikes(self) -> list[int]:
+        """The labels of the others, without the background."""
+        return [label for label, name in enumerate(self.names) if label and name not in self.dangerous]
+
+
+SIX = Classes(CLASS_NAMES, WEAPONS)  # where nobody names classes of their own
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -27,10 +27,10 @@ from torchvision.ops import boxes as box_ops
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from detection import imaging
-from detection.architectures import HEAD, build_network, detectos_input, input_size, network_config
+from detection.architectures import build_network, detectos_input, input_size, network_config
 from detection.calibration import calibrate
-from detection.card import DetectorError, read_card, write_card
-from detection.detections import BACKGROUND, CLASS_NAMES, WEAPONS, Detections
+from detection.card import DetectorError, classes_of, read_card, write_card
+from detection.detections import BACKGROUND, CLASS_NAMES, Detections
 from detection.devices import fast_precision
 from detection.files import write_atomically
 from detection.second_look import CropClassifier, look_twice
@@ -47,30 +47,6 @@ DETECTO_NAMES = (DETECTO_DEFAULT, detecto.core.Model.MOBILENET, detecto.core.Mod
 def to_unit(pixels: Tensor) -> Tensor:
     """Turn pixels (3, H, W) uint8 into float32 in [0, 1] on their device, as imaging.to_chw does."""
     return pixels.float().div_(imaging.WHITE)
-
-
-def weights_in_order(detector: Detector, class_names: Sequence[str]) -> dict[str, Tensor]:
-    """Return detector's weights with the outputs of its last layer in the order of class_names.
-
-    Args:
-        detector: of the same classes, in any order.
-        class_names: with the background, as in a model card.
-
-    Raises:
-        DetectorError: the detector knows other classes.
-    """
-    own = detector.class_names
-    if sorted(own) != sorted(class_names):
-        raise DetectorError(
-            f"expected weights of a model with the classes {', '.join(class_names[1:])}, got one with "
-            f"{', '.join(own[1:])}: start from another model, or from coco"
-        )
-    rows = [own.index(name) for name in class_names]
-    return {
-        # one score or four coordinates of each class after the other
-        name: value.unflatten(0, (len(own), -1))[rows].flatten(0, 1) if name.startswith(HEAD) else value
-        for name, value in detector.network.state_dict().items()
-    }
 
 
 class Detector(detecto.core.Model):  # type: ignore[misc]
@@ -103,7 +79,7 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
         self._disable_normalize = True  # the network normalises; detecto would do it once more
         self.second_look: CropClassifier | None = None
         if card.second_look is not None:
-            self.second_look = CropClassifier(1 + len(WEAPONS)).to(self._device).eval()
+            self.second_look = CropClassifier(1 + len(classes_of(card).weapons)).to(self._device).eval()
         self._optimized, self._precision = False, torch.float32
         self._lock = threading.Lock()
 
@@ -289,8 +265,7 @@ class Detector(detecto.core.Model):  # type: ignore[misc]
         """Return detections with the scores that the second look gives them, best first."""
         if self.second_look is None or self.card.second_look is None:
             return boxes, scores, labels, softmax
-        weapons = [self._int_mapping[name] for name in WEAPONS]
-        is_weapon = torch.isin(labels, torch.tensor(weapons, device=labels.device))
+        is_weapon = torch.isin(labels, torch.tensor(classes_of(self.card).weapons, device=labels.device))
         with self._computing_fast():
             scores = look_twice(self.second_look, self.card.second_look, image, boxes, scores, is_weapon)
         order = scores.argsort(descending=True, stable=True)

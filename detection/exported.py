@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from detection import preparation, selection
 from detection.calibration import calibrate
-from detection.detections import WEAPONS, Detections
+from detection.card import classes_of
+from detection.detections import Detections
 from detection.imaging import Image
 from detection.second_scores import candidates, evidence, moved
 from schemas import Export, ModelCard, RuntimeInfo
@@ -114,7 +115,7 @@ class ExportedDetector:
         config = self.card.second_look
         if config is None:
             return found
-        is_weapon = np.isin(found.labels, [self.card.class_names.index(name) for name in WEAPONS])
+        is_weapon = np.isin(found.labels, classes_of(self.card).weapons)
         every = candidates(found.scores, is_weapon, config)
         if not len(every):
             return found

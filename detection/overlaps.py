@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detection.alarm import alarm_threshold
-from detection.detections import WEAPONS, Detections
+from detection.card import classes_of
+from detection.detections import Detections
 from schemas import ModelCard
 
 Floats = NDArray[np.float64]
@@ -53,7 +54,7 @@ def one_name_each(found: Detections, card: ModelCard) -> Detections:
         found: what is to be shown, best score first.
         card: of the model that found it.
     """
-    is_weapon = np.isin(found.labels, [card.class_names.index(name) for name in WEAPONS])
+    is_weapon = np.isin(found.labels, classes_of(card).weapons)
     called = is_weapon & (found.scores >= alarm_threshold(card))
     on_one_place = box_iou(found.boxes, found.boxes) >= ONE_OBJECT_IOU
     smaller = np.minimum.outer(areas(found.boxes), areas(found.boxes))

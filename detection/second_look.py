@@ -125,7 +125,7 @@ def look_twice(
         image: (3, H, W) float in [0, 1].
         boxes: (N, 4) xyxy pixels of image, best score first.
         scores: (N,) in [0, 1].
-        is_weapon: (N,) whether the box is named pistol or knife.
+        is_weapon: (N,) whether the box is named as a weapon.
     """
     as_given = scores.cpu().numpy()
     every = second_scores.candidates(as_given, is_weapon.cpu().numpy(), config)

@@ -18,7 +18,7 @@ def candidates(scores: Floats, is_weapon: NDArray[np.bool_], config: SecondLookC
 
     Args:
         scores: (N,), best first.
-        is_weapon: (N,) whether the box is named pistol or knife.
+        is_weapon: (N,) whether the box is named as a weapon.
         config: of the model card.
     """
     return np.flatnonzero(is_weapon & (scores >= config.score_from))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detection.detections import CLASS_NAMES, Detections, GroundTruth
-from evaluation.matching import match_class, weapon_labels
+from detection.detections import SIX, Classes, Detections, GroundTruth
+from evaluation.matching import match_class
 from metrics import Bools, check_pairs
 from schemas import AlarmPoint, OperatingPoint
 
@@ -20,7 +20,7 @@ class ImageAlarms:
 
     Attributes:
         scores: (I,) float32, as the detector gave them; -1 where no weapon was detected.
-        armed: (I,) a pistol or knife is in the truth.
+        armed: (I,) a weapon is in the truth.
     """
 
     scores: NDArray[np.float32]
@@ -37,11 +37,11 @@ class ImageAlarms:
 
 
 def image_alarms(
-    truths: Sequence[GroundTruth], detections: Sequence[Detections], class_names: Sequence[str] = CLASS_NAMES
+    truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: Classes = SIX
 ) -> ImageAlarms:
-    """Reduce each image to one alarm score: its best pistol or knife, wherever in the picture."""
-    check_pairs(truths, detections, class_names)
-    weapons = weapon_labels(class_names)
+    """Reduce each image to one alarm score: its best weapon, wherever in the picture."""
+    check_pairs(truths, detections, classes.names)
+    weapons = classes.weapons
     best = [found.of(weapons).scores[:1] for found in detections]
     scores = np.array([score[0] if len(score) else -1.0 for score in best], np.float32)
     armed = np.array([bool(np.isin(truth.labels, weapons).any()) for truth in truths], bool)
@@ -49,14 +49,14 @@ def image_alarms(
 
 
 def alarm_curve(
-    truths: Sequence[GroundTruth], detections: Sequence[Detections], class_names: Sequence[str] = CLASS_NAMES
+    truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: Classes = SIX
 ) -> tuple[AlarmPoint, ...]:
     """Return what an alarm at each of the thresholds 0.00, 0.01, ... 1.00 would catch and cost.
 
     Exact at those thresholds, which are the stops of a slider. Without weapon-free images
     false_alarms_per_1000 is 0 and means nothing: see OperatingPoint.weapon_free_images.
     """
-    alarms = image_alarms(truths, detections, class_names)
+    alarms = image_alarms(truths, detections, classes)
     return tuple(
         AlarmPoint(
             score_threshold=threshold,
@@ -71,19 +71,19 @@ def measure_operating_point(
     score_threshold: float,
     truths: Sequence[GroundTruth],
     detections: Sequence[Detections],
-    class_names: Sequence[str] = CLASS_NAMES,
+    classes: Classes = SIX,
     *,
     rule: str,
     split: str,
 ) -> OperatingPoint:
     """Measure a given threshold on a split.
 
-    Precision and recall count pistol boxes and knife boxes at IoU 0.5, each against its own class: a pistol
+    Precision and recall count weapons' boxes at IoU 0.5, each against its own class: a pistol
     called a knife is a false detection and a miss here, yet still an alarm in image_recall.
     """
-    alarms = image_alarms(truths, detections, class_names)
+    alarms = image_alarms(truths, detections, classes)
     found = [one.above(score_threshold) for one in detections]
-    matches = [match_class(truths, found, label) for label in weapon_labels(class_names)]
+    matches = [match_class(truths, found, label) for label in classes.weapons]
     hits = sum(int(one.hits[0].sum()) for one in matches)
     return OperatingPoint(
         score_threshold=score_threshold,

@@ -10,9 +10,9 @@ import numpy as np
 from scipy.optimize import isotonic_regression, minimize
 
 from detection.calibration import calibrate, logit
-from detection.detections import CLASS_NAMES, Detections, GroundTruth
+from detection.detections import CLASS_NAMES, SIX, Classes, Detections, GroundTruth
 from evaluation.intervals import group_indices
-from evaluation.matching import match_class, weapon_labels
+from evaluation.matching import match_class
 from metrics import Bools, Floats
 from schemas import Band, Calibration
 
@@ -57,10 +57,10 @@ def scored_boxes(
 
 
 def weapon_boxes(
-    truths: Sequence[GroundTruth], detections: Sequence[Detections], class_names: Sequence[str] = CLASS_NAMES
+    truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: Classes = SIX
 ) -> tuple[Floats, Bools]:
-    """Return scored_boxes of pistol and knife."""
-    return scored_boxes(truths, detections, weapon_labels(class_names))
+    """Return scored_boxes of the weapons."""
+    return scored_boxes(truths, detections, classes.weapons)
 
 
 def _fit(scores: Floats, right: Bools) -> Calibration | None:
@@ -125,7 +125,7 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How far scores of pistol and knife boxes are from how often they were right.
+    """How far scores of weapons' boxes are from how often they were right.
 
     Attributes:
         scores: which scores: raw, the network's own; calibrated, by fits on other recordings; served, as
@@ -140,11 +140,11 @@ class Reliability:
 
 
 def measure_reliability(
-    truths: Sequence[GroundTruth], detections: Sequence[Detections], class_names: Sequence[str] = CLASS_NAMES,
+    truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: Classes = SIX,
     *, scores: Literal["raw", "calibrated", "served"],
 ) -> Reliability | None:  # fmt: skip
-    """Measure the scores of pistol and knife boxes; None where there is not one box."""
-    values, right = weapon_boxes(truths, detections, class_names)
+    """Measure the scores of weapons' boxes; None where there is not one box."""
+    values, right = weapon_boxes(truths, detections, classes)
     if not len(values):
         return None
     bin_of = np.minimum((values * BINS).astype(int), BINS - 1)
@@ -158,9 +158,9 @@ def measure_reliability(
 
 
 def choose_bands(
-    truths: Sequence[GroundTruth], detections: Sequence[Detections], class_names: Sequence[str] = CLASS_NAMES
+    truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: Classes = SIX
 ) -> tuple[Band, ...]:
-    """Choose the bands weak, likely and strong, by how often pistol and knife boxes in each were right.
+    """Choose the bands weak, likely and strong, by how often weapons' boxes in each were right.
 
     strong begins where at least 9 of 10 boxes are right, likely where 6 of 10 are, by isotonic regression:
     so that it is true of the lower end of a band too, and not made up for by its upper end. Each holds
@@ -170,9 +170,9 @@ def choose_bands(
     Args:
         truths: one per image.
         detections: one per image, with the scores that people will see.
-        class_names: index 0 is background.
+        classes: what labels mean, and which are weapons.
     """
-    scores, right = weapon_boxes(truths, detections, class_names)
+    scores, right = weapon_boxes(truths, detections, classes)
     if len(scores) < FEWEST_IN_BAND:
         return ()
     order = np.lexsort((~right, scores))  # of equal scores the right ones first, which pools them
@@ -197,10 +197,10 @@ def _share(right: Bools) -> float | None:
 
 def measure_bands(
     bands: Sequence[Band], truths: Sequence[GroundTruth], detections: Sequence[Detections],
-    class_names: Sequence[str] = CLASS_NAMES,
+    classes: Classes = SIX,
 ) -> tuple[Band, ...]:  # fmt: skip
     """Return the same spans with what was right in them on these images."""
-    scores, right = weapon_boxes(truths, detections, class_names)
+    scores, right = weapon_boxes(truths, detections, classes)
     band_of = np.searchsorted([band.score_from for band in bands], scores, side="right") - 1
     return tuple(
         _band(band.name, band.score_from, right[band_of == place]) for place, band in enumerate(bands)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from detection.calibration import calibrate
-from detection.detections import CLASS_NAMES, Detections, GroundTruth
+from detection.card import classes_of
+from detection.detections import SIX, Classes, Detections, GroundTruth
 from evaluation.alarms import alarm_curve
 from evaluation.calibration import (
     Reliability,
@@ -57,7 +58,7 @@ def uncalibrated(card: ModelCard) -> ModelCard:
 def choose(
     truths: Sequence[GroundTruth],
     detections: Sequence[Detections],
-    class_names: Sequence[str] = CLASS_NAMES,
+    classes: Classes = SIX,
     *,
     groups: Sequence[str],
     max_false_alarms_per_1000: float = MAX_FALSE_ALARMS_PER_1000,
@@ -68,25 +69,25 @@ def choose(
     Args:
         truths: one per image of the validation split; none of them picked for what a model got wrong in it.
         detections: one per image, with the network's own scores, down to a low one.
-        class_names: index 0 is background.
+        classes: what labels mean, and which are weapons.
         groups: each image's recording.
         max_false_alarms_per_1000: budget of the alarm point.
         max_unsure_per_1000: budget of the unsure point.
     """
-    calibration = fit_calibration(truths, detections, class_names)
-    found = [calibrate(one, calibration, class_names) for one in detections]
+    calibration = fit_calibration(truths, detections, classes.names)
+    found = [calibrate(one, calibration, classes.names) for one in detections]
     alarm, unsure = choose_points(
-        truths, found, class_names, groups=groups, split="val",
+        truths, found, classes, groups=groups, split="val",
         max_false_alarms_per_1000=max_false_alarms_per_1000, max_unsure_per_1000=max_unsure_per_1000,
     )  # fmt: skip
     measured = []
     if calibration:
-        measured = [measure_reliability(truths, detections, class_names, scores="raw")]
-        fitted = cross_fitted(truths, detections, class_names, groups=groups)
+        measured = [measure_reliability(truths, detections, classes, scores="raw")]
+        fitted = cross_fitted(truths, detections, classes.names, groups=groups)
         if fitted is not None:
-            measured.append(measure_reliability(truths, fitted, class_names, scores="calibrated"))
+            measured.append(measure_reliability(truths, fitted, classes, scores="calibrated"))
     return Chosen(
-        calibration, found, alarm, unsure, choose_bands(truths, found, class_names),
+        calibration, found, alarm, unsure, choose_bands(truths, found, classes),
         tuple(one for one in measured if one is not None),
     )  # fmt: skip
 
@@ -108,7 +109,7 @@ def into_card(card: ModelCard, chosen: Chosen, report: Report, truths: Sequence[
     return chosen.onto(card).model_copy(
         update={
             "class_thresholds": class_thresholds(truths, chosen.detections, card.class_names),
-            "alarm_curve": alarm_curve(truths, chosen.detections, card.class_names),
+            "alarm_curve": alarm_curve(truths, chosen.detections, classes_of(card)),
             "tested_alarm": None,
             "video": None,
             "metrics": flat_metrics(report),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from detection.alarm import alarm_threshold, unsure_threshold
+from detection.card import classes_of
 from detection.detections import Detections, GroundTruth
 from evaluation.alarms import image_alarms
 from evaluation.intervals import Interval, alarm_intervals
@@ -40,7 +41,7 @@ def refer(
 ) -> Reference:
     """Return the reference that PyTorch's detections make."""
     intervals: dict[str, Interval] = {}
-    alarms = image_alarms(truths, detections, card.class_names)
+    alarms = image_alarms(truths, detections, classes_of(card))
     for prefix, threshold in _points(card).items():
         spans = alarm_intervals(alarms, groups, score_threshold=threshold)
         intervals |= {prefix + name: span for name, span in spans.items()}
@@ -93,7 +94,7 @@ def _figures(
 ) -> dict[str, float]:
     summary = coco_summary(truths, detections, card.class_names)
     figures: dict[str, float] = {name: summary[name] for name in ("map", "map_50") if name in summary}
-    alarms = image_alarms(truths, detections, card.class_names)
+    alarms = image_alarms(truths, detections, classes_of(card))
     for prefix, threshold in _points(card).items():
         figures[f"{prefix}image_recall"] = alarms.recall(threshold)
         figures[f"{prefix}false_alarms_per_1000"] = alarms.false_alarms_per_1000(threshold)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from detection.detections import CLASS_NAMES, Detections, GroundTruth
+from detection.detections import SIX, Classes, Detections, GroundTruth
 from evaluation.alarms import ImageAlarms, image_alarms
 from evaluation.matching import ClassMatches, match_class
 from metrics import COCO_IOUS, Bools, Floats, Ints, check_pairs
@@ -52,7 +52,7 @@ def average_precision(matches: ClassMatches, weights: Ints) -> Floats:
 def bootstrap_intervals(
     truths: Sequence[GroundTruth],
     detections: Sequence[Detections],
-    class_names: Sequence[str] = CLASS_NAMES,
+    classes: Classes = SIX,
     *,
     score_threshold: float,
     groups: Sequence[str] | None = None,
@@ -68,7 +68,7 @@ def bootstrap_intervals(
     Args:
         truths: one per image.
         detections: one per image.
-        class_names: index 0 is background.
+        classes: what labels mean, and which are weapons.
         score_threshold: of the alarm.
         groups: each image's recording; by default each image is one of its own.
         draws: how many times.
@@ -81,14 +81,14 @@ def bootstrap_intervals(
     Raises:
         ValueError: groups and truths differ in number.
     """
-    check_pairs(truths, detections, class_names)
+    check_pairs(truths, detections, classes.names)
     if not truths:
         return {}
     group_of = group_indices(groups, len(truths))
     drawn = _drawn(group_of, draws, seed)
-    values = _bootstrap_ap(truths, detections, class_names, drawn[:, group_of], group_of)
+    values = _bootstrap_ap(truths, detections, classes.names, drawn[:, group_of], group_of)
     spans = {key: _interval(value) for key, value in values.items()}
-    alarms = image_alarms(truths, detections, class_names)
+    alarms = image_alarms(truths, detections, classes)
     return spans | _alarm_intervals(alarms, score_threshold, drawn, group_of)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detection.detections import CLASS_NAMES, WEAPONS, Detections, GroundTruth
+from detection.detections import CLASS_NAMES, Classes, Detections, GroundTruth
 from detection.overlaps import box_iou
 from metrics import IOU, MAX_DETECTIONS, Bools, Floats, Ints, check_pairs
 from schemas import ClassThreshold
@@ -146,17 +146,13 @@ def _fraction(score: float) -> float:
     return float(np.clip(score, 0.0, 1.0))
 
 
-def weapon_labels(class_names: Sequence[str]) -> list[int]:
-    """Return the indices of pistol and knife in class_names."""
-    return [label for label, name in enumerate(class_names) if name in WEAPONS]
-
-
 def best_f1_threshold(
-    truths: Sequence[GroundTruth], detections: Sequence[Detections], class_names: Sequence[str]
+    truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: Classes
 ) -> tuple[float, str]:
     """Return the score threshold with the best F1 over all classes together, and how it was chosen."""
-    weapons, every = weapon_labels(class_names), list(range(1, len(class_names)))
-    for labels, of_what in ((weapons, "pistol and knife"), (every, "all")):
+    every = list(range(1, len(classes.names)))
+    of_weapons = " and ".join(classes.names[label] for label in classes.weapons)
+    for labels, of_what in ((classes.weapons, of_weapons), (every, "all")):
         if labels:
             curve = score_curve([match_class(truths, detections, label) for label in labels])
             if len(curve.f1) and curve.f1.max() > 0:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from detection.detections import CLASS_NAMES, LOOKALIKES, WEAPONS, Detections, GroundTruth
+from detection.detections import CLASS_NAMES, SIX, Classes, Detections, GroundTruth
 from detection.overlaps import box_iou
 from evaluation.matching import match_boxes
 from metrics import IOU, Bools, Floats, Ints, check_pairs
@@ -143,8 +143,8 @@ class LookalikeCell:
     """One weapon against one look-alike, or against all; boxes of the truth, and how many were mixed up.
 
     Attributes:
-        weapon: pistol, knife or "any".
-        lookalike: billete, monedero, smartphone, tarjeta or "any".
+        weapon: the name of one, or "any".
+        lookalike: likewise.
         lookalike_boxes: truth boxes of the look-alike.
         called_weapon: of those, carry a detection of the weapon (IoU at least 0.5): a false alarm.
         weapon_boxes: truth boxes of the weapon.
@@ -170,20 +170,20 @@ class LookalikeCell:
 
 
 def lookalike_table(
-    truths: Sequence[GroundTruth], detections: Sequence[Detections], class_names: Sequence[str] = CLASS_NAMES
+    truths: Sequence[GroundTruth], detections: Sequence[Detections], classes: Classes = SIX
 ) -> tuple[LookalikeCell, ...]:
     """Return weapon x look-alike, both ways, "any" included on both sides; 15 cells for the six classes.
 
     Args:
         truths: one per image.
         detections: one per image, at or above the score threshold in question.
-        class_names: weapons and look-alikes not among them are left out.
+        classes: weapons, and the look-alikes that the others are.
     """
-    check_pairs(truths, detections, class_names)
+    check_pairs(truths, detections, classes.names)
     carried = [_carried_labels(truth, found) for truth, found in zip(truths, detections, strict=True)]
     boxes = [(int(label), on) for pair in carried for label, on in pair]
-    weapons = {name: class_names.index(name) for name in WEAPONS if name in class_names}
-    lookalikes = {name: class_names.index(name) for name in LOOKALIKES if name in class_names}
+    weapons = {classes.names[label]: label for label in classes.weapons}
+    lookalikes = {classes.names[label]: label for label in classes.lookalikes}
     if not weapons or not lookalikes:
         return ()
     all_weapons = frozenset(weapons.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from detection.detections import BACKGROUND, WEAPONS
+from detection.detections import BACKGROUND
 from detection.names import class_name
 from evaluation.results import Report
 
@@ -19,7 +20,16 @@ COLORS = {
     "pistol": "#D55E00", "knife": "#CC79A7",
     "billete": "#009E73", "monedero": "#0072B2", "smartphone": "#56B4E9", "tarjeta": "#E69F00",
 }  # fmt: skip
+OTHERS = ("#7B3294", "#8C510A", "#008080", "#4D4D4D", "#A6761D", "#1B7837", "#3F51B5", "#C51B7D")
 GREY = "#5b6470"
+
+
+def color_of(name: str, class_names: Sequence[str]) -> str:
+    """Return the colour of a class: its own, or for a class of somebody's own the next of OTHERS."""
+    if name in COLORS:
+        return COLORS[name]
+    others = [each for each in class_names[1:] if each not in COLORS]
+    return OTHERS[others.index(name) % len(OTHERS)]
 
 
 def title_of(name: str) -> str:
@@ -105,8 +115,8 @@ def _curves_figure(report: Report) -> Figure:
         if not result.curve:
             continue
         style: dict[str, Any] = {
-            "color": COLORS.get(result.name, GREY),
-            "linestyle": "-" if result.name in WEAPONS else "--",
+            "color": color_of(result.name, report.class_names),
+            "linestyle": "-" if result.name in report.weapons else "--",
             "label": title_of(result.name),
         }
         left.plot([p.recall for p in result.curve], [p.precision for p in result.curve], **style)
@@ -132,7 +142,7 @@ def _classes_figure(report: Report) -> Figure:
     )
     measured = [result for result in report.classes if result.ap is not None]
     for i, result in enumerate(measured):
-        color = COLORS.get(result.name, GREY)
+        color = color_of(result.name, report.class_names)
         for offset, key, value, alpha in ((-0.2, "ap", result.ap, 1.0), (0.2, "ap50", result.ap50, 0.45)):
             axes.bar(i + offset, value or 0.0, 0.36, color=color, alpha=alpha)
             span = report.intervals.get(f"{key}/{result.name}")
@@ -190,7 +200,7 @@ RELIABILITY_LABELS = {
 
 def _reliability_figure(report: Report) -> Figure:
     figure = Figure(figsize=(6.4, 5), layout="constrained")
-    axes = _axes(figure, 1, 1, 1, "Pistol and knife boxes: score against share right")
+    axes = _axes(figure, 1, 1, 1, "Boxes of weapons: score against share right")
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
     styles = (("-", COLORS["pistol"]), ("--", COLORS["monedero"]))
     for one, (style, color) in zip(reversed(report.reliability), styles, strict=False):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detection.detections import CLASS_NAMES, Detections, GroundTruth
+from detection.detections import SIX, Classes, Detections, GroundTruth
 from evaluation.alarms import ImageAlarms, image_alarms, measure_operating_point
 from evaluation.intervals import FalseAlarmBound
 from evaluation.matching import best_f1_threshold
@@ -30,7 +30,7 @@ class _Choice:
 def choose_points(
     truths: Sequence[GroundTruth],
     detections: Sequence[Detections],
-    class_names: Sequence[str] = CLASS_NAMES,
+    classes: Classes = SIX,
     *,
     groups: Sequence[str] | None = None,
     split: str = "val",
@@ -42,7 +42,7 @@ def choose_points(
     Args:
         truths: one per image of the split; none of them picked for what a model got wrong in it.
         detections: see choose_operating_point, and so the others.
-        class_names: likewise.
+        classes: likewise.
         groups: likewise.
         split: likewise.
         max_false_alarms_per_1000: budget of the alarm point.
@@ -52,11 +52,11 @@ def choose_points(
         Both; None in place of the unsure point where its rule finds nothing below the alarm point.
     """
     alarm = choose_operating_point(
-        truths, detections, class_names, groups=groups, split=split,
+        truths, detections, classes, groups=groups, split=split,
         max_false_alarms_per_1000=max_false_alarms_per_1000,
     )  # fmt: skip
     unsure = choose_operating_point(
-        truths, detections, class_names, groups=groups, split=split,
+        truths, detections, classes, groups=groups, split=split,
         max_false_alarms_per_1000=max_unsure_per_1000,
     )  # fmt: skip
     return alarm, unsure if unsure.score_threshold < alarm.score_threshold else None
@@ -65,7 +65,7 @@ def choose_points(
 def choose_operating_point(
     truths: Sequence[GroundTruth],
     detections: Sequence[Detections],
-    class_names: Sequence[str] = CLASS_NAMES,
+    classes: Classes = SIX,
     *,
     groups: Sequence[str] | None = None,
     split: str = "val",
@@ -79,18 +79,18 @@ def choose_operating_point(
     The threshold is the score of an observed weapon image, so that an alarm at score >= threshold catches
     it; among thresholds of equal recall the highest is taken, rounded down to a whole hundredth (a stop of
     the page's slider) if that keeps to the budget too. Where that rule cannot decide (no weapon-free
-    image, no weapon image, or no threshold within the budget) the threshold of best F1 over pistol and knife
+    image, no weapon image, or no threshold within the budget) the threshold of best F1 over weapons'
     boxes is taken, then of best F1 over all classes, and `rule` says so. With nothing found at all it is 1.
 
     Args:
         truths: one per image of the split.
         detections: one per image, down to a low score.
-        class_names: index 0 is background.
+        classes: what labels mean, and which are weapons.
         groups: each image's recording; by default each image is one of its own.
         split: name of the split, kept in the result.
         max_false_alarms_per_1000: budget, in weapon-free images out of 1,000 that may raise an alarm.
     """
-    alarms = image_alarms(truths, detections, class_names)
+    alarms = image_alarms(truths, detections, classes)
     if not (~alarms.armed).any():
         chosen: _Choice | str = f"no weapon-free image in {split}"
     elif not alarms.armed.any():
@@ -98,10 +98,10 @@ def choose_operating_point(
     else:
         chosen = _within_budget(alarms, FalseAlarmBound(alarms, groups), max_false_alarms_per_1000)
     if isinstance(chosen, str):
-        threshold, rule = best_f1_threshold(truths, detections, class_names)
+        threshold, rule = best_f1_threshold(truths, detections, classes)
         chosen = _Choice(threshold, f"{rule} ({chosen})")
     point = measure_operating_point(
-        chosen.score_threshold, truths, detections, class_names, rule=chosen.rule, split=split
+        chosen.score_threshold, truths, detections, classes, rule=chosen.rule, split=split
     )
     return point.model_copy(update={"false_alarms_per_1000_high": chosen.high})
 

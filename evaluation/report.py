@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +15,6 @@ from PIL import Image as PillowImage
 from pydantic import TypeAdapter, ValidationError
 
 from detection import drawing, imaging
-from detection.detections import LOOKALIKES, WEAPONS
 from evaluation.mistakes import LookalikeCell
 from evaluation.plots import RELIABILITY_LABELS, draw_plots, drawn, figure, percent, title_of
 from evaluation.results import ImageResult, Report
@@ -134,7 +133,7 @@ def draw_examples(report: Report, samples: Sequence[Picture]) -> dict[str, bytes
                 log.warning("no example of %s: %s", result.name, error)
                 continue
             examples[example_name(group, result)] = imaging.encode_image(
-                draw_example(image, result), quality=82
+                draw_example(image, result, report.weapons), quality=82
             )
     return examples
 
@@ -144,12 +143,13 @@ def example_name(group: str, result: ImageResult) -> str:
     return f"examples/{group}_{result.index:05d}.jpg"
 
 
-def draw_example(image: imaging.Image, result: ImageResult) -> imaging.Image:
+def draw_example(image: imaging.Image, result: ImageResult, weapons: Collection[str]) -> imaging.Image:
     """Draw what was detected, and the truth boxes without a right detection as "truth: NAME".
 
     Args:
         image: (H, W, 3) uint8 RGB, the image of result; its longer side is cut to EXAMPLE_PX.
         result: its boxes.
+        weapons: names of what is drawn as a weapon.
     """
     scale = min(1.0, EXAMPLE_PX / max(image.shape[:2]))
     picture = PillowImage.fromarray(image)
@@ -161,7 +161,7 @@ def draw_example(image: imaging.Image, result: ImageResult) -> imaging.Image:
     ]
     boxes = np.array([box.box for box in shown], np.float32).reshape(-1, 4) * np.float32(scale)
     return drawing.draw_boxes(
-        small, boxes, captions, drawing.styles_of([box.label in WEAPONS for box in shown])
+        small, boxes, captions, drawing.styles_of([box.label in weapons for box in shown])
     )
 
 
@@ -206,7 +206,7 @@ def render_page(report: Report, plots: dict[str, bytes], examples: dict[str, byt
         lookalikes=lookalike_rows(report.lookalikes),
         reliability_labels=RELIABILITY_LABELS,
         video_rows=table_rows(report.video.figures) if report.video else [],
-        weapons=[name for name in WEAPONS if name in report.class_names],
+        weapons=report.weapons,
     )
 
 
@@ -227,7 +227,7 @@ def _shown(
 
 def lookalike_rows(cells: Sequence[LookalikeCell]) -> list[tuple[str, list[LookalikeCell]]]:
     """Return the cells by look-alike, "any" last, each row in the order of the weapons."""
-    names = [name for name in (*LOOKALIKES, "any") if any(cell.lookalike == name for cell in cells)]
+    names = list(dict.fromkeys(cell.lookalike for cell in cells))
     return [(name, [cell for cell in cells if cell.lookalike == name]) for name in names]
 
 

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from detection.detections import CLASS_NAMES, Detections, GroundTruth, Latency
+from detection.detections import SIX, WEAPONS, Classes, Detections, GroundTruth, Latency
 from evaluation.alarms import alarm_curve, measure_operating_point
 from evaluation.calibration import Reliability, measure_bands, measure_reliability
 from evaluation.intervals import Interval, bootstrap_intervals
-from evaluation.matching import class_thresholds, match_class, score_curve, weapon_labels
+from evaluation.matching import class_thresholds, match_class, score_curve
 from evaluation.mistakes import (
     Diagnosis,
     ErrorCounts,
@@ -126,6 +126,7 @@ class Report:
         model: name and version, or folder.
         images: how many; negatives: without any object; recordings: how many they come from, None if unknown.
         class_names: background first.
+        weapons: those of them that are dangerous.
         coco: keys of coco_summary, 100 detections per image and class.
         original: the same keys on the single best box of each class in each image.
         original_subset: the same on the images that the original project's loader kept; empty if not asked.
@@ -138,7 +139,7 @@ class Report:
         unsure_point: as chosen; None for a model without one.
         unsure_measured: the same threshold on this split.
         bands: the model's, with what was right in them on this split; empty for a model without any.
-        reliability: of each kind of score measured; empty without a pistol or knife detection.
+        reliability: of each kind of score measured; empty without a detection of a weapon.
         alarm_curve: thresholds 0.00 to 1.00 on this split.
         confusion: (C, C) counts, row = truth, column = detection, background first.
         lookalikes: weapon x look-alike.
@@ -173,6 +174,7 @@ class Report:
     errors: tuple[ErrorCounts, ...]
     worst: tuple[ImageResult, ...]
     best: tuple[ImageResult, ...]
+    weapons: tuple[str, ...] = WEAPONS
     unsure_point: OperatingPoint | None = None
     unsure_measured: OperatingPoint | None = None
     bands: tuple[Band, ...] = ()
@@ -192,7 +194,7 @@ class Report:
 def build_report(
     truths: Sequence[GroundTruth],
     detections: Sequence[Detections],
-    class_names: Sequence[str] = CLASS_NAMES,
+    classes: Classes = SIX,
     *,
     names: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
@@ -211,7 +213,7 @@ def build_report(
     Args:
         truths: one per image.
         detections: one per image, down to a low score.
-        class_names: index 0 is background.
+        classes: what labels mean, and which are weapons.
         names: file stems, for the best and worst images.
         groups: each image's recording, for the intervals; see bootstrap_intervals.
         operating_point: the model's; by default one is chosen on these very images, and a note says so.
@@ -227,28 +229,27 @@ def build_report(
     Raises:
         ValueError: no image, or lists of different length, or a label outside class_names.
     """
+    class_names = classes.names
     check_pairs(truths, detections, class_names)
     if not truths:
         raise ValueError(f"expected at least one image in the {split} split, got none")
-    point = operating_point or choose_operating_point(
-        truths, detections, class_names, groups=groups, split=split
-    )
+    point = operating_point or choose_operating_point(truths, detections, classes, groups=groups, split=split)
     found = [one.above(point.score_threshold) for one in detections]
     diagnoses = [diagnose(truth, one) for truth, one in zip(truths, found, strict=True)]
     stems = names or [f"image {i}" for i in range(len(truths))]
-    ranked = rank_images(stems, truths, found, diagnoses, class_names)
+    ranked = rank_images(stems, truths, found, diagnoses, classes)
     coco = coco_summary(truths, detections, class_names)
     thresholds = class_thresholds(truths, detections, class_names)
     measured, unsure_measured = (
         measure_operating_point(
-            one.score_threshold, truths, detections, class_names, rule=f"chosen on {one.split}", split=split
+            one.score_threshold, truths, detections, classes, rule=f"chosen on {one.split}", split=split
         )
         if one
         else None
         for one in (point, unsure_point)
     )
     assert measured is not None
-    reliability = measure_reliability(truths, detections, class_names, scores="served")
+    reliability = measure_reliability(truths, detections, classes, scores="served")
     return Report(
         title=f"{'official' if official else 'local'} {split}",
         split=split,
@@ -257,13 +258,14 @@ def build_report(
         images=len(truths),
         negatives=sum(not len(truth.labels) for truth in truths),
         recordings=len(set(groups)) if groups else None,
-        class_names=tuple(class_names),
+        class_names=class_names,
+        weapons=classes.dangerous,
         coco=coco,
         original=original_protocol(truths, detections, class_names),
         original_subset={},
         published=dict(ORIGINAL_PUBLISHED) if official else {},
         intervals=bootstrap_intervals(
-            truths, detections, class_names, score_threshold=point.score_threshold, groups=groups, draws=draws
+            truths, detections, classes, score_threshold=point.score_threshold, groups=groups, draws=draws
         ),
         classes=tuple(
             _class_result(label, class_names, truths, detections, coco, thresholds, point.score_threshold)
@@ -271,13 +273,13 @@ def build_report(
         ),
         operating_point=point,
         measured=measured,
-        alarm_curve=alarm_curve(truths, detections, class_names),
+        alarm_curve=alarm_curve(truths, detections, classes),
         unsure_point=unsure_point,
         unsure_measured=unsure_measured,
-        bands=measure_bands(bands, truths, detections, class_names),
+        bands=measure_bands(bands, truths, detections, classes),
         reliability=(reliability,) if reliability else (),
         confusion=tuple(tuple(row) for row in confusion_matrix(truths, found, class_names).tolist()),
-        lookalikes=lookalike_table(truths, found, class_names),
+        lookalikes=lookalike_table(truths, found, classes),
         errors=error_counts(truths, diagnoses, found, class_names),
         worst=tuple(one for one in ranked if one.problems)[:examples],
         best=tuple(one for one in reversed(ranked) if len(truths[one.index].labels))[: examples // 2],
@@ -360,16 +362,16 @@ def rank_images(
     truths: Sequence[GroundTruth],
     detections: Sequence[Detections],
     diagnoses: Sequence[Diagnosis],
-    class_names: Sequence[str] = CLASS_NAMES,
+    classes: Classes = SIX,
 ) -> list[ImageResult]:
     """Return the images, worst first: by quality, then by missed weapons and how sure a false weapon was."""
-    weapons = weapon_labels(class_names)
+    weapons = classes.weapons
     keyed = []
     for i, (truth, found, one) in enumerate(zip(truths, detections, diagnoses, strict=True)):
         right = np.array([kind == "correct" for kind in one.kinds], bool)
         lost = int(np.isin(truth.labels[~one.found], weapons).sum())
         false_score = float(found.take(~right).of(weapons).scores.max(initial=0.0))
-        result = _image_result(names[i], i, truth, found, one, class_names)
+        result = _image_result(names[i], i, truth, found, one, classes.names)
         keyed.append(((result.quality, -lost, -false_score, i), result))
     return [result for _, result in sorted(keyed, key=lambda pair: pair[0])]
 

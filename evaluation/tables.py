@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from evaluation.plots import figure
+from evaluation.plots import figure, title_of
 from evaluation.results import Report, flat_metrics
 from evaluation.video import VideoResult, table_rows
 
@@ -16,7 +16,8 @@ def figures_table(result: Report, other: Report | None = None) -> Table:
     table.add_column("")
     for one in shown:
         table.add_column(one.model or one.title, justify="right")
-    for key, label in FIGURES.items():
+    aps = {f"ap/{name}": f"{title_of(name)} AP" for name in result.weapons}
+    for key, label in (AVERAGES | aps | FIGURES).items():
         values = [flat(one).get(key) for one in shown]
         if any(value is not None for value in values):
             table.add_row(
@@ -38,7 +39,7 @@ def video_table(result: VideoResult) -> Table:
     return table
 
 
-FIGURES = {
+AVERAGES = {
     "map": "mAP, COCO",
     "map_50": "mAP at IoU 0.50, COCO",
     "map_75": "mAP at IoU 0.75, COCO",
@@ -48,8 +49,8 @@ FIGURES = {
     "original_subset/map_50": "the same on the original's images: mAP at IoU 0.50",
     "published/map": "published by the original: mAP, best box per class",
     "published/map_50": "published by the original: mAP at IoU 0.50",
-    "ap/pistol": "pistol AP",
-    "ap/knife": "knife AP",
+}
+FIGURES = {
     "alarm/score_threshold": "alarm from score",
     "alarm/image_recall": "weapon images that raise an alarm",
     "alarm/false_alarms_per_1000": "false alarms per 1,000 weapon-free images",
@@ -66,7 +67,7 @@ FIGURES = {
 
 
 def flat(result: Report) -> dict[str, float]:
-    """Return the figures of a report by the keys of FIGURES."""
+    """Return the figures of a report by the keys of figures_table."""
     measured = {key.partition("/")[2]: value for key, value in flat_metrics(result).items()}
     beside = {"original_subset": result.original_subset, "published": result.published}
     return measured | {f"{name}/{key}": value for name, part in beside.items() for key, value in part.items()}

@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from detection import imaging
 from detection.alarm import unsure_threshold
+from detection.card import classes_of
 from detection.confirmation import RANK, Confirmation, Rule
-from detection.detections import WEAPONS, Detections
+from detection.detections import Detections
 from detection.overlaps import one_name_each
 from evaluation.intervals import Interval, ratio_interval
 from schemas import Box, Detection, ModelCard, Verdict, VideoFigures
@@ -172,14 +173,14 @@ def look_at(clips: Sequence[LabelledClip], finder: Finder, card: ModelCard) -> l
 
 def weapons_in(found: Detections, card: ModelCard) -> tuple[Detection, ...]:
     """Return the weapons among detections that the API answers a camera with: one for each object."""
-    named = one_name_each(found.above(unsure_threshold(card)), card)
+    named, classes = one_name_each(found.above(unsure_threshold(card)), card), classes_of(card)
     return tuple(
         Detection(
             label=card.class_names[label], dangerous=True, score=float(score),
             box=Box(x1=float(box[0]), y1=float(box[1]), x2=float(box[2]), y2=float(box[3])),
         )
         for box, score, label in zip(named.boxes, named.scores, named.labels, strict=True)
-        if card.class_names[label] in WEAPONS
+        if label in classes.weapons
     )  # fmt: skip
 
 

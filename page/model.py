@@ -26,8 +26,12 @@ FALSE_ALARM_RULE = re.compile(
     r"highest image-level weapon recall with at most ([\d.]+) false alarms per 1,000 weapon-free images"
     r"(?:( at the upper end of the 95 % interval)|( as measured \(.*\)))?"
 )
-# Okabe and Ito's: weapons orange, look-alikes cold; told apart with any colour vision.
-CLASS_COLORS = ("#d55e00", "#e69f00", "#0072b2", "#56b4e9", "#009e73", "#cc79a7")
+# Okabe and Ito's: weapons orange, look-alikes cold; told apart with any colour vision. The rest are for
+# models with more classes; after the last, Vega begins with the first again.
+CLASS_COLORS = (
+    "#d55e00", "#e69f00", "#0072b2", "#56b4e9", "#009e73", "#cc79a7",
+    "#7b3294", "#8c510a", "#008080", "#4d4d4d", "#1b7837", "#3f51b5",
+)  # fmt: skip
 ORANGE, BLUE = "#d55e00", "#0072b2"
 
 

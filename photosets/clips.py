@@ -33,10 +33,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from detection import imaging
-from detection.detections import CLASS_NAMES, WEAPONS
+from detection.detections import Classes
 from photosets.layout import DatasetError
 from photosets.recordings import recording_of
-from photosets.samples import Sample, load_image
+from photosets.samples import Sample, load_image, shows_weapon
 
 LEAST = 3  # pictures of a series: fewer confirm nothing
 LONGEST_JUMP = 10  # a recording is cut where the numbers jump by more than so many usual steps
@@ -94,17 +94,18 @@ class Clip:
 # --- series of a root -------------------------------------------------------------------------------
 
 
-def series_clips(samples: Sequence[Sample], *, rate: float) -> list[Clip]:
+def series_clips(samples: Sequence[Sample], classes: Classes, *, rate: float) -> list[Clip]:
     """Return the series among the pictures of a split as clips.
 
     Args:
         samples: of one or more roots.
+        classes: which of their objects are weapons.
         rate: pictures per second at which they are played, whatever time lay between them.
 
     Raises:
         ClipError: there is no series of LEAST pictures.
     """
-    clips = [_clip_of(part, rate) for one in _series(samples).values() for part in _cut(one)]
+    clips = [_clip_of(part, classes, rate) for one in _series(samples).values() for part in _cut(one)]
     if not clips:
         raise ClipError(
             f"expected a series of at least {LEAST} pictures of one recording, such as cam1_frame_001.jpg, "
@@ -170,9 +171,9 @@ def _cut(series: Sequence[tuple[int, Sample]]) -> Iterator[list[Sample]]:
         yield part
 
 
-def _clip_of(samples: Sequence[Sample], rate: float) -> Clip:
+def _clip_of(samples: Sequence[Sample], classes: Classes, rate: float) -> Clip:
     times = [i / rate for i in range(len(samples))]
-    spans = spans_of(times, [sample.shows_weapon for sample in samples])
+    spans = spans_of(times, [shows_weapon(sample, classes) for sample in samples])
     frames = [Frame(time_s, _loader(sample)) for time_s, sample in zip(times, samples, strict=True)]
     name = f"{samples[0].name} to {samples[-1].name}"
     return Clip(name, samples[0].recording, rate, spans, lambda: iter(frames), len(frames))
@@ -198,21 +199,21 @@ def spans_of(times: Sequence[float], shows: Sequence[bool]) -> tuple[Span, ...]:
 # --- panned photographs -----------------------------------------------------------------------------
 
 
-def panned_clips(samples: Iterable[Sample], *, rate: float, seconds: float) -> list[Clip]:
+def panned_clips(samples: Iterable[Sample], classes: Classes, *, rate: float, seconds: float) -> list[Clip]:
     """Return a clip of each photograph, in which the view moves across it on a straight line.
 
     Args:
         samples: photographs.
+        classes: which of their objects are weapons.
         rate: pictures per second.
         seconds: how long each clip lasts.
     """
-    return [_panned(sample, rate, max(LEAST, round(rate * seconds))) for sample in samples]
+    return [_panned(sample, classes, rate, max(LEAST, round(rate * seconds))) for sample in samples]
 
 
-def _panned(sample: Sample, rate: float, count: int) -> Clip:
+def _panned(sample: Sample, classes: Classes, rate: float, count: int) -> Clip:
     windows = pan(sample.size_wh, count, seed=sample.name)
-    weapons = [CLASS_NAMES.index(name) for name in WEAPONS]
-    boxes = sample.boxes[np.isin(sample.labels, weapons)]
+    boxes = sample.boxes[np.isin(sample.labels, classes.weapons)]
     times = [i / rate for i in range(count)]
     spans = spans_of(times, [any(_share_in(box, window) >= VISIBLE for box in boxes) for window in windows])
 

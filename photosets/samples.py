@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detection import imaging
-from detection.detections import CLASS_NAMES, WEAPONS, GroundTruth
+from detection.detections import Classes, GroundTruth
 from detection.names import first_few, printable
 from photosets import recordings
 from photosets.annotations import Annotation, BrokenAnnotation, WrongSize, annotate
@@ -43,7 +43,7 @@ class DamagedImages(DatasetError):
 
 
 class UnknownClass(DatasetError):
-    """An annotation names a class that is not one of class_names."""
+    """An annotation names a class that is none of those known."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +54,7 @@ class Sample:
         image_path: the picture's file.
         size_wh: pixels of the upright picture.
         boxes: (N, 4) float32, xyxy pixels of the upright picture, inside it, sides of at least 1 pixel.
-        labels: (N,) int64, indices into class_names, never 0. N = 0 for a negative.
+        labels: (N,) int64, indices into the names of the classes, never 0. N = 0 for a negative.
         recording: the video or series the picture comes from; never on both sides of its root's train and
             val, unless the root brings a val of its own. A part's name where a recording had to be cut.
         root: the folder it was read from.
@@ -75,22 +75,23 @@ class Sample:
         return printable(self.image_path.stem)
 
     @property
-    def shows_weapon(self) -> bool:
-        """Whether a person says that there is a weapon in it, class_names being CLASS_NAMES."""
-        return any(CLASS_NAMES[label] in WEAPONS for label in self.labels)
-
-    @property
     def truth(self) -> GroundTruth:
         """What a detector should find."""
         return GroundTruth(self.boxes, self.labels)
+
+
+def shows_weapon(sample: Sample, classes: Classes) -> bool:
+    """Return whether one of the objects in a picture is dangerous."""
+    return bool(np.isin(sample.labels, classes.weapons).any())
 
 
 def read_samples(
     roots: Sequence[Path],
     split: Split,
     *,
-    class_names: Sequence[str] = CLASS_NAMES,
+    known: Classes | None = None,
     classes: str = "",
+    dangerous: Sequence[str] | None = None,
     val_fraction: float = VAL_FRACTION,
     negative_val_fraction: float | None = None,
     negatives: bool = False,
@@ -107,8 +108,10 @@ def read_samples(
     Args:
         roots: one or more folders; the same stem in two roots is two pictures.
         split: which split.
-        class_names: background first; a box's label is its class's index here.
+        known: of a model that is there already; a box's label is its class's index in these names. By
+            default those that class_rule makes of the next two.
         classes: what the names in the data mean, "pistol=handgun,gun -other": see photosets/classes.py.
+        dangerous: which of the classes are weapons, where classes makes them; by default pistol and knife.
         val_fraction: share of the recordings that go to val, 0 to less than 1.
         negative_val_fraction: another share for the recordings without a picture of a weapon; a larger one
             only adds pictures to val. As val_fraction if None.
@@ -125,7 +128,7 @@ def read_samples(
     shares = (val_fraction, val_fraction if negative_val_fraction is None else negative_val_fraction)
     if not all(0 <= share < 1 for share in shares):
         raise ValueError(f"expected val_fraction of at least 0 and less than 1, got {shares}")
-    found, rule = DatasetReport() if report is None else report, class_rule(classes, class_names)
+    found, rule = DatasetReport() if report is None else report, class_rule(classes, known, dangerous)
     samples = collect_samples(
         roots, split, rule, found,
         val_fraction=val_fraction, negative_val_fraction=negative_val_fraction, negatives=negatives,
@@ -268,7 +271,7 @@ def _weapon_free(whole: Iterable[Sequence[Pair]], rule: ClassRule) -> set[str]:
         everything.add(recording)
         with suppress(BrokenAnnotation, OSError):  # it will be no sample
             for name in pair.annotation.names() if pair.annotation is not None else ():
-                if not rule.unknown([name]) and rule.meaning(name) in WEAPONS:
+                if not rule.unknown([name]) and rule.meaning(name) in rule.classes.dangerous:
                     armed.add(recording)
     return everything - armed
 
@@ -401,7 +404,7 @@ def refuse_unknown(roots: Sequence[Path], rule: ClassRule, report: DatasetReport
         for pair in root.find_pairs(SPLITS, negatives=True):
             with suppress(BrokenAnnotation, OSError):
                 everywhere.update(rule.unknown(pair.annotation.names() if pair.annotation else ()))
-    raise UnknownClass(unknown_message(everywhere, str(unknown[0].path), rule.class_names))
+    raise UnknownClass(unknown_message(everywhere, str(unknown[0].path), rule))
 
 
 def _count(samples: Sequence[Sample], class_names: Sequence[str], report: DatasetReport) -> None:

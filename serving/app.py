@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from fastapi import Depends, FastAPI, Request
@@ -23,7 +24,7 @@ from serving.bodies import BodyLimit
 from serving.cores import granted_cores
 from serving.deepstack import recorder_router
 from serving.gate import AllowedHosts, RequestFrame
-from serving.models import LoadDetector, ModelSource, NoModel
+from serving.models import LoadDetector, ModelSource, NoModel, ServedModel
 from serving.negotiation import JSON
 from serving.openapi import problems
 from serving.predict import as_sentence
@@ -54,7 +55,8 @@ def create_app(
     service = make_service(settings, source or make_source(settings, load))
     app = FastAPIOffline(
         title="Weapon detector",
-        description="Finds pistols and knives in hands. A possible weapon: a person must confirm.",
+        description="Finds weapons in hands: pistols, knives, or what the model served calls dangerous. "
+        "A possible weapon: a person must confirm.",
         version="1",
         lifespan=_lifespan,
         generate_unique_id_function=lambda route: route.name,
@@ -65,6 +67,7 @@ def create_app(
     app.include_router(router, dependencies=guards, responses=problems("unauthorized") if guards else {})
     app.include_router(recorder_router)  # its key may come in the form
     _translate_errors(app, keyed=bool(settings.api_keys))
+    service.host.on_swap = partial(_show_model, app)
     bodies = app.openapi()["paths"]["/predict"]["post"]["requestBody"]["content"]
     for media_type, name in (("multipart/form-data", "file"), (JSON, "images")):
         bodies[media_type]["schema"]["properties"][name]["maxItems"] = settings.api_max_files
@@ -80,6 +83,17 @@ def create_app(
         RequestFrame, observe=service.metrics.observe, send_seconds=settings.api_deadline_seconds
     )
     return app
+
+
+def _show_model(app: FastAPI, served: ServedModel) -> None:
+    """Show a model that is served now in the metrics, and its classes in the document."""
+    service: Service = app.state.service
+    service.metrics.show_model(served)
+    for parameter in app.openapi()["paths"]["/predict"]["post"]["parameters"]:
+        if parameter["name"] == "labels":
+            card = served.detector.card
+            parameter["schema"]["items"]["enum"] = list(card.class_names[1:])
+            parameter["schema"]["examples"] = [list(card.dangerous)]
 
 
 def default_loader(settings: ApiSettings) -> LoadDetector:

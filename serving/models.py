@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
-from detection.detections import WEAPONS
 from detection.runtime import AnyDetector, warm_up
 from detection.runtimes import NothingRuns
 from schemas import ListedVersion, ModelName
@@ -311,9 +310,10 @@ class ModelHost:
         self._settle()
 
     async def _serve(self, loaded: ServedModel) -> None:
-        missing = set(WEAPONS) - set(loaded.detector.card.class_names)
-        if missing:
-            raise ServingError(f"the model has no class {' or '.join(sorted(missing))}, so it cannot warn")
+        card = loaded.detector.card
+        if not card.dangerous:
+            names = ", ".join(card.class_names[1:])
+            raise ServingError(f"the model calls none of its classes dangerous ({names}), so it cannot warn")
         await self._run(lambda: warm_up(loaded.detector))
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self._served = replace(loaded, loaded_at=now)

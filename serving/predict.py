@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from detection import drawing, imaging
 from detection.alarm import alarm_threshold, verdict_of
-from detection.detections import CLASS_NAMES, WEAPONS, Detections
+from detection.detections import Detections
 from detection.overlaps import one_name_each
 from detection.runtime import AnyDetector
 from detection.tiles import detect_in, frames_of
@@ -22,7 +22,6 @@ from serving.negotiation import JSON, PICTURE_FORMATS
 from serving.problems import ApiProblem
 from serving.queue import Ran
 
-LABELS = CLASS_NAMES[1:]
 MOST = 1000  # detections in an answer
 
 
@@ -37,8 +36,7 @@ class PredictQuery(BaseModel):
     )  # fmt: skip
     labels: list[str] = Field(
         default_factory=list, examples=[["pistol", "knife"]],
-        description="Keep only these labels; may be repeated. By default all.",
-        json_schema_extra={"items": {"type": "string", "enum": list(LABELS)}},
+        description="Keep only these labels of the model's; may be repeated. By default all.",
     )  # fmt: skip
     nms_iou: float | None = Field(
         None, gt=0, le=1, allow_inf_nan=False, examples=[0.5],
@@ -57,13 +55,13 @@ class PredictQuery(BaseModel):
 
 
 def check_labels(query: PredictQuery, card: ModelCard) -> None:
-    """Raise ApiProblem if a label is neither the model's nor the data set's."""
-    unknown = sorted(set(query.labels) - {*LABELS, *card.class_names[1:]})
+    """Raise ApiProblem if a label is not the model's."""
+    unknown = sorted(set(query.labels) - {*card.class_names[1:]})
     if unknown:
         names = ", ".join(repr(name[:50]) for name in unknown[:5])
         message = (
             f"Expected one of {', '.join(card.class_names[1:])}, got {names}. "
-            "Name several one by one: labels=pistol&labels=knife."
+            f"Name several one by one: {'&'.join(f'labels={name}' for name in card.class_names[1:3])}."
         )
         raise ApiProblem("invalid-parameters", message, errors=[{"parameter": "labels", "message": message}])
 
@@ -188,7 +186,11 @@ def to_detections(found: Detections, card: ModelCard) -> list[Detection]:
     for i, (label, score, box) in enumerate(zip(found.labels, found.scores, found.boxes, strict=True)):
         name = card.class_names[label]
         x1, y1, x2, y2 = (shortest(value) for value in box)
-        fields: dict[str, Any] = {"label": name, "dangerous": name in WEAPONS, "score": shortest(score)}
+        fields: dict[str, Any] = {
+            "label": name,
+            "dangerous": name in card.dangerous,
+            "score": shortest(score),
+        }
         fields["box"] = Box(x1=x1, y1=y1, x2=x2, y2=y2)
         if found.probabilities is not None:
             row = zip(card.class_names, found.probabilities[i], strict=True)

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from detection.alarm import alarm_threshold, unsure_threshold
-from detection.detections import WEAPONS, Detections
+from detection.detections import Detections
 from detection.runtime import run_by
 from detection.tiles import Stopped
 from schemas import ImageResult, ModelCard, ModelInfo, ModelList, ModelName, PredictResponse
@@ -124,7 +124,7 @@ async def model(service: ServiceDep) -> ModelInfo:
         source=served.source,
         loaded_at=served.loaded_at,
         card=served.detector.card,
-        dangerous=list(WEAPONS),
+        dangerous=list(served.detector.card.dangerous),
         version_url=served.version_url,
         runtime=run_by(served.detector),
         watch_error=service.host.trouble,
@@ -149,7 +149,7 @@ async def models(service: ServiceDep) -> ModelList:
     openapi_extra={"requestBody": PREDICT_BODY},
 )
 async def predict(request: Request, query: Annotated[PredictQuery, Query()], service: ServiceDep) -> Response:
-    """Find pistols, knives and the things taken for them in one or several photos.
+    """Find weapons and the things taken for them in one or several photos.
 
     With several files, one that cannot be read has `error` in place of detections; with one file, that
     error is the answer. `verdict` and `alarm` are about all that the model found, whatever the parameters

@@ -83,7 +83,6 @@ def make_service(settings: ApiSettings, source: ModelSource) -> Service:
     decoders = Decoders(settings.api_workers, settings.api_max_pixels, seconds)
     metrics = ApiMetrics()
     host = ModelHost(source, queue.run_aside, settings.api_watch_seconds)
-    host.on_swap = metrics.show_model
     metrics.waiting.set_function(lambda: queue.waiting)
     metrics.watch_trouble.set_function(lambda: host.trouble is not None)
     share = FairShare(settings.api_caller_requests, settings.api_caller_requests_per_minute)

@@ -121,6 +121,49 @@ def test_each_library_has_one_door(library):
     assert {name for name in importers if not {name, name.partition(".")[0]} & doors} == set()
 
 
+# who may read the classes that a model knows by default: the one place, what makes a rule of none, drawn data
+# of the six, reports of before classes were kept in them, detecto's own signature
+DEFAULT_CLASSES = {"CLASS_NAMES", "WEAPONS", "LOOKALIKES", "SIX"}
+THEIR_READERS = {"detection.detections", "photosets.classes", "photosets.synthetic", "evaluation.results"}
+
+
+def defaults_of(tree: ast.AST) -> dict[str, tuple[int, str]]:
+    """Functions whose parameter is one of the default classes: name -> its place and name."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            given = node.args.args
+            for argument, value in zip(given[::-1], node.args.defaults[::-1], strict=False):
+                if {each.id for each in ast.walk(value) if isinstance(each, ast.Name)} & DEFAULT_CLASSES:
+                    found[node.name] = (given.index(argument), argument.arg)
+    return found
+
+
+def test_classes_come_from_the_model_wherever_there_is_one():
+    trees = {name: ast.parse(path.read_text()) for name, path in code().items()}
+    readers = set()
+    for name, tree in trees.items():
+        as_default = {
+            id(each)
+            for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
+            for value in node.args.defaults for each in ast.walk(value)
+        }  # fmt: skip
+        read = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in DEFAULT_CLASSES]
+        if any(id(node) not in as_default for node in read):
+            readers.add(name)
+    assert readers == THEIR_READERS
+    taking = {key: place for tree in trees.values() for key, place in defaults_of(tree).items()}
+    del taking["load"]  # Detector.load, in detecto's words
+    assert {"build_report", "image_alarms", "coco_summary", "choose"} <= taking.keys()
+    forgotten = []
+    for name, tree in trees.items():
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            place, argument = taking.get(ast.unparse(call.func).rpartition(".")[2], (0, ""))
+            if argument and len(call.args) <= place and argument not in {word.arg for word in call.keywords}:
+                forgotten.append(f"{name}: {ast.unparse(call)[:80]}")
+    assert forgotten == []
+
+
 def test_every_console_prints_text_as_typed():
     calls = [
         (name, {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords})

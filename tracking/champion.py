@@ -90,6 +90,8 @@ def objections(challenger: RegisteredVersion, champion: RegisteredVersion | None
             against.append(f"it raises an alarm on no weapon image at all ({key} is 0)")
         elif new is not None and key == FALSE_ALARMS and new > MOST_FALSE_ALARMS:
             against.append(f"it raises a false alarm on {new:.0f} of 1,000 weapon-free images")
+    if champion and not same_classes(challenger, champion):
+        return [*against, other_classes(challenger, champion)]
     worse = setbacks(challenger, champion) if champion else []
     against += [each.sentence for each in worse if each.told_apart]
     if against and champion and not same_data(challenger, champion):
@@ -102,6 +104,8 @@ def objections(challenger: RegisteredVersion, champion: RegisteredVersion | None
 
 def not_told_apart(challenger: RegisteredVersion, champion: RegisteredVersion) -> list[str]:
     """Return in what the challenger is worse by no more than chance makes it, in sentences like those."""
+    if not same_classes(challenger, champion):
+        return []
     return [each.sentence for each in setbacks(challenger, champion) if not each.told_apart]
 
 
@@ -153,6 +157,26 @@ def share_interval(share: float, count: int) -> tuple[float, float]:
 def same_data(one: RegisteredVersion, other: RegisteredVersion) -> bool:
     """Return whether two versions were trained and measured on the same data."""
     return one.tags.get("data_fingerprint", "") == other.tags.get("data_fingerprint", "")
+
+
+def same_classes(one: RegisteredVersion, other: RegisteredVersion) -> bool:
+    """Return whether two versions tell the same apart and call the same dangerous, as far as is known."""
+    mine, its = one.classes(), other.classes()
+    return mine is None or its is None or mine == its
+
+
+def other_classes(challenger: RegisteredVersion, champion: RegisteredVersion) -> str:
+    """Say that the figures of two versions with other classes do not compare."""
+
+    def told(found: RegisteredVersion) -> str:
+        names, dangerous = found.classes() or (frozenset(), frozenset())
+        weapons, others = (", ".join(sorted(some)) for some in (dangerous, names - dangerous))
+        return f"{weapons} (look-alikes: {others or 'none'})"
+
+    return (
+        f"it looks for {told(challenger)}, the champion (version {champion.version}) for {told(champion)}: "
+        "figures of models with other classes do not compare, so that only a person can say which is better"
+    )
 
 
 def rollback(name: str, *, tracking_uri: str, why: str = "") -> RegisteredVersion:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ COMPARED = {
     "original_protocol/map_50": "",
     "latency/detect_median_ms": "",
 }
+LAST_CLASS = "ap50/tarjeta"  # after it come those of models with classes of their own
 LESS_IS_BETTER = ("lookalike_alarm_rate", "weapon_as_lookalike_rate", "false_alarms_per_1000", "_ms")
 # Parameters by how much they explain, most first; others follow by name.
 TELLING = (
@@ -123,8 +125,22 @@ def compare_runs(runs: Sequence[Run], versions: Sequence[RegisteredVersion], mos
 def _measured_keys(runs: Sequence[Run]) -> list[str]:
     """Return the metrics to compare, split by split, the most important first."""
     there = {key.removeprefix("model/").removeprefix("best/") for run in runs for key in run.data.metrics}
-    wanted = [f"{split}/{word}" for split in ("val", "test") for word in COMPARED]
+    words = list(COMPARED)
+    own = sorted({key.partition("/")[2] for key in there if own_class(key.partition("/")[2])} - {*words})
+    words[words.index(LAST_CLASS) + 1 : words.index(LAST_CLASS) + 1] = own
+    wanted = [f"{split}/{word}" for split in ("val", "test") for word in words]
     return [key for key in wanted if key in there]
+
+
+def own_class(word: str) -> str:
+    """Return the class that a metric is the AP of, "" for any other metric."""
+    found = re.fullmatch(r"ap50/([^/]+)", word)
+    return found[1] if found else ""
+
+
+def what_it_is(word: str) -> str:
+    """Return what a metric is called in a Markdown table; "" for one that is left out of it."""
+    return COMPARED[word] if word in COMPARED else f"{own_class(word)}, AP at IoU 0.50"
 
 
 def _metric(run: Run, key: str) -> float | None:

@@ -19,7 +19,6 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from detection.detections import WEAPONS
 from schemas import ModelCard
 from tracking.aliases import alias_target, give_alias, time_now
 from tracking.outbox import METRICS_FILE, read_metrics
@@ -246,6 +245,7 @@ def version_tags(folder: Path, card: ModelCard) -> dict[str, str]:
         "data_fingerprint": card.data_fingerprint,
         "git_commit": card.git_commit,
         "classes": ", ".join(card.class_names[1:]),
+        "dangerous": ", ".join(card.dangerous),
     }
     tags |= {sha256_tag(file): sha256_of(folder / file) for file in MODEL_FILES}
     return {key: value for key, value in tags.items() if value}
@@ -267,7 +267,7 @@ def _count_tags(card: ModelCard) -> dict[str, str]:
     boxes = val.get("boxes") if isinstance(val, dict) else None
     if not isinstance(boxes, dict) or not all(isinstance(count, int) for count in boxes.values()):
         return {}
-    weapons = sum(count for name, count in boxes.items() if name in WEAPONS)
+    weapons = sum(count for name, count in boxes.items() if name in card.dangerous)
     return {WEAPON_BOXES: str(weapons), LOOKALIKE_BOXES: str(sum(boxes.values()) - weapons)}
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from detection.alarm import alarm_threshold, verdict_of
-from detection.detections import WEAPONS, Detections
+from detection.detections import Detections
 from detection.detector import Detector, load_folder
 from detection.imaging import Image, ImageError, decode_image, notes_on
 from detection.overlaps import one_name_each
@@ -73,7 +73,7 @@ def to_record(image: Image, found: Detections, card: ModelCard, score_threshold:
         "alarm": verdict == "alarm",
         "verdict": verdict,
         "detections": [
-            _detection(card.class_names[label], float(score), box.tolist()).model_dump(exclude_none=True)
+            _detection(card, int(label), float(score), box.tolist()).model_dump(exclude_none=True)
             for label, score, box in zip(kept.labels, kept.scores, kept.boxes, strict=True)
         ],
         "image_size": {"width": width, "height": height},
@@ -81,10 +81,11 @@ def to_record(image: Image, found: Detections, card: ModelCard, score_threshold:
     }
 
 
-def _detection(label: str, score: float, xyxy: list[float]) -> Detection:
+def _detection(card: ModelCard, label: int, score: float, xyxy: list[float]) -> Detection:
     x1, y1, x2, y2 = xyxy
     box = Box(x1=x1, y1=y1, x2=x2, y2=y2)
-    return Detection(label=label, dangerous=label in WEAPONS, score=score, box=box)
+    name = card.class_names[label]
+    return Detection(label=name, dangerous=name in card.dangerous, score=score, box=box)
 
 
 def _to_bytes(content: bytes | str) -> bytes:

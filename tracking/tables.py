@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from tracking.comparison import COMPARED, Comparison, as_number, as_time
+from tracking.comparison import Comparison, as_number, as_time, what_it_is
 from tracking.versions import RegisteredVersion
 
 LIST_COLUMNS = {
@@ -87,8 +87,8 @@ def comparison_markdown(compared: Comparison) -> str:
     measured = []
     for key, cells in compared.measured:
         split, _, word = key.partition("/")
-        if COMPARED[word]:
-            measured.append((f"{split}: {COMPARED[word]}", cells))
+        if what_it_is(word):
+            measured.append((f"{split}: {what_it_is(word)}", cells))
     facts = [row for row in compared.facts if row[0] not in ("started", "status")]
     rows = [
         ["", *(_escaped(name) for name, _ in compared.heads)],

@@ -19,7 +19,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from detection.card import DetectorError, read_card
-from schemas import CARD_FILE, WEIGHTS_FILE, ModelCard
+from schemas import CARD_FILE, DANGEROUS, WEIGHTS_FILE, ModelCard
 from tracking.tracker import RegistryError, TrackerUnreachable, ask_version, connection
 
 log = logging.getLogger(__name__)
@@ -111,6 +111,12 @@ class RegisteredVersion:
             return value
         chosen_on_val = self.tags.get("operating_point.split") == "val"
         return self.measured(f"operating_point.{key.rpartition('/')[2]}") if chosen_on_val else None
+
+    def classes(self) -> tuple[frozenset[str], frozenset[str]] | None:
+        """Return what the model tells apart, and what of it is dangerous; None where nothing says so."""
+        names = frozenset(filter(None, self.tags.get("classes", "").split(", ")))
+        dangerous = frozenset(filter(None, self.tags.get("dangerous", "").split(", ")))
+        return (names, dangerous or names & {*DANGEROUS}) if names else None
 
     def count(self, key: str) -> int:
         """Return how many images or boxes a value of GATE is a share of; 0 if that is not known."""

@@ -193,7 +193,8 @@ def run_identity(config: TrainConfig, training: Training, data: Mapping[str, str
     """
     free = {
         "resume", "threads", "workers", "checkpoint_minutes", "mlflow_tracking_uri", "output",
-        "preset", "data", "classes", "point_data", "max_unsure",  # the last two: at the very end only
+        "preset", "data", "classes", "dangerous",
+        "point_data", "max_unsure",  # at the very end only
     }  # fmt: skip
     settings = config.model_dump(mode="json", exclude=free) | {
         "device": training.detector.device.type,
@@ -201,6 +202,8 @@ def run_identity(config: TrainConfig, training: Training, data: Mapping[str, str
         "weights": _place(config.weights),
         "backbone_weights": config.backbone_weights and _place(str(config.backbone_weights)),
         "network": training.detector.card.network.model_dump(mode="json"),
+        "the model's classes": training.detector.card.class_names,
+        "weapons": training.detector.card.dangerous,
     }
     return {name: json.dumps(value) for name, value in settings.items()} | {
         f"{split} data": fingerprint for split, fingerprint in data.items()

@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from commands import TrainConfig
 from detection import imaging
-from detection.card import DetectorError, read_card
-from detection.detections import CLASS_NAMES, WEAPONS, Detections
+from detection.card import DetectorError, classes_of, read_card
+from detection.detections import Detections
 from detection.detector import Detector, load_folder
 from detection.files import whole_file
 from detection.overlaps import box_iou
@@ -47,12 +47,11 @@ QUALITY = 95  # of the stored crops, JPEG
 SMOOTHING = 0.05
 CLIP_NORM, WEIGHT_DECAY, DECAY = 5.0, 0.02, 0.998
 CROPS_FILE, STATE_FILE = "crops.npz", "second_look.pt"
-WEAPON_LABELS = tuple(CLASS_NAMES.index(name) for name in WEAPONS)
 
 
 @dataclass
 class Crops:
-    """Crops of a split, and what each shows: 0 no weapon, else 1 + its place in WEAPONS."""
+    """Crops of a split, and what each shows: 0 no weapon, else 1 + its place among the weapons."""
 
     files: list[bytes] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
@@ -81,8 +80,9 @@ class Crops:
 
 
 def gather(
-    detector: Finder, samples: Sequence[Sample], config: SecondLookConfig, advance: Callable[[], object]
-) -> Crops:
+    detector: Finder, samples: Sequence[Sample], weapons: Sequence[int], config: SecondLookConfig,
+    advance: Callable[[], object],
+) -> Crops:  # fmt: skip
     """Return crops of a detector's weapon candidates and of every true box of samples.
 
     A candidate that half covers a weapon is neither one nor none, and is left out.
@@ -90,6 +90,7 @@ def gather(
     Args:
         detector: without a second look of its own.
         samples: of the training split.
+        weapons: labels of what is dangerous.
         config: what the second look will be asked.
         advance: called after each sample.
     """
@@ -99,7 +100,7 @@ def gather(
     )
     for sample in samples:
         image = photographs.load_image(sample)
-        boxes, labels = labelled_boxes(detector.detect(image), sample, config)
+        boxes, labels = labelled_boxes(detector.detect(image), sample, weapons, config)
         if len(labels):
             pixels = torch.from_numpy(imaging.to_chw(image))
             cut = cut_out(pixels, torch.from_numpy(boxes), stored)
@@ -111,24 +112,24 @@ def gather(
 
 
 def labelled_boxes(
-    found: Detections, sample: Sample, config: SecondLookConfig
+    found: Detections, sample: Sample, weapons: Sequence[int], config: SecondLookConfig
 ) -> tuple[NDArray[np.float32], list[int]]:
     """Return boxes (N, 4) to cut out of a sample, and what each shows."""
-    candidates = found.of(WEAPON_LABELS).above(config.score_from).take(slice(config.most)).boxes
-    is_weapon = np.isin(sample.labels, WEAPON_LABELS)
-    weapons, names = sample.boxes[is_weapon], sample.labels[is_weapon]
+    candidates = found.of(weapons).above(config.score_from).take(slice(config.most)).boxes
+    is_weapon = np.isin(sample.labels, weapons)
+    true_boxes, true_labels = sample.boxes[is_weapon], sample.labels[is_weapon]
     boxes, labels = [], []
-    for box, overlaps in zip(candidates, box_iou(candidates, weapons), strict=True):
+    for box, overlaps in zip(candidates, box_iou(candidates, true_boxes), strict=True):
         best = overlaps.max(initial=0.0)
         if best >= HIT:
             boxes.append(box)
-            labels.append(1 + WEAPON_LABELS.index(int(names[overlaps.argmax()])))
+            labels.append(1 + weapons.index(int(true_labels[overlaps.argmax()])))
         elif best < MISS:
             boxes.append(box)
             labels.append(0)
     for box, label in zip(sample.boxes, sample.labels, strict=True):
         boxes.append(box)
-        labels.append(1 + WEAPON_LABELS.index(int(label)) if label in WEAPON_LABELS else 0)
+        labels.append(1 + weapons.index(int(label)) if label in weapons else 0)
     return np.array(boxes, np.float32).reshape(-1, 4), labels
 
 
@@ -313,7 +314,7 @@ def teach(
     torch.manual_seed(config.seed)
     classifier = detector.second_look
     if classifier is None or config.backbone_weights:
-        classifier = CropClassifier(1 + len(WEAPONS))
+        classifier = CropClassifier(1 + len(classes_of(card).weapons))
     if config.backbone_weights:
         load_published_weights(classifier, config.backbone_weights)
     images = DataLoader(
@@ -358,10 +359,12 @@ def _kept_crops(
     assert config.second_look_of is not None
     detector = load_folder(config.second_look_of, device=device)
     # What the detector itself thinks is what the second look will be asked about.
+    classes = classes_of(detector.card)
     detector.card = detector.card.model_copy(update={"second_look": None, "calibration": {}})
     with tqdm(total=len(samples), desc="cut out candidates", unit="image", mininterval=2.0) as bar:
-        crops = gather(detector, samples, look, bar.update)
+        crops = gather(detector, samples, classes.weapons, look, bar.update)
     crops.save(path, made_of)
-    counts = Counter("no weapon" if not label else WEAPONS[label - 1] for label in crops.labels)
+    shown = ["no weapon", *(classes.names[label] for label in classes.weapons)]
+    counts = Counter(shown[label] for label in crops.labels)
     say(f"{len(crops)} crops: " + ", ".join(f"{count} {name}" for name, count in counts.most_common()))
     return crops

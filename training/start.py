@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from commands import TrainConfig
 from detection import architectures
 from detection import detector as detectors
 from detection.card import read_card
-from detection.detections import CLASS_NAMES
+from detection.detections import Classes
 from detection.detector import Detector
 from detection.devices import fast_precision
 from detection.weights import load_backbone_weights, load_coco_weights, load_state_dict, load_weights
@@ -27,10 +28,11 @@ from training.terminal import say
 
 
 def build_training(
-    config: TrainConfig, process: TorchrunSettings, samples: Sequence[Sample], device: torch.device
-) -> tuple[Training, loading.EpochOrder]:
+    config: TrainConfig, process: TorchrunSettings, samples: Sequence[Sample], classes: Classes,
+    device: torch.device,
+) -> tuple[Training, loading.EpochOrder]:  # fmt: skip
     """Build the detector, its optimiser and the order of the epochs."""
-    detector = build_detector(config, device)
+    detector = build_detector(config, classes, device)
     network = detector.network
     architectures.freeze_backbone(network, config.trainable_layers)
     set_training_budgets(network, config)
@@ -75,7 +77,7 @@ def training_precision(wanted: str, device: torch.device) -> torch.dtype:
     return fast_precision(device)
 
 
-def build_detector(config: TrainConfig, device: torch.device) -> Detector:
+def build_detector(config: TrainConfig, classes: Classes, device: torch.device) -> Detector:
     """Build the network that config asks for; with the weights it starts from, unless it is to go on."""
     folder = Path(config.weights)
     if (folder / CARD_FILE).is_file():
@@ -83,7 +85,8 @@ def build_detector(config: TrainConfig, device: torch.device) -> Detector:
         network = NetworkConfig.model_validate({**started_from, **network_overrides(config)})
     else:
         network = architectures.network_config(config.architecture, **network_overrides(config))
-    detector = Detector(ModelCard(network=network, class_names=CLASS_NAMES), device=device)
+    card = ModelCard(network=network, class_names=classes.names, dangerous=classes.dangerous)
+    detector = Detector(card, device=device)
     if not config.resume:  # the checkpoint has them
         load_start_weights(detector, config)
     return detector
@@ -93,13 +96,13 @@ def load_start_weights(detector: Detector, config: TrainConfig) -> None:
     """Load the weights that training starts from into detector, on its own device.
 
     Raises:
-        DetectorError: there are none, or they are of another network or other classes.
+        DetectorError: there are none, or they are of another network.
     """
     source = Path(config.weights)
     if (source / CARD_FILE).is_file():
         start = detectors.load_folder(source, optimize=False)
-        state = detectors.weights_in_order(start, detector.class_names)
-        load_weights(detector.network, state, str(source))
+        load_weights(detector.network, weights_for(detector, start), str(source))
+        tell_new_classes(detector, start)
         return
     if config.weights == "coco":
         load_coco_weights(detector.network, config.architecture)
@@ -109,6 +112,37 @@ def load_start_weights(detector: Detector, config: TrainConfig) -> None:
         left_out = load_backbone_weights(detector.network, config.backbone_weights)
         if left_out:
             say(f"{config.backbone_weights}: not used: {', '.join(left_out)}")
+
+
+def weights_for(detector: Detector, start: Detector) -> dict[str, Tensor]:
+    """Return start's weights; of the last layer the rows of the classes that both know, new ones as drawn.
+
+    Args:
+        detector: with random weights, whose classes they are for.
+        start: what has learnt, maybe to tell other classes apart.
+    """
+    state, drawn = start.network.state_dict(), detector.network.state_dict()
+    shared = [name for name in detector.class_names if name in start.class_names]
+    for name, own in drawn.items():
+        if name.startswith(architectures.HEAD) and state[name].shape[1:] == own.shape[1:]:
+            # one score or four coordinates of each class after the other
+            rows = own.clone().unflatten(0, (len(detector.class_names), -1))
+            learnt = state[name].unflatten(0, (len(start.class_names), -1))
+            for each in shared:
+                rows[detector.class_names.index(each)] = learnt[start.class_names.index(each)]
+            state[name] = rows.flatten(0, 1)
+    return state
+
+
+def tell_new_classes(detector: Detector, start: Detector) -> None:
+    """Say which classes begin anew, which are left out, and that a second look is."""
+    new = [name for name in detector.class_names if name not in start.class_names]
+    gone = [name for name in start.class_names if name not in detector.class_names]
+    if new or gone:
+        gone += ["the second look"] if start.second_look is not None else []
+        parts = (("new here", new), ("left out", gone))
+        told = "; ".join(f"{what}: {', '.join(names)}" for what, names in parts if names)
+        say(f"starting from a model of other classes; {told}")
 
 
 def network_overrides(config: TrainConfig) -> dict[str, object]:

@@ -13,7 +13,7 @@ from PIL import Image as PillowImage
 
 import metrics
 from detection import detections
-from detection.detections import Detections, GroundTruth
+from detection.detections import WEAPONS, Detections, GroundTruth
 from evaluation import report as reports
 from evaluation import results
 
@@ -124,7 +124,7 @@ def test_page_shows_changed_images_latency_and_the_originals_figures(result):
 def test_example_marks_what_was_not_found(result):
     missed = dataclasses.replace(result.best[0], found=(), truth=(results.ExampleBox("pistol", B),))
     drawn, untouched = (
-        reports.draw_example(PICTURE, one)
+        reports.draw_example(PICTURE, one, WEAPONS)
         for one in (
             missed,
             dataclasses.replace(missed, truth=(results.ExampleBox("pistol", B, kind="correct"),)),
@@ -141,7 +141,7 @@ def test_example_of_a_large_picture_keeps_boxes_on_their_objects(result):
         truth=(),
         found=(results.ExampleBox("knife", (1000, 750, 1900, 1400), 0.9, "correct"),),
     )
-    drawn = reports.draw_example(image, one)
+    drawn = reports.draw_example(image, one, WEAPONS)
     assert drawn.shape == (360, 480, 3)
     rows, columns = np.nonzero(drawn.any(axis=2))
     assert columns.max() == pytest.approx(1900 * 0.24, abs=5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from detection.detections import CLASS_NAMES
+from detection.detections import CLASS_NAMES, SIX
 from photosets import clips
 from photosets.clips import ClipError, Frame, Span
 from photosets.samples import Sample
@@ -28,7 +28,7 @@ def sample(root: Path, stem: str, *labels: int, recording: str = "cam", box=(10,
 def test_frames_of_one_recording_are_a_clip_in_the_order_of_their_numbers(tmp_path):
     names = ("cam_frame_10", "cam_frame_9", "cam_frame_8", "cam_frame_11")
     samples = [sample(tmp_path, name, *([PISTOL] if name in names[:2] else [])) for name in names]
-    (clip,) = clips.series_clips(samples, rate=2)
+    (clip,) = clips.series_clips(samples, SIX, rate=2)
     assert (clip.name, clip.recording, clip.count) == ("cam_frame_8 to cam_frame_11", "cam", 4)
     assert [frame.time_s for frame in clip.frames()] == [0, 0.5, 1, 1.5]
     assert clip.spans == (Span(0.5, 1.0),)  # 9 and 10
@@ -38,7 +38,7 @@ def test_a_clip_reads_its_pictures_when_asked_and_again_when_asked_again(tmp_pat
     (tmp_path / "images").mkdir()
     for i in range(3):
         PillowImage.new("RGB", (160, 120), (10 * i, 0, 0)).save(tmp_path / "images" / f"cam_frame_{i}.png")
-    (clip,) = clips.series_clips([sample(tmp_path, f"cam_frame_{i}") for i in range(3)], rate=1)
+    (clip,) = clips.series_clips([sample(tmp_path, f"cam_frame_{i}") for i in range(3)], SIX, rate=1)
     for _ in range(2):
         assert [frame.load()[0, 0, 0] for frame in clip.frames()] == [0, 10, 20]
 
@@ -46,7 +46,7 @@ def test_a_clip_reads_its_pictures_when_asked_and_again_when_asked_again(tmp_pat
 def test_a_recording_is_cut_where_its_numbers_jump_and_short_ends_are_left_out(tmp_path):
     numbers = (1, 2, 4, 5, 40, 41, 42, 90, 91)
     samples = [sample(tmp_path, f"cam_frame_{number}") for number in numbers]
-    assert [clip.count for clip in clips.series_clips(samples, rate=2)] == [4, 3]
+    assert [clip.count for clip in clips.series_clips(samples, SIX, rate=2)] == [4, 3]
     assert [one.name for one in clips.without_series(samples)] == ["cam_frame_90", "cam_frame_91"]
 
 
@@ -57,10 +57,10 @@ def test_numbered_stills_are_a_series_only_where_a_manifest_says_so(tmp_path):
     with pytest.raises(
         ClipError, match=r"at least 3 pictures of one recording.*among 6 pictures, found none"
     ):
-        clips.series_clips(samples, rate=2)
+        clips.series_clips(samples, SIX, rate=2)
     rows = [f"street_{i}.png,{'a' if i < 3 else 'b' if i < 5 else 'c'}" for i in range(6)]
     (root.parent / "manifest.csv").write_text("\n".join(["file,group", *rows]))
-    (clip,) = clips.series_clips(samples, rate=2)  # b has two pictures
+    (clip,) = clips.series_clips(samples, SIX, rate=2)  # b has two pictures
     assert clip.name == "street_0 to street_2"
 
 
@@ -68,16 +68,16 @@ def test_a_list_of_other_things_is_no_manifest_and_a_damaged_one_is_said(tmp_pat
     manifest = tmp_path / "manifest.csv"
     samples = [sample(tmp_path, f"cam_frame_{i}") for i in range(3)]
     manifest.write_text("name,price\nbread,3\n")
-    assert len(clips.series_clips(samples, rate=2)) == 1
+    assert len(clips.series_clips(samples, SIX, rate=2)) == 1
     manifest.write_bytes(b"file,group\n\xff\xfe,1\n")
     with pytest.raises(ClipError, match=r"manifest\.csv cannot be read"):
-        clips.series_clips(samples, rate=2)
+        clips.series_clips(samples, SIX, rate=2)
 
 
 def test_pictures_of_two_roots_are_never_one_series(tmp_path):
     samples = [sample(tmp_path / root, f"cam_frame_{i}") for root in ("a", "b") for i in range(2)]
     with pytest.raises(ClipError):
-        clips.series_clips(samples, rate=2)
+        clips.series_clips(samples, SIX, rate=2)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_panned_photograph_moves_inside_it_and_its_events_are_where_the_weapon
     PillowImage.fromarray(shades).convert("RGB").save(tmp_path / "images" / "still.png")
     corner = sample(tmp_path, "still", PISTOL, box=(0, 0, 160, 8))  # only a view of the top shows it
     for one, is_seen in ((corner, False), (sample(tmp_path, "still", PISTOL), True)):
-        (clip,) = clips.panned_clips([one], rate=2, seconds=5)
+        (clip,) = clips.panned_clips([one], SIX, rate=2, seconds=5)
         frames = list(clip.frames())
         windows = clips.pan((160, 120), 10, seed="still")
         assert (len(frames), clip.count, clip.is_panned) == (10, 10, True)
@@ -120,7 +120,7 @@ def test_a_panned_photograph_moves_inside_it_and_its_events_are_where_the_weapon
 
 
 def test_what_is_no_weapon_is_no_event(tmp_path):
-    (clip,) = clips.panned_clips([sample(tmp_path, "still", PHONE)], rate=2, seconds=3)
+    (clip,) = clips.panned_clips([sample(tmp_path, "still", PHONE)], SIX, rate=2, seconds=3)
     assert clip.spans == ()
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
 from detection import detections, imaging
+from detection.detections import Classes
 from detection.names import printable
 from photosets import annotations as reading
 from photosets import layout, synthetic
@@ -510,7 +511,7 @@ def test_unknown_classes_are_refused_all_at_once(tmp_path):
 
 def test_other_class_names_can_be_asked_for(tmp_path):
     add(tmp_path, "a.jpg", ("gun", (1, 1, 9, 9)))
-    [sample], _ = read_all(tmp_path, class_names=("__background__", "gun"))
+    [sample], _ = read_all(tmp_path, known=Classes(("__background__", "gun"), ("gun",)))
     assert sample.labels.tolist() == [1]
 
 

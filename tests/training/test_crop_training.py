@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from detection import imaging
 from detection.card import DetectorError
-from detection.detections import CLASS_NAMES, Detections
+from detection.detections import CLASS_NAMES, SIX, Detections
 from detection.second_look import CropClassifier
 from photosets.samples import Sample
 from schemas import SecondLookConfig
@@ -54,7 +54,7 @@ def test_candidates_are_named_by_the_weapon_under_them_and_halves_are_left_out()
         ([50, 0, 70, 20], KNIFE, 0.7),  # on the phone
         ([20, 50, 40, 70], KNIFE, 0.6),  # past the three best weapons
     )
-    boxes, labels = second_look.labelled_boxes(candidates, truth, CONFIG)
+    boxes, labels = second_look.labelled_boxes(candidates, truth, SIX.weapons, CONFIG)
     assert labels == [2, 0, 2, 0]  # two candidates, then the knife and the phone themselves
     np.testing.assert_array_equal(boxes, [[0, 0, 20, 20], [50, 0, 70, 20], [0, 0, 20, 20], [50, 0, 70, 20]])
 
@@ -62,7 +62,7 @@ def test_candidates_are_named_by_the_weapon_under_them_and_halves_are_left_out()
 def test_weak_boxes_and_look_alikes_are_no_candidates():
     truth = sample(Path("x.jpg"), [], [])
     candidates = found(([0, 0, 20, 20], PHONE, 0.9), ([0, 0, 9, 9], KNIFE, 0.05))
-    boxes, labels = second_look.labelled_boxes(candidates, truth, CONFIG)
+    boxes, labels = second_look.labelled_boxes(candidates, truth, SIX.weapons, CONFIG)
     assert (boxes.shape, labels) == ((0, 4), [])
 
 
@@ -73,7 +73,7 @@ def test_crops_are_gathered_from_the_photographs_own_pixels(tmp_path):
     samples = [sample(tmp_path / "x.png", [[10, 10, 30, 30]], [PISTOL])]
     advanced = []
     detector = Finds(found(([60, 40, 80, 60], KNIFE, 0.9)))
-    crops = second_look.gather(detector, samples, CONFIG, lambda: advanced.append(1))
+    crops = second_look.gather(detector, samples, SIX.weapons, CONFIG, lambda: advanced.append(1))
     assert (crops.labels, advanced) == ([0, 1], [1])
     black, red = (imaging.decode_image(file) for file in crops.files)
     assert red.shape == (36, 36, 3)  # an eighth more than the classifier takes

@@ -25,7 +25,7 @@ from commands import train_config
 from detection import architectures, devices, weights
 from detection import detector as detectors
 from detection.card import DetectorError, read_card, write_card
-from detection.detections import CLASS_NAMES
+from detection.detections import CLASS_NAMES, SIX, Classes
 from evaluation import calibration, chosen
 from evaluation import report as reports
 from photosets import layout, synthetic
@@ -154,7 +154,7 @@ def test_it_is_said_how_train_and_val_were_divided_and_when_a_share_is_missed(tm
         xml_path = tmp_path / "annotations" / "xmls" / f"{stem}.xml"
         synthetic.write_voc(xml_path, f"{stem}.png", image.size, [name], [(1, 1, 9, 9)])
     config = train_config(["--data", str(tmp_path), "--negative-val-fraction", "0.4"])
-    _, val_samples = train.read_data(config, TorchrunSettings())
+    _, val_samples = train.read_data(config, SIX, TorchrunSettings())
     said = capsys.readouterr().err
     assert f"train and val of {tmp_path}: whole recordings, as many as come nearest" in said
     assert f"{len(val_samples)} of 100 pictures" in said
@@ -207,12 +207,12 @@ def detect_all(folder, samples, *, optimize=True, raw=False):
 def test_only_the_folders_named_choose_the_points(drawn, tmp_path):
     mined = shutil.copytree(drawn, tmp_path / "mined")
     flags = ["--data", str(drawn), str(mined), "--val-fraction", "0.3"]
-    _, every = train.read_data(train_config(flags), TorchrunSettings())
+    _, every = train.read_data(train_config(flags), SIX, TorchrunSettings())
     config = train_config([*flags, "--point-data", str(drawn)])
     assert {sample.root for sample in train.point_samples(config, every)} == {drawn}
     assert len(every) == 2 * len(train.point_samples(config, every))
     assert train.point_samples(train_config(flags), every) == every
-    card_data: Any = train.provenance(config, every, every, "")["data"]
+    card_data: Any = train.provenance(config, every, every, SIX, "")["data"]
     assert card_data["points"]["images"] == len(every) // 2 == card_data["val"]["images"] // 2
 
 
@@ -220,7 +220,7 @@ def test_a_folder_that_is_no_data_cannot_choose_the_points(drawn, tmp_path):
     other = shutil.copytree(drawn, tmp_path / "other")
     config = train_config(["--data", str(drawn), "--point-data", str(other)])
     with pytest.raises(layout.DatasetError, match=f"expected folders of --data at --point-data, got {other}"):
-        train.read_data(config, TorchrunSettings())
+        train.read_data(config, SIX, TorchrunSettings())
 
 
 def test_a_second_run_becomes_the_challenger(arguments, tmp_path, tracker_uri):
@@ -249,7 +249,7 @@ def test_resume_needs_no_start_weights_and_minds_no_spelling_of_a_path(
 ):
     config = train_config(arguments)
     start_weights = tmp_path / "start.safetensors"
-    start_from = build_detector(config, torch.device("cpu")).network.state_dict()
+    start_from = build_detector(config, SIX, torch.device("cpu")).network.state_dict()
     safetensors.torch.save_file(start_from, start_weights)
     monkeypatch.chdir(drawn.parent)
     press_ctrl_c_at(3, monkeypatch)
@@ -436,7 +436,7 @@ def training_and_batches(flags, samples):
     """Return the training of flags, from random weights, and its first batch."""
     config = train_config([*flags, "--data", "unused"])
     process = TorchrunSettings()
-    training, order = build_training(config, process, samples, torch.device("cpu"))
+    training, order = build_training(config, process, samples, SIX, torch.device("cpu"))
     return training, loading.loader(config, process, training, samples, order)
 
 
@@ -546,8 +546,8 @@ def test_a_misspelt_key_in_a_preset_is_refused(tmp_path):
         train_config(["--data", "a", "--preset", str(tmp_path / "mine.toml")])
 
 
-def build(arguments):
-    return build_detector(train_config(arguments), torch.device("cpu"))
+def build(arguments, classes=SIX):
+    return build_detector(train_config(arguments), classes, torch.device("cpu"))
 
 
 def test_weights_of_a_folder_go_to_the_classes_they_were_learnt_for(arguments, tmp_path):
@@ -566,12 +566,25 @@ def test_weights_of_a_folder_go_to_the_classes_they_were_learnt_for(arguments, t
                 torch.testing.assert_close(ours, theirs, rtol=0, atol=0, msg=f"{name} {layer}.{part}")
 
 
-def test_weights_of_a_folder_with_other_classes_are_refused(arguments, tmp_path):
-    other = build(arguments)
-    other.card = other.card.model_copy(update={"class_names": (*CLASS_NAMES[:-1], "umbrella")})
-    other.save_folder(tmp_path / "other")
-    with pytest.raises(DetectorError, match=r"expected weights of a model with the classes .*umbrella"):
-        build([*arguments, "--weights", str(tmp_path / "other")])
+def test_weights_of_a_folder_with_other_classes_give_the_rows_that_both_know(arguments, tmp_path, capsys):
+    learnt = build(arguments)
+    learnt.save_folder(tmp_path / "six")
+    mine = Classes(("__background__", "rifle", "smartphone", "pistol"), ("rifle", "pistol"))
+    detector = build([*arguments, "--weights", str(tmp_path / "six")], mine)
+    assert (detector.card.class_names, detector.card.dangerous) == (mine.names, mine.dangerous)
+    own, six = (one.network.roi_heads.box_predictor for one in (detector, learnt))
+    assert own.cls_score.out_features == 4
+    for label, name in enumerate(mine.names):
+        for layer, rows in (("cls_score", 1), ("bbox_pred", 4)):
+            ours = getattr(own, layer).weight[rows * label : rows * (label + 1)]
+            if name == "rifle":
+                assert ours.abs().max() > 0
+                continue
+            there = CLASS_NAMES.index(name)
+            theirs = getattr(six, layer).weight[rows * there : rows * (there + 1)]
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=0, msg=f"{name} {layer}")
+    said = capsys.readouterr().err
+    assert "new here: rifle; left out: knife, billete, monedero, tarjeta" in said
 
 
 @pytest.mark.parametrize(
