@@ -53,7 +53,7 @@ from photosets.download import DownloadError, download_folder
 from photosets.layout import DatasetError
 from photosets.recordings import VAL_FRACTION
 from photosets.report import DatasetReport, found_lines
-from photosets.samples import SPLITS, EmptySplit, Sample, Split, collect_samples, read_samples
+from photosets.samples import SPLITS, EmptySplit, Sample, Split, collect_samples, read_samples, told_unknown
 from photosets.statistics import box_sides, class_counts, count_table, plot_boxes, size_table
 from photosets.synthetic import draw_synthetic
 from photosets.unpacking import SUMS
@@ -115,6 +115,8 @@ def check(
     for divided in reports["train"].divisions:
         console.print(f"train and val of {divided}", markup=False)
     _print_findings(findings, show)
+    if unknown := told_unknown(roots, rule, reports.values()):
+        console.print(f"To train on it: {unknown}")
     return not findings.errors
 
 
@@ -172,6 +174,8 @@ def pack(command: PackCommand) -> None:
         f"{packed.pictures:,} pictures, {before:.1f} MB, now {after:.1f} MB; {packed.kept:,} of them stayed "
         f"as they were. To decode one: {packed.decode_ms[0]:.1f} ms before, {packed.decode_ms[1]:.1f} ms now"
     )
+    if packed.left_out:
+        console.print(f"left out: {len(packed.left_out):,}; the first: {packed.left_out[0]}")
     for path, size in packed.parts.items():
         console.print(f"{path}: {size / 1e6:.1f} MB")
     console.print(

@@ -81,9 +81,9 @@ def train(config: TrainConfig, process: TorchrunSettings) -> None:
     """Run the whole training; the last lines printed say what came of it."""
     started = time.monotonic()
     interruption = Interruption(tell=process.rank == 0)
+    classes = training_classes(config.classes, config.dangerous)
     device = set_up_machine(config, process)
     processes.from_first(lambda: check_surroundings(config))
-    classes = processes.together(lambda: training_classes(config.classes, config.dangerous))
     train_samples, val_samples = processes.together(lambda: read_data(config, classes, process))
     training, order = processes.together(
         lambda: build_training(config, process, train_samples, classes, device)

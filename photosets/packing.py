@@ -1,13 +1,16 @@
 """Data roots -> few files of a bounded size, for a machine that takes little luggage; and how much is lost.
 
 A pack is a folder: data-1.tar.gz, data-2.tar.gz, ... and SHA256SUMS. Unpacked one over the other into one
-folder, in any order, the parts give every root again, under its own name, in its own layout:
+folder, in any order, the parts give every root again, under its own name, as Pascal VOC:
 
     sha256sum -c SHA256SUMS && for part in data-*.tar.gz; do tar xzf $part -C FOLDER; done
 
 Pictures are made smaller and re-encoded as WebP, upright, and their annotations with them. File stems stay,
 and with them recordings, splits and all that is decided by name. Boxes of one class that come to lie within a
-pixel of each other are read as one.
+pixel of each other are read as one. Names of objects stay as somebody wrote them.
+
+A Pascal VOC file with something wrong goes in as it is, so that whoever reads it finds the same wrong. Other
+layouts keep many annotations in one file: there such a picture is left out, and told.
 """
 
 from __future__ import annotations
@@ -26,10 +29,11 @@ from pathlib import Path
 import numpy as np
 
 from detection import imaging
+from detection.detections import BACKGROUND, Classes
 from photosets import voc, voc_folders
 from photosets.annotations import MIN_BOX_SIDE, Boxes, BrokenAnnotation, Source, annotate
-from photosets.classes import UnknownName, class_rule
-from photosets.found import find_root
+from photosets.classes import class_rule
+from photosets.found import Root, find_root
 from photosets.layout import FOLDERS, SIDES, DatasetError
 from photosets.pairs import Pair
 from photosets.unpacking import SUMS
@@ -52,6 +56,7 @@ class Packed:
         parts: file -> its bytes.
         pictures: how many were packed.
         kept: how many of them as they were: small enough already, or not readable.
+        left_out: a sentence for each picture that could not be packed.
         bytes_before: of the pictures.
         bytes_after: of the pictures.
         decode_ms: to decode one picture, before and after; processor time.
@@ -60,6 +65,7 @@ class Packed:
     parts: dict[Path, int] = field(default_factory=dict)
     pictures: int = 0
     kept: int = 0
+    left_out: list[str] = field(default_factory=list)
     bytes_before: int = 0
     bytes_after: int = 0
     decode_ms: tuple[float, float] = (0.0, 0.0)
@@ -96,17 +102,25 @@ def pack(
     if not pairs:
         raise UnusablePack(f"there is no picture in {', '.join(map(str, roots))}")
     _empty(folder)
-    result, timed = Packed(pictures=len(pairs)), max(1, len(pairs) // TIMED)
+    result, timed = Packed(), max(1, len(pairs) // TIMED)
     milliseconds: list[tuple[float, float]] = []
 
-    def members_of(pair: tuple[str, Pair, Path]) -> list[Member]:
-        return _members(*pair, longer_side, quality)
+    def members_of(pair: _Packable) -> list[Member] | _LeftOut:
+        try:
+            return _members(pair, longer_side, quality)
+        except _LeftOut as error:
+            return error
 
     with ThreadPoolExecutor() as pool, _Parts(folder, part_bytes) as parts:
         for start in range(0, len(pairs), TOGETHER):
             for i, members in enumerate(pool.map(members_of, pairs[start : start + TOGETHER]), start):
-                before, (_, after) = pairs[i][2].read_bytes(), members[0]
+                if isinstance(members, _LeftOut):
+                    result.left_out.append(str(members))
+                    advance()
+                    continue
+                before, (_, after) = pairs[i].image_path.read_bytes(), members[0]
                 parts.add(members)
+                result.pictures += 1
                 result.kept += before == after
                 result.bytes_before += len(before)
                 result.bytes_after += len(after)
@@ -122,8 +136,34 @@ def pack(
     return result
 
 
-def _pairs(roots: Sequence[Path]) -> Iterator[tuple[str, Pair, Path]]:
-    """Yield of each picture its root, as it is called in the archive, its pair and its file."""
+@dataclass(frozen=True, slots=True)
+class _Packable:
+    """A picture that goes into the archive.
+
+    Attributes:
+        within: its root, as it is called in the archive.
+        pair: it and its annotation.
+        image_path: its file.
+        is_voc: its annotation has a file of its own, which can go in as it is.
+    """
+
+    within: str
+    pair: Pair
+    image_path: Path
+    is_voc: bool
+
+    @property
+    def stem(self) -> str:
+        """What it is called there: other layouts may keep pictures of one name in several folders."""
+        return self.image_path.stem if self.is_voc else self.pair.stem
+
+
+class _LeftOut(ValueError):
+    """A picture cannot be packed; the message says which and why."""
+
+
+def _pairs(roots: Sequence[Path]) -> Iterator[_Packable]:
+    """Yield each picture."""
     found = {root: find_root(root) for root in dict.fromkeys(path.resolve() for path in roots)}
     names = [root.name for root in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -131,37 +171,42 @@ def _pairs(roots: Sequence[Path]) -> Iterator[tuple[str, Pair, Path]]:
             f"expected roots with different folder names, got {', '.join(twice)} more than once: rename one"
         )
     for given, root in found.items():
-        if root.kind != voc_folders.KIND:
-            raise UnusablePack(
-                f"expected Pascal VOC, {given} is {root.kind}: dataset.py convert {given} --to voc NEW "
-                "makes it that"
-            )
-        within = "/".join((given.name, *root.path.relative_to(given).parts))
-        for pair in root.find_pairs(SIDES, negatives=True):
-            if pair.image_path is not None:
-                yield within, pair, pair.image_path
+        yield from _pairs_of("/".join((given.name, *root.path.relative_to(given).parts)), root)
 
 
-def _members(root: str, pair: Pair, image_path: Path, longer_side: int, quality: int) -> list[Member]:
-    """Return what is packed of a pair, the picture first.
+def _pairs_of(within: str, root: Root) -> Iterator[_Packable]:
+    is_voc = root.kind == voc_folders.KIND
+    for pair in root.find_pairs(SIDES, negatives=True):
+        if pair.image_path is not None:
+            yield _Packable(within, pair, pair.image_path, is_voc)
 
-    One that has something wrong goes in as it is, so that whoever reads it finds the same wrong.
+
+def _members(one: _Packable, longer_side: int, quality: int) -> list[Member]:
+    """Return what is packed of a picture, itself first.
+
+    Raises:
+        _LeftOut: it has something wrong and no annotation of its own to go in as it is.
     """
-    images, xmls = (f"{root}/{name}" for name in FOLDERS[pair.side])
-    content = image_path.read_bytes()
-    xml = None if pair.annotation is None else pair.annotation.path.read_bytes()
-    picture = (image_path.name, content)
+    pair, images, xmls = one.pair, *(f"{one.within}/{name}" for name in FOLDERS[one.pair.side])
+    content = one.image_path.read_bytes()
+    xml = None
+    if one.is_voc and pair.annotation is not None:
+        xml = pair.annotation.path.read_bytes()
+    picture = (f"{one.stem}{one.image_path.suffix}", content)
     try:
+        if pair.problem is not None:
+            raise BrokenAnnotation(pair.problem.detail)
         header = imaging.read_header(content)
         small = imaging.shrink(imaging.decode_image(content), longer_side)
         size_wh = (small.shape[1], small.shape[0])
         if pair.annotation is not None:
-            xml = _annotation(pair.annotation, header, size_wh)
+            xml = _annotation(pair.annotation, f"{one.stem}.webp", header, size_wh)
         encoded = imaging.encode_image(small, "WEBP", quality=quality)
         if header.orientation != 1 or size_wh != header.size_wh or len(encoded) < len(content):
-            picture = (f"{image_path.stem}.webp", encoded)
-    except (imaging.ImageError, BrokenAnnotation, UnknownName, _NoBoxLeft):
-        pass
+            picture = (f"{one.stem}.webp", encoded)
+    except (imaging.ImageError, BrokenAnnotation, _NoBoxLeft) as error:
+        if not one.is_voc:
+            raise _LeftOut(f"{one.image_path}: {error}") from error
     members = [(f"{images}/{picture[0]}", picture[1])]
     return members if xml is None else [*members, (f"{xmls}/{pair.stem}.xml", xml)]
 
@@ -170,16 +215,16 @@ class _NoBoxLeft(ValueError):
     """None of an annotation's boxes can be used."""
 
 
-def _annotation(source: Source, header: imaging.ImageHeader, size_wh: tuple[int, int]) -> bytes:
-    """Return the annotation of a picture, upright and shrunk to size_wh."""
-    names = (rule := class_rule()).class_names
-    annotation = annotate(source, rule, header)
+def _annotation(source: Source, name: str, header: imaging.ImageHeader, size_wh: tuple[int, int]) -> bytes:
+    """Return the annotation of a picture, upright and shrunk to size_wh, called name."""
+    names = (BACKGROUND, *sorted(source.names()))  # whatever they mean, they mean the same there
+    annotation = annotate(source, class_rule(classes=Classes(names, ())), header)
     if annotation.objects and not len(annotation.labels):
-        raise _NoBoxLeft
+        raise _NoBoxLeft("none of its boxes covers a pixel")
     scale = np.array([new / old for new, old in zip(size_wh, header.size_wh, strict=True)] * 2)
     boxes = _at_least_a_pixel(annotation.boxes * scale, size_wh)
     return voc.annotation_xml(
-        source.path.with_suffix(".webp").name, size_wh, [names[label] for label in annotation.labels],
+        name, size_wh, [names[label] for label in annotation.labels],
         boxes.round(2).tolist(), annotation.difficult.tolist(),
     )  # fmt: skip
 

@@ -396,15 +396,22 @@ def read_undivided(
 
 def refuse_unknown(roots: Sequence[Path], rule: ClassRule, report: DatasetReport) -> None:
     """Raise UnknownClass if reading met names that are no class; the message lists those of all splits."""
-    unknown = [problem for problem in report.problems if problem.kind == "unknown class"]
+    if told := told_unknown(roots, rule, [report]):
+        raise UnknownClass(told)
+
+
+def told_unknown(roots: Sequence[Path], rule: ClassRule, reports: Iterable[DatasetReport]) -> str:
+    """Return which names that reading met are no class, and the flags that would map them; "" if none."""
+    problems = (problem for report in reports for problem in report.problems)
+    unknown = [problem for problem in problems if problem.kind == "unknown class"]
     if not unknown:
-        return
+        return ""
     everywhere: Counter[str] = Counter()
     for root in find_roots(roots):
         for pair in root.find_pairs(SPLITS, negatives=True):
             with suppress(BrokenAnnotation, OSError):
                 everywhere.update(rule.unknown(pair.annotation.names() if pair.annotation else ()))
-    raise UnknownClass(unknown_message(everywhere, str(unknown[0].path), rule))
+    return unknown_message(everywhere, str(unknown[0].path), rule)
 
 
 def _count(samples: Sequence[Sample], class_names: Sequence[str], report: DatasetReport) -> None:

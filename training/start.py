@@ -121,7 +121,8 @@ def weights_for(detector: Detector, start: Detector) -> dict[str, Tensor]:
         detector: with random weights, whose classes they are for.
         start: what has learnt, maybe to tell other classes apart.
     """
-    state, drawn = start.network.state_dict(), detector.network.state_dict()
+    state: dict[str, Tensor] = start.network.state_dict()
+    drawn = detector.network.state_dict()
     shared = [name for name in detector.class_names if name in start.class_names]
     for name, own in drawn.items():
         if name.startswith(architectures.HEAD) and state[name].shape[1:] == own.shape[1:]:

@@ -420,7 +420,8 @@ def test_frames_that_look_alike_count_as_one():
     ]
     frames = [pair for pair in single for _ in range(5)]
     names = [f"video {i}" for i in range(22) for _ in range(5)]
-    singly = intervals.bootstrap_intervals(*zip(*single, strict=True), score_threshold=0.5, draws=300)
+    truths, detections = zip(*single, strict=True)
+    singly = intervals.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=300)
     truths, detections = zip(*frames, strict=True)
     whole = intervals.bootstrap_intervals(truths, detections, score_threshold=0.5, draws=300, groups=names)
     assert whole.keys() == singly.keys() == {

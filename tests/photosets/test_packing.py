@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import other_layouts as others
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
 from detection.detections import CLASS_NAMES
-from photosets import found, layout, packing, voc
+from photosets import convert, found, layout, packing, voc
 from photosets.classes import class_rule
 from photosets.report import DatasetReport
-from photosets.samples import SPLITS, Sample, collect_samples, read_samples
+from photosets.samples import SPLITS, Sample, UnknownClass, collect_samples, read_samples
 from photosets.synthetic import draw_synthetic
 from photosets.unpacking import SUMS
 
@@ -125,12 +128,64 @@ def test_what_is_wrong_with_a_file_is_still_wrong(tmp_path):
     packed = packing.pack([root], tmp_path / "pack", **LIMITS)
     there = unpack(tmp_path / "pack", tmp_path / "there") / "mine"
     assert_same(root, there)
-    assert packed.kept == 4
+    assert packed.kept == 3
     assert (there / "images" / "shop_50.jpg").read_bytes() == whole[: len(whole) // 2]
     assert sorted(path.name for path in (there / "images").glob("*.webp")) == [
+        "shop_150.webp",
         "shop_200.webp",
         "shop_250.webp",
     ]
+
+
+def lists_of(samples: Sequence[Sample]) -> list[Any]:
+    return [(s.name, s.recording, s.labels.tolist(), s.difficult, s.boxes.round(3).tolist()) for s in samples]
+
+
+@pytest.mark.parametrize(
+    "make", [others.coco, others.yolo, others.cvat, others.label_studio, others.voc], ids=lambda f: f.__name__
+)
+def test_every_layout_comes_back_as_pascal_voc(tmp_path, make):
+    make(tmp_path / "mine")
+    packed = packing.pack([tmp_path / "mine"], tmp_path / "pack", **{**LIMITS, "longer_side": 100})
+    assert (packed.pictures, packed.left_out) == (2, [])
+    before = read_samples([tmp_path / "mine"], "train", val_fraction=0)
+    after = read_samples([tmp_path / "pack"], "train", val_fraction=0)
+    assert [len(sample.labels) for sample in after] == [2, 0]
+    assert lists_of(before) == lists_of(after)
+    assert {sample.root.name for sample in after} == {"mine"}
+
+
+def test_names_of_your_own_and_pictures_of_one_name_in_two_folders_are_packed(tmp_path):
+    draw_synthetic(tmp_path / "drawn", train=8, test=4, seed=0)
+    rule = "rifle=pistol axe=knife phone=smartphone -billete,monedero,tarjeta"
+    convert.convert([tmp_path / "drawn"], tmp_path / "mine", "yolo", classes=rule)
+    places = [(tmp_path / "mine" / "train" / kind) for kind in ("images", "labels")]
+    for place in places:
+        (place / "more").mkdir()
+        for path in sorted(place.iterdir())[:2]:
+            if path.is_file():
+                shutil.copy(path, place / "more")
+    packing.pack([tmp_path / "mine"], tmp_path / "pack", **{**LIMITS, "longer_side": 640})
+    own: dict[str, Any] = {"classes": "rifle axe phone", "dangerous": ["rifle"], "val_fraction": 0}
+    for split in ("train", "test"):
+        before, after = (read_samples([tmp_path / name], split, **own) for name in ("mine", "pack"))
+        described = [
+            sorted((s.recording, s.labels.tolist(), s.boxes.round(1).tolist()) for s in some)
+            for some in (before, after)
+        ]
+        assert described[0] == described[1]
+        assert len({s.name for s in after}) == len(after)
+    with pytest.raises(UnknownClass, match=r"'axe' .* 'phone' .* 'rifle'"):
+        read_samples([tmp_path / "pack"], "train")
+
+
+def test_a_picture_that_another_layout_spoilt_is_left_out_and_told(tmp_path):
+    others.yolo(tmp_path / "mine")
+    (tmp_path / "mine/train/labels/a.txt").write_text("0 0.5 0.5\n")
+    packed = packing.pack([tmp_path / "mine"], tmp_path / "pack", **LIMITS)
+    assert packed.pictures == 1
+    [sentence] = packed.left_out
+    assert sentence.startswith(f"{tmp_path / 'mine/train/images/a.jpg'}: ")
 
 
 def test_a_thin_box_keeps_a_pixel(tmp_path):

@@ -34,7 +34,7 @@ from schemas import ModelCard
 from settings import TorchrunSettings
 from tracking import run as runs
 from tracking import tracker, versions
-from training import checkpoints, engine, terminal, transforms
+from training import checkpoints, engine, reading, terminal, transforms
 from training import loader as loading
 from training.interruption import Interruption
 from training.start import build_detector, build_training, network_overrides, training_precision
@@ -154,7 +154,7 @@ def test_it_is_said_how_train_and_val_were_divided_and_when_a_share_is_missed(tm
         xml_path = tmp_path / "annotations" / "xmls" / f"{stem}.xml"
         synthetic.write_voc(xml_path, f"{stem}.png", image.size, [name], [(1, 1, 9, 9)])
     config = train_config(["--data", str(tmp_path), "--negative-val-fraction", "0.4"])
-    _, val_samples = train.read_data(config, SIX, TorchrunSettings())
+    _, val_samples = reading.read_data(config, SIX, TorchrunSettings())
     said = capsys.readouterr().err
     assert f"train and val of {tmp_path}: whole recordings, as many as come nearest" in said
     assert f"{len(val_samples)} of 100 pictures" in said
@@ -207,11 +207,11 @@ def detect_all(folder, samples, *, optimize=True, raw=False):
 def test_only_the_folders_named_choose_the_points(drawn, tmp_path):
     mined = shutil.copytree(drawn, tmp_path / "mined")
     flags = ["--data", str(drawn), str(mined), "--val-fraction", "0.3"]
-    _, every = train.read_data(train_config(flags), SIX, TorchrunSettings())
+    _, every = reading.read_data(train_config(flags), SIX, TorchrunSettings())
     config = train_config([*flags, "--point-data", str(drawn)])
-    assert {sample.root for sample in train.point_samples(config, every)} == {drawn}
-    assert len(every) == 2 * len(train.point_samples(config, every))
-    assert train.point_samples(train_config(flags), every) == every
+    assert {sample.root for sample in reading.point_samples(config, every)} == {drawn}
+    assert len(every) == 2 * len(reading.point_samples(config, every))
+    assert reading.point_samples(train_config(flags), every) == every
     card_data: Any = train.provenance(config, every, every, SIX, "")["data"]
     assert card_data["points"]["images"] == len(every) // 2 == card_data["val"]["images"] // 2
 
@@ -220,7 +220,7 @@ def test_a_folder_that_is_no_data_cannot_choose_the_points(drawn, tmp_path):
     other = shutil.copytree(drawn, tmp_path / "other")
     config = train_config(["--data", str(drawn), "--point-data", str(other)])
     with pytest.raises(layout.DatasetError, match=f"expected folders of --data at --point-data, got {other}"):
-        train.read_data(config, SIX, TorchrunSettings())
+        reading.read_data(config, SIX, TorchrunSettings())
 
 
 def test_a_second_run_becomes_the_challenger(arguments, tmp_path, tracker_uri):
@@ -340,7 +340,7 @@ def test_minutes_can_count_from_the_start(arguments, monkeypatch, tracker_uri):
         time.sleep(8)
         return read_data(*words)
 
-    read_data = train.read_data
+    read_data = reading.read_data
     monkeypatch.setattr(train, "read_data", slow)
     budget = [*arguments, "--epochs", "1000", "--minutes", "0.1"]
     with pytest.raises(train.NoTimeLeft, match=r"expected --minutes 0\.1 to hold more than reading the data"):
