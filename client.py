@@ -3,6 +3,7 @@
     python client.py predict photos/                                  # JSON lines, one per photo
     python client.py predict 'shop/*.jpg' --format csv --output found.csv
     python client.py predict photos/ --format pictures --output drawn/
+    python client.py predict photos/ --format label-studio --output tasks.json    # to correct by hand
     python client.py predict --help      # other formats, and all else
 
 ServiceError                the API did not answer as hoped; str() says what to do
@@ -39,19 +40,18 @@ from urllib3.util.retry import Retry
 
 from commands import PredictConfig, predict_config
 from detection import drawing, imaging
+from detection.answers import CSV_COLUMNS, coco_document, csv_rows, studio_tasks
 from detection.names import first_few, printable
-from schemas import Detection, ImageResult, ModelInfo, PredictResponse, Problem, Tiles
+from schemas import ImageResult, ModelInfo, PredictResponse, Problem, Tiles
 
 CONNECT_TIMEOUT_S = 3.0
 RETRY_STATUSES = (429, 503)  # busy with other photos, or with ours
 SAME_FOR_ALL = (401, 422)  # a refused key or parameter: the next photo would fare no better
 FAILURES_IN_A_ROW = 5  # then the API is ill, and the photos are not to blame
-CSV_COLUMNS = (
-    "file", "alarm", "label", "dangerous", "score", "x1", "y1", "x2", "y2", "error", "notes", "verdict",
-)  # fmt: skip
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Found = tuple[Path, ImageResult]
+Writer = Callable[[Iterable[Found], ModelInfo, Any], list[ImageResult]]
 
 
 class ServiceError(Exception):
@@ -232,7 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         info = client.model()
         asked = Asked(client, config, photos)
         with _open_output(config.output, config.format) as output:
-            failed = WRITERS[config.format](_with_progress(asked, len(photos), console), info, output)
+            write = WRITERS.get(config.format) or write_label_studio(config.studio_prefix)
+            failed = write(_with_progress(asked, len(photos), console), info, output)
     except (ServiceError, FileNotFoundError, OutputError) as error:
         _say(console, f"error: {error}", style="red")
         return 2
@@ -417,52 +418,41 @@ def write_csv(results: Iterable[Found], _: ModelInfo, output: IO[str]) -> list[I
     return failed
 
 
-def csv_rows(result: ImageResult) -> list[dict[str, Any]]:
-    """Return one row of CSV_COLUMNS per detection; a photo without any has one row all the same."""
-    if result.error:
-        return [{"file": result.file, "error": result.error.detail}]
-    photo = result.model_dump(include={"file", "alarm", "verdict"}) | {"notes": " ".join(result.notes or ())}
-    return [
-        {**photo, "label": d.label, "dangerous": d.dangerous, "score": d.score, **d.box.model_dump()}
-        for d in result.detections or ()
-    ] or [photo]
-
-
 def write_coco(results: Iterable[Found], info: ModelInfo, output: IO[str]) -> list[ImageResult]:
-    """Write one COCO object: images, categories, and annotations with a score; failed photos are left out."""
-    names = info.card.class_names[1:]
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    failed = []
-    for _, result in results:
-        if result.error or result.image_size is None:
-            failed.append(result)
-            continue
-        image_id = len(images) + 1
-        images.append({"id": image_id, "file_name": result.file, **result.image_size.model_dump()})
-        for detection in result.detections or ():
-            annotation = {"id": len(annotations) + 1, "image_id": image_id, **_coco_box(detection, names)}
-            annotations.append(annotation)
-    categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
-    json.dump(
-        {"info": info.model.model_dump(), "images": images, "categories": categories,
-         "annotations": annotations},
-        output, ensure_ascii=False, indent=1,
-    )  # fmt: skip
+    """Write one COCO object; failed photos are left out."""
+    whole, failed = _apart(results)
+    json.dump(coco_document((result for _, result in whole), info), output, ensure_ascii=False, indent=1)
     output.write("\n")
     return failed
 
 
-def _coco_box(detection: Detection, names: Sequence[str]) -> dict[str, Any]:
-    box = detection.box
-    width, height = box.x2 - box.x1, box.y2 - box.y1
-    return {
-        "category_id": names.index(detection.label) + 1,
-        "bbox": [box.x1, box.y1, width, height],
-        "area": width * height,
-        "iscrowd": 0,
-        "score": detection.score,
-    }
+def write_label_studio(prefix: str) -> Writer:
+    """Return what writes tasks for Label Studio, each with the boxes that a person corrects.
+
+    Args:
+        prefix: what Label Studio puts before a photo's path.
+    """
+
+    def write(results: Iterable[Found], info: ModelInfo, output: IO[str]) -> list[ImageResult]:
+        whole, failed = _apart(results)
+        tasks = studio_tasks(((printable(str(path.resolve())), one) for path, one in whole), info, prefix)
+        json.dump(tasks, output, ensure_ascii=False, indent=1)
+        output.write("\n")
+        return failed
+
+    return write
+
+
+def _apart(results: Iterable[Found]) -> tuple[list[Found], list[ImageResult]]:
+    """Return the photos that were looked at, and those that failed."""
+    whole: list[Found] = []
+    failed: list[ImageResult] = []
+    for path, result in results:
+        if result.error or result.image_size is None:
+            failed.append(result)
+        else:
+            whole.append((path, result))
+    return whole, failed
 
 
 def write_pictures(results: Iterable[Found], _: ModelInfo, output: Path) -> list[ImageResult]:
@@ -488,7 +478,7 @@ def _free_name(folder: Path, stem: str) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
-WRITERS: dict[str, Callable[[Iterable[Found], ModelInfo, Any], list[ImageResult]]] = {
+WRITERS: dict[str, Writer] = {
     "jsonl": write_jsonl,
     "csv": write_csv,
     "coco": write_coco,

@@ -332,7 +332,14 @@ class PredictConfig(BaseSettings):
     )  # fmt: skip
 
     photos: CliPositionalArg[list[str]] = Field(description="photos, folders of photos, or globs")
-    format: Literal["jsonl", "csv", "coco", "pictures"] = Field("jsonl", description="what to write")
+    format: Literal["jsonl", "csv", "coco", "label-studio", "pictures"] = Field(
+        "jsonl", description="what to write"
+    )
+    studio_prefix: str = Field(
+        "/data/local-files/?d=",
+        description="what Label Studio puts before a photo's path (--format label-studio); as it is, its "
+        "LOCAL_FILES_DOCUMENT_ROOT is /",
+    )
     output: Path | None = Field(None, description="file, or folder for pictures; standard output if unset")
     score_threshold: float | None = Field(
         None, ge=0, le=1, description="lowest score wanted; unset = the model's operating point"

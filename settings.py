@@ -114,9 +114,23 @@ class ApiSettings(TrackerSettings):
     api_cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="comma-separated origins of web pages that may call; none by default"
     )
+    label_studio_url: str | None = Field(
+        None, description="address of the Label Studio whose pictures /label-studio/predict looks at"
+    )
+    label_studio_api_key: SecretStr | None = Field(
+        None, description="access token of a person there, for pictures that want one"
+    )
     api_log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least to log")
 
-    @field_validator("model_dir", "api_fallback_dir", "api_cache_dir", "mlflow_public_uri", mode="before")
+    @field_validator(
+        "model_dir",
+        "api_fallback_dir",
+        "api_cache_dir",
+        "mlflow_public_uri",
+        "label_studio_url",
+        "label_studio_api_key",
+        mode="before",
+    )
     @classmethod
     def _set_but_empty(cls, value: Any) -> Any:  # as compose passes what .env leaves out
         return value or None

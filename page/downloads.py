@@ -12,9 +12,9 @@ from typing import Any
 
 from defusedcsv import csv
 
-from client import CSV_COLUMNS, csv_rows
 from detection import imaging
 from detection.alarm import unsure_threshold
+from detection.answers import CSV_COLUMNS, csv_rows
 from detection.names import class_name
 from page.pictures import marked
 from page.session import Failure, Page, Photo

@@ -24,6 +24,7 @@ from serving.bodies import BodyLimit
 from serving.cores import granted_cores
 from serving.deepstack import recorder_router
 from serving.gate import AllowedHosts, RequestFrame
+from serving.labelstudio import studio_router
 from serving.models import LoadDetector, ModelSource, NoModel, ServedModel
 from serving.negotiation import JSON
 from serving.openapi import problems
@@ -66,6 +67,7 @@ def create_app(
     guards = [Depends(check_key)] if settings.api_keys else []
     app.include_router(router, dependencies=guards, responses=problems("unauthorized") if guards else {})
     app.include_router(recorder_router)  # its key may come in the form
+    app.include_router(studio_router)  # its key may come as a password
     _translate_errors(app, keyed=bool(settings.api_keys))
     service.host.on_swap = partial(_show_model, app)
     bodies = app.openapi()["paths"]["/predict"]["post"]["requestBody"]["content"]

@@ -52,7 +52,7 @@ ONLY_IMPORTERS = {
     "sqlalchemy": {"cameras.events"},
     "paho": {"cameras.mqtt"},
     "apprise": {"cameras.alerts"},
-    "fastapi": {"serving.app", "serving.deepstack", "serving.routes"},
+    "fastapi": {"serving.app", "serving.deepstack", "serving.labelstudio", "serving.routes"},
     "openvino": {"detection.openvino_runtime", "detection.export"},
     "nncf": {"detection.export"},
     "onnxruntime": {"detection.onnx_runtime"},
