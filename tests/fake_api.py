@@ -173,7 +173,7 @@ class FakeApi:
         name = ModelName(name="weapon-detector", version=self.version, alias="champion")
         return ModelInfo(
             model=name, source="models:/weapon-detector@champion", loaded_at="2026-11-22T20:00:00Z",
-            card=self.card, dangerous=list(WEAPONS), version_url="http://127.0.0.1:5000/#/models/weapon-detector",
+            card=self.card, dangerous=list(self.card.dangerous), version_url="http://127.0.0.1:5000/#/models/weapon-detector",
         )  # fmt: skip
 
     def look(self, name: str, photo: bytes, threshold: float) -> ImageResult:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from fake_detector import KNIFE, OPERATING_POINT, PHONE, PISTOL, found, make_card
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from detection.alarm import verdict_of
 from detection.detections import Detections
 from detection.imaging import BLANK, PARTLY_MISSING, TOO_DARK, decode_image, encode_image, notes_on
+from schemas import ModelCard
 
 HALF = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
 HALF[120:] = 128  # where the data ended
@@ -33,6 +36,22 @@ CARD = make_card(unsure_point=OPERATING_POINT.model_copy(update={"score_threshol
 def test_alarm_from_the_operating_point_unsure_from_the_other(items, verdict):
     items = sorted(items, key=lambda item: -item[1])
     assert verdict_of(found(*items), CARD) == verdict
+
+
+def test_what_the_card_calls_dangerous_alarms_and_nothing_else():
+    mine = make_card(class_names=("__background__", "rifle", "phone", "pistol"), dangerous=("rifle",))
+    assert verdict_of(found((1, 0.6)), mine) == "alarm"
+    assert verdict_of(found((3, 0.99), (2, 0.9)), mine) == "none"
+    with pytest.raises(ValueError, match="expected dangerous to be some of rifle, phone, got axe"):
+        make_card(class_names=("__background__", "rifle", "phone"), dangerous=("axe",))
+
+
+def test_a_card_that_does_not_say_means_pistol_and_knife():
+    document = json.loads(make_card().model_dump_json())
+    del document["dangerous"]
+    assert ModelCard.model_validate(document).dangerous == ("pistol", "knife")
+    document["class_names"] = ["__background__", "knife", "phone"]
+    assert ModelCard.model_validate(document).dangerous == ("knife",)
 
 
 def test_a_weapon_under_the_better_score_of_a_lookalike_is_unsure():

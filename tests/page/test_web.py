@@ -736,7 +736,7 @@ def test_names_from_outside_are_shown_as_they_are_wherever_markdown_is_drawn(api
     """The file, and all that a model's card and the API say."""
     nasty = CARD.model_copy(
         update={
-            "class_names": ("__background__", "pistol", NASTY),
+            "class_names": ("__background__", "pistol", NASTY), "dangerous": ("pistol",),
             "data": {"roots": [NASTY], "train": {"images": 1, "boxes": {NASTY: 2}}},
             "git_commit": NASTY, "library_versions": {NASTY: NASTY}, "metrics": {NASTY: 0.5},
             "tables": CARD.tables.model_copy(update={"confusion": ((0, 1, 2),) * 3}) if CARD.tables else None,
@@ -768,6 +768,32 @@ def test_names_from_outside_are_shown_as_they_are_wherever_markdown_is_drawn(api
         ]
     assert sum(SAFE in piece for piece in words) > 8
     assert [piece for piece in words if NASTY in piece] == []
+
+
+def test_classes_of_somebodys_own_are_shown_by_their_names(api, start):
+    names = ("__background__", "rifle", "axe", "phone")
+    curve = CARD.tables.precision_recall["pistol"]
+    tables = CARD.tables.model_copy(
+        update={
+            "precision_recall": dict.fromkeys(names[1:], curve), "confusion": ((0, 1, 2, 3),) * 4,
+            "lookalikes": (),
+        }
+    )  # fmt: skip
+    api.card = CARD.model_copy(
+        update={"class_names": names, "dangerous": ("rifle", "axe"), "tables": tables, "class_thresholds": {}}
+    )
+    box = Box(x1=20, y1=20, x2=60, y2=60)
+    api.found = [
+        Detection(label="rifle", dangerous=True, score=0.91, box=box),
+        Detection(label="phone", dangerous=False, score=0.8, box=box.model_copy(update={"x1": 61, "x2": 90})),
+    ]
+    app = upload(start(), ("street.jpg", picture()))
+    assert "rifle" in " ".join(html(app))
+    assert "phone" in " ".join(html(app))
+    rows = [row for table in tab(app, "Model").table for row in table.value.to_dict("records")]
+    kinds = {row["Object"]: row["Kind"] for row in rows if "Kind" in row}
+    assert set(kinds) == {"rifle", "axe", "phone"}
+    assert kinds["rifle"] == kinds["axe"] != kinds["phone"]
 
 
 def test_a_busy_api_is_asked_again_by_itself(api, start):

@@ -634,8 +634,10 @@ def test_recordings_on_both_sides_of_a_roots_own_split_are_told(tmp_path):
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
-        ("gun", "expected CLASS=NAME,NAME or -NAME, got 'gun'"),
-        ("rifle=gun", "expected one of pistol, knife, billete"),
+        ("gun,axe", "expected CLASS, CLASS=NAME,NAME or -NAME, got 'gun,axe'"),
+        ("=gun", "expected CLASS, CLASS=NAME,NAME or -NAME, got '=gun'"),
+        ("any=gun", "to be none of any, background; got 'any'"),
+        ("gun/axe", "letters, digits, spaces, dots or hyphens"),
         ("pistol=gun knife=Gun", "one meaning for each name, got 'Gun' with two"),
         ("pistol=", "got '' with none"),
         ("pistol='gun", "No closing quotation"),

@@ -577,6 +577,23 @@ def test_gate(challenger, champion, against):
     assert objections(one, other) == against
 
 
+def test_models_of_other_classes_are_not_compared_and_a_person_decides():
+    six = {"classes": "pistol, knife, smartphone"}  # of before cards said what is dangerous
+    mine = {"classes": "axe, phone, rifle", "dangerous": "rifle, axe"}
+    better = {"val__map": 0.9}
+    assert objections(version("2", **SOUND, **mine), version("1", **SOUND, **six)) == [
+        "it looks for axe, rifle (look-alikes: phone), the champion (version 1) for knife, pistol "
+        "(look-alikes: smartphone): figures of models with other classes do not compare, so that only a "
+        "person can say which is better"
+    ]
+    assert objections(version("2", **SOUND | better, **mine), version("1", **SOUND, **six)) != []
+    assert not_told_apart(version("2", **SOUND, **mine), version("1", **SOUND | better, **six)) == []
+    assert objections(version("2", **SOUND, **mine), version("1", **SOUND, **mine)) == []
+    assert objections(version("2", **SOUND, **six), version("1", **SOUND)) == []  # nobody knows: as before
+    turned = {"classes": "knife, pistol, smartphone", "dangerous": "knife, pistol"}
+    assert objections(version("2", **SOUND, **turned), version("1", **SOUND, **six)) == []
+
+
 def measured(number: str, map_: float, recall: float, false_alarms: float, **tags: object):
     """A version measured on 529 images with a weapon and 195 without."""
     alarm = {"val__alarm__image_recall": recall, "val__alarm__false_alarms_per_1000": false_alarms}
