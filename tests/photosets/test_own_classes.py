@@ -80,8 +80,7 @@ def test_unknown_names_are_told_with_the_flags_that_make_classes_of_them(tmp_pat
     others.yolo(tmp_path, data="train: train/images\nnames: [rifle, axe]\n")
     with pytest.raises(UnknownClass, match="make classes of your own of them: --classes 'axe rifle'"):
         read_samples([tmp_path], "train", val_fraction=0)
-    own = {"classes": "rifle axe", "dangerous": ["axe"]}
-    [sample, _] = read_samples([tmp_path], "train", val_fraction=0, **own)
+    [sample, _] = read_samples([tmp_path], "train", val_fraction=0, classes="rifle axe", dangerous=["axe"])
     assert sample.labels.tolist() == [1, 2]
     with pytest.raises(UnknownClass, match="mean one of rifle, sword") as stop:
         read_samples([tmp_path], "train", val_fraction=0, classes="rifle sword", dangerous=["sword"])
