@@ -84,7 +84,7 @@ def test_a_yolo_export_of_own_classes_is_trained_registered_served_and_measured(
     assert card.data["train"]["boxes"].keys() == {"rifle", "axe", "phone"}
     with safetensors.safe_open(folder / "weights.safetensors", "pt") as weights:
         assert weights.get_slice("roi_heads.box_predictor.cls_score.weight").get_shape()[0] == 4
-    registered = find_version("own", None, "challenger", tracking_uri=tracker_uri)
+    registered = find_version("own", tracking_uri=tracker_uri)  # the first is champion
     assert registered.classes() == ({"rifle", "axe", "phone"}, {"rifle", "axe"})
     told = ["--data", str(tmp_path / "mine"), "--model", str(folder), "--no-latency"]
     assert evaluate.main([*told, "--output", str(tmp_path / "report")]) == 0
