@@ -12,10 +12,10 @@ import socket
 from typing import Any
 
 import uvicorn
-from pythonjsonlogger.core import RESERVED_ATTRS
 
 import serving.cores  # noqa: F401 - before torch
 from detection.devices import NoSuchDevice
+from detection.logs import JSON_LINES
 from serving.app import create_app
 from serving.gate import BACKLOG, BoundedConnection
 from settings import api_settings
@@ -28,16 +28,7 @@ def logging_config(level: str) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {
-            "json": {
-                "()": "pythonjsonlogger.json.JsonFormatter",
-                "format": "{levelname}{name}{message}",
-                "style": "{",
-                "timestamp": "time",
-                "reserved_attrs": [*RESERVED_ATTRS, "color_message"],
-                "rename_fields": {"levelname": "level", "name": "logger"},
-            }
-        },
+        "formatters": {"json": JSON_LINES},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
         "root": {"handlers": ["stderr"], "level": "WARNING"},
         "filters": {"told_by_us": {"()": lambda: _is_not_told_by_us}},

@@ -22,7 +22,7 @@ from cameras import logs
 from cameras.alerts import AlertError, Courier, Destination, Webhook, apprise_services
 from cameras.config import Camera, ConfigError, camera_at, load_cameras, of_shard
 from cameras.events import Event, EventsError, EventStore, Review, Trouble
-from cameras.export import Exported, reviewed
+from cameras.export import write
 from cameras.looking import Confirmed, Served, rehearse, try_camera
 from cameras.masks import suggested_mask
 from cameras.mqtt import Mqtt
@@ -31,7 +31,6 @@ from cameras.streams import StreamError
 from cameras.watcher import CameraWatch, Telling, Watcher
 from cameras.wording import alarm_text
 from client import Client, ServiceError
-from photosets.voc import annotation_xml
 from settings import (
     EventsCommand,
     ExportEventsCommand,
@@ -156,19 +155,22 @@ def _list(settings: WatchCommand) -> int:
 
 
 def _review(settings: WatchCommand, event_id: str, verdict: Review, *, by: str, why: str) -> None:
-    """Note what a person says of an event; after several that were dismissed at one place, suggest a mask."""
+    """Note what a person says of an event, whatever was said of it before.
+
+    After several that were dismissed at one place, suggest a mask.
+    """
     store = _store(settings)
-    store.judge(event_id, verdict, by=by, why=why)
+    kept = store.event(event_id)
+    store.judge(event_id, verdict, by=by, why=why, seen_at=kept.reviewed_at if kept else None)
     print(f"Event {event_id} is {verdict}.")
-    if verdict != "dismissed":
+    if verdict != "dismissed" or kept is None:
         return
-    camera = next((event.camera for event in store.events() if event.id == event_id), None)
-    others = store.events(camera=camera, review="dismissed")
+    others = store.events(camera=kept.camera, review="dismissed")
     mask = suggested_mask(sorted(others, key=lambda event: event.id != event_id))  # this one first
     if mask:
         corners = ", ".join(f"[{x:g}, {y:g}]" for x, y in mask)
         print(
-            f"Camera {camera} was wrong at this place before. In cameras.toml, masks = [[{corners}]] keeps "
+            f"Camera {kept.camera} was wrong at this place before. In cameras.toml, masks = [[{corners}]] keeps "
             "it quiet there; a weapon that is held there is not seen then either."
         )
 
@@ -191,11 +193,8 @@ def _trouble_line(trouble: Trouble) -> str:
 
 def _export(settings: WatchCommand, folder: Path) -> int:
     """Write reviewed events as a data set root; the Pascal VOC files are those that training reads."""
-    counts = {"confirmed": 0, "dismissed": 0}
     try:
-        for each in reviewed(_store(settings)):
-            _write(folder, each)
-            counts[each.review] += 1
+        counts = write(_store(settings), folder)
     except OSError as error:
         raise EventsError(f"{folder} cannot be written: {error.strerror or error}") from error
     print(
@@ -203,15 +202,6 @@ def _export(settings: WatchCommand, folder: Path) -> int:
         f"train.py --data takes it"
     )
     return 0
-
-
-def _write(folder: Path, each: Exported) -> None:
-    images, xmls = folder / "images", folder / "annotations" / "xmls"
-    images.mkdir(parents=True, exist_ok=True)
-    xmls.mkdir(parents=True, exist_ok=True)
-    (images / f"{each.name}.jpg").write_bytes(each.picture)
-    xml = annotation_xml(f"{each.name}.jpg", each.size_wh, each.labels, each.boxes)
-    (xmls / f"{each.name}.xml").write_bytes(xml)
 
 
 def _cameras(settings: WatchCommand) -> tuple[Camera, ...]:

@@ -7,6 +7,8 @@ import logging.config
 from collections.abc import MutableMapping
 from typing import Any, Literal
 
+from detection.logs import JSON_LINES
+
 LogFormat = Literal["text", "json"]
 
 log = logging.getLogger("watch")
@@ -33,14 +35,7 @@ def set_up(log_format: LogFormat) -> None:
             "disable_existing_loggers": False,
             "formatters": {
                 "text": {"format": "%(asctime)s %(levelname)s %(message)s"},
-                "json": {
-                    "()": "pythonjsonlogger.json.JsonFormatter",
-                    "format": "{levelname}{name}{message}",
-                    "style": "{",
-                    "timestamp": "time",
-                    "rename_fields": {"levelname": "level", "name": "logger"},
-                    "json_ensure_ascii": False,
-                },
+                "json": JSON_LINES,
             },
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": log_format}},
             "root": {"handlers": ["stderr"], "level": "WARNING"},

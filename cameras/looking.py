@@ -5,21 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from cameras.config import Camera
+from cameras.events import Place
 from cameras.streams import StreamError, at_rate, read
 from client import Client, ServiceError
 from detection import imaging
 from detection.confirmation import Confirmation, Rule, Track
 from detection.drawing import boxes_of
 from detection.faces import without_faces
-from schemas import ImageResult, ModelInfo, ModelName
+from schemas import Detection, ImageResult, ModelInfo, ModelName
 
 SENT_SIDE = 2560  # longer side of what the API gets, pixels: finer, no network of ours looks
+APART_S = 1.0  # between an object's best frame and what is kept of before and after it, at least
+SCENE_SIDE = 640  # longer side of those, pixels
 WORDS = {"too-dark": "too dark to see anything", "blank": "of one colour: is the lens covered?"}
 
 log = logging.getLogger("watch")
@@ -58,14 +62,38 @@ class Confirmed(NamedTuple):
     size_wh: tuple[int, int]
 
 
+class Around(NamedTuple):
+    """What was to be seen apart_s seconds before or after a best frame: a small JPEG file."""
+
+    place: Place
+    apart_s: float
+    picture: bytes
+
+
+class _Looked(NamedTuple):
+    """A picture as the API got it, when it was taken, and what of it must stay sharp."""
+
+    time_s: float
+    picture: bytes
+    found: list[Detection]
+
+
 @dataclass(eq=False, slots=True)
 class _Best:
-    """The best frame of a track so far; kept is what of it may be kept, made when it is first asked for."""
+    """The best frame of a track so far, and others around it.
+
+    Attributes:
+        kept, around: what of them may be kept, made when it is first asked for.
+    """
 
     score: float
+    time_s: float
     picture: bytes
     size_wh: tuple[int, int]
+    before: _Looked | None
+    after: _Looked | None = None
     kept: bytes | None = None
+    around: dict[Place, Around] = field(default_factory=dict)
 
 
 class Looker:
@@ -86,6 +114,7 @@ class Looker:
         self._blurs = blur_faces
         self._confirmation: Confirmation | None = None
         self._best: dict[int, _Best] = {}
+        self._recent: deque[_Looked] = deque()  # what was looked at in the last APART_S and a little before
         self._info: ModelInfo | None = None
         self.notes: tuple[str, ...] = ()
 
@@ -128,7 +157,9 @@ class Looker:
             return []
         found = [d for d in result.detections or () if self.camera.counts(d, size)]
         risen = self._confirmation.look(time_s, found)
-        self._keep_best(picture, (size.width, size.height))
+        self._keep_best(
+            _Looked(time_s, picture, [d for d in found if d.dangerous]), (size.width, size.height)
+        )
         self._info = info
         return [self.confirmed(track) for track in risen]
 
@@ -141,14 +172,46 @@ class Looker:
             best.kept = _without_faces(best.picture, track) if self._blurs else best.picture
         return Confirmed(self.camera, track, self._info, self._rule(self._info), best.kept, best.size_wh)
 
-    def _keep_best(self, picture: bytes, size_wh: tuple[int, int]) -> None:
+    def around(self, track: Track) -> list[Around]:
+        """Return what was to be seen before and after a track's best frame, as far as it is known by now."""
+        best = self._best[track.number]
+        seen: tuple[tuple[Place, _Looked | None], ...] = (("before", best.before), ("after", best.after))
+        for place, looked in seen:
+            if looked is not None and place not in best.around:
+                picture = _small(looked, blur_faces=self._blurs)
+                best.around[place] = Around(place, abs(looked.time_s - best.time_s), picture)
+        return list(best.around.values())
+
+    def _keep_best(self, looked: _Looked, size_wh: tuple[int, int]) -> None:
         """Keep this frame for the tracks that it shows best, and let go of those that ended."""
         followed = {track.number: track for track in self.tracks}
         self._best = {number: best for number, best in self._best.items() if number in followed}
+        earlier = [each for each in self._recent if looked.time_s - each.time_s >= APART_S]
         for number, track in followed.items():
             score = track.best.detection.score
-            if number not in self._best or score > self._best[number].score:
-                self._best[number] = _Best(score, picture, size_wh)
+            best = self._best.get(number)
+            if best is None or score > best.score:
+                before = earlier[-1] if earlier else None
+                self._best[number] = _Best(score, looked.time_s, looked.picture, size_wh, before)
+            elif best.after is None and looked.time_s - best.time_s >= APART_S:
+                best.after = looked
+        self._remember(looked)
+
+    def _remember(self, looked: _Looked) -> None:
+        """Remember a picture as what came before another; of a fast camera's only some."""
+        if not self._recent or looked.time_s - self._recent[-1].time_s >= APART_S / 4:
+            self._recent.append(looked)
+        while len(self._recent) > 1 and looked.time_s - self._recent[1].time_s >= APART_S:
+            self._recent.popleft()
+
+
+def _small(looked: _Looked, *, blur_faces: bool) -> bytes:
+    """Return a picture as a small JPEG file, without faces; what was found in it stays sharp."""
+    image = imaging.decode_image(looked.picture)
+    small = imaging.shrink(image, SCENE_SIDE)
+    if blur_faces:
+        small = without_faces(small, boxes_of(looked.found) * (small.shape[1] / image.shape[1]))
+    return imaging.encode_image(small, quality=80)
 
 
 def _without_faces(picture: bytes, track: Track) -> bytes:

@@ -16,7 +16,7 @@ from datetime import timedelta
 
 from cameras.alerts import Courier, alerts_of
 from cameras.config import Camera
-from cameras.events import Alert, Event, EventsError, EventStore, LensTrouble, Trouble
+from cameras.events import Alert, Event, EventsError, EventStore, LensTrouble, Scene, Trouble
 from cameras.figures import Figures, Tally
 from cameras.lens import Lens
 from cameras.logs import CameraLog
@@ -248,6 +248,10 @@ class CameraWatch:
         for number, kept in self._events.items():
             if followed[number].last.time_s == shot.taken_s:
                 _fill(kept, self._looker.confirmed(followed[number]), shot)
+                self._unsaved[kept.id] = kept
+            around = self._looker.around(followed[number])
+            if [each.picture for each in around] != [scene.picture for scene in kept.scenes]:
+                kept.scenes = [Scene(place=p, apart_s=apart, picture=picture) for p, apart, picture in around]
                 self._unsaved[kept.id] = kept
 
     def _save(self, *, all_of_them: bool = False) -> None:

@@ -18,10 +18,20 @@ from conftest import free_port, running
 from cameras import alerts as telling
 from cameras.config import Camera, one_camera
 from cameras.events import Event, EventStore
+from schemas import ModelCard
+from tests.fake_api import CARD, OPERATING_POINT, FakeApi, detection
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # Debian's gi is of Debian's Python
 ROOT = Path(__file__).parents[2]
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+# Points: alarm from 0.6, unsure from 0.3.
+POINTS: ModelCard = CARD.model_copy(
+    update={
+        "unsure_point": OPERATING_POINT.model_copy(update={"score_threshold": 0.3}),
+        "weights_sha256": "f" * 64,
+    }
+)
+PISTOL = detection("pistol", 0.91, 20, 25, 60, 75)
 
 
 def write_clip(
@@ -57,6 +67,13 @@ def an_event(event_id: str = "a", *, at: datetime = NOON, picture: bytes = b"jpe
         "alarm_point": 0.6, "unsure_point": 0.4, "width": 64, "height": 96, "picture": picture,
     }  # fmt: skip
     return Event(id=event_id, **{**values, **fields})
+
+
+@pytest.fixture
+def api() -> Iterator[FakeApi]:
+    """An API that finds a pistol in every picture."""
+    with FakeApi([PISTOL], card=POINTS) as running:
+        yield running
 
 
 @pytest.fixture

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import sqlite3
 import threading
+import zipfile
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -11,8 +15,8 @@ import pytest
 import sqlalchemy
 from camera_parts import NOON, an_event
 
-from cameras.events import EventsError, EventStore
-from cameras.export import reviewed
+from cameras.events import EventGone, EventsError, EventStore, ReviewedMeanwhile, Scene, Trouble
+from cameras.export import planned, reviewed, write, zipped
 from detection import imaging
 
 
@@ -101,9 +105,99 @@ def test_many_threads_keep_their_events(store):
 
 
 def test_an_event_that_is_not_there_cannot_be_judged(store):
-    with pytest.raises(EventsError, match="there is no event b"):
+    with pytest.raises(EventGone, match="there is no event b"):
         store.judge("b", "confirmed", by="Ann")
     assert store.picture("b") == b""
+
+
+def test_of_two_who_review_the_same_event_the_second_is_told_who_was_first(store, clock):
+    store.save(an_event())
+    store.judge("a", "dismissed", by="Ann", why="a phone")
+    clock.now += timedelta(seconds=1)
+    with pytest.raises(ReviewedMeanwhile, match="event a is dismissed by Ann meanwhile") as caught:
+        store.judge("a", "confirmed", by="Bob")
+    assert (caught.value.event.reviewed_by, caught.value.event.why) == ("Ann", "a phone")
+    store.judge("a", "confirmed", by="Bob", seen_at=caught.value.event.reviewed_at)
+    kept = store.event("a")
+    assert (kept.review, kept.reviewed_by, kept.why, kept.reviewed_at) == ("confirmed", "Bob", "", clock.now)
+
+
+def test_of_many_who_review_at_the_same_moment_one_is_first(store):
+    store.save(an_event())
+    late: list[str] = []
+
+    def judge(name: str) -> None:
+        try:
+            store.judge("a", "confirmed", by=name)
+        except ReviewedMeanwhile as error:
+            late.append(error.event.reviewed_by)
+
+    threads = [threading.Thread(target=judge, args=(f"guard {i}",)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert late == [store.event("a").reviewed_by] * 5
+
+
+def test_what_was_said_can_be_taken_back(store):
+    store.save(an_event())
+    store.judge("a", "dismissed", by="Ann", why="a phone")
+    store.judge("a", None, by="Ann", seen_at=store.event("a").reviewed_at)
+    kept = store.event("a")
+    assert (kept.review, kept.reviewed_by, kept.why, kept.reviewed_at) == (None, "", "", None)
+    assert [each.id for each in store.events(review="open")] == ["a"]
+
+
+def test_scenes_before_and_after_are_kept_replaced_and_deleted_with_their_event(store, clock):
+    before, after = (Scene(place=p, apart_s=1.5, picture=p.encode()) for p in ("before", "after"))
+    store.save(an_event(scenes=[before, after]))
+    assert [(each.place, each.apart_s, each.picture) for each in store.scenes("a")] == [
+        ("before", 1.5, b"before"), ("after", 1.5, b"after"),
+    ]  # fmt: skip
+    store.save(an_event(scenes=[Scene(place="before", apart_s=1.0, picture=b"better")]))
+    assert [(each.place, each.picture) for each in store.scenes("a")] == [("before", b"better")]
+    store.save(
+        an_event("b", at=NOON - timedelta(days=31), scenes=[Scene(place="after", apart_s=1, picture=b"x")])
+    )
+    assert store.delete_old() == 1
+    assert store.scenes("b") == []
+
+
+def test_events_of_a_day_a_verdict_and_a_lens_can_be_asked_for(store):
+    for i in range(3):
+        verdict = "unsure" if i == 1 else "alarm"
+        store.save(an_event(str(i), at=NOON + timedelta(days=i), verdict=verdict))
+    store.save_trouble(a_trouble(at=NOON + timedelta(days=1)))
+    day = (NOON + timedelta(hours=20), NOON + timedelta(hours=44))
+    assert [each.id for each in store.events(between=day)] == ["1"]
+    assert [each.id for each in store.events(verdict="alarm")] == ["2", "0"]
+    assert [each.id for each in store.troubles(between=day)] == ["t"]
+    assert store.troubles(camera="till") == []
+    assert store.cameras() == ["door", "till"]
+    assert sorted(store.starts()) == [NOON + timedelta(days=i) for i in (0, 1, 1, 2)]
+
+
+def test_what_is_new_can_be_told_without_reading_it_all(store):
+    seen = [store.state()]
+    changes = (
+        lambda: store.save(an_event("a", verdict="unsure")),
+        lambda: store.save(an_event("a")),
+        lambda: store.save(an_event("a", scenes=[Scene(place="before", apart_s=1, picture=b"x")])),
+        lambda: store.judge("a", "confirmed", by="Ann"),
+        lambda: store.save_trouble(a_trouble()),
+    )
+    for change in changes:
+        change()
+        seen.append(store.state())
+    assert len(set(seen)) == 6
+    assert store.state() == seen[-1]
+
+
+def a_trouble(event_id: str = "t", *, at: datetime = NOON, camera: str = "door") -> Trouble:
+    return Trouble(
+        id=event_id, camera=camera, kind="covered", started_at=at, ended_at=at + timedelta(minutes=5)
+    )
 
 
 def test_a_full_disk_is_a_sentence(store):
@@ -114,8 +208,39 @@ def test_a_full_disk_is_a_sentence(store):
         connection.execute("PRAGMA max_page_count = 20")
 
     store._engine.dispose()
-    with pytest.raises(EventsError, match="cannot be read or written: database or disk is full"):
+    with pytest.raises(EventsError, match="cannot be read or written: database or disk is full") as caught:
         store.save(an_event(picture=bytes(1_000_000)))
+    assert caught.value.kind == "full"
+
+
+def test_a_database_that_another_holds_is_a_sentence(store, tmp_path):
+    impatient = EventStore(str(tmp_path / "kept" / "events.db"), wait_s=0.1)
+    impatient.save(an_event())
+    with contextlib.closing(sqlite3.connect(tmp_path / "kept" / "events.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(EventsError, match="cannot be read or written: database is locked") as caught:
+            impatient.judge("a", "confirmed", by="Ann")
+    assert caught.value.kind == "busy"
+    impatient.judge("a", "confirmed", by="Ann")
+
+
+def test_a_database_that_was_taken_away_is_a_sentence_and_the_next_event_is_kept(store, tmp_path):
+    """An open file would go on to be written to, and nobody would ever see what is in it."""
+    store.save(an_event())
+    (tmp_path / "kept" / "events.db").unlink()
+    with pytest.raises(EventsError, match="its file was taken away; an empty one is in its place") as caught:
+        store.save(an_event("b"))
+    assert caught.value.kind == "gone"
+    store.save(an_event("b"))
+    other = EventStore(str(tmp_path / "kept" / "events.db"))
+    assert [each.id for each in other.events()] == ["b"]
+
+
+def test_a_file_that_is_no_database_is_a_sentence(tmp_path):
+    (tmp_path / "events.db").write_text("notes of a guard" * 100)
+    with pytest.raises(EventsError, match="file is not a database") as caught:
+        EventStore(str(tmp_path / "events.db"))
+    assert caught.value.kind == "unreadable"
 
 
 @pytest.mark.parametrize(
@@ -126,6 +251,7 @@ def test_a_database_that_is_not_there_is_a_sentence_without_the_password(address
     with pytest.raises(EventsError) as caught:
         EventStore(address)
     assert "hunter2" not in str(caught.value)
+    assert caught.value.kind == ("address" if address.startswith("nonsense") else "gone")
 
 
 def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
@@ -146,3 +272,18 @@ def test_what_was_reviewed_is_exported_confirmed_with_its_box_and_dismissed_with
     )  # fmt: skip
     assert (nothing.review, nothing.labels, nothing.boxes, nothing.size_wh) == ("dismissed", [], [], (64, 96))
     assert nothing.picture == picture
+
+
+def test_the_plan_the_folder_and_the_zip_file_hold_the_same(store, tmp_path):
+    picture = imaging.encode_image(np.zeros((96, 64, 3), np.uint8))
+    for i, review in enumerate(("confirmed", "dismissed", "confirmed")):
+        store.save(an_event(f"event{i}", at=NOON + timedelta(minutes=i), picture=picture if i < 2 else b""))
+        store.judge(f"event{i}", review, by="Ann")
+    names = [each.name for each in planned(store)]
+    assert len(names) == 3
+    assert write(store, tmp_path / "reviewed") == {"confirmed": 1, "dismissed": 1}  # one has no picture
+    written = {str(p.relative_to(tmp_path)): p.read_bytes() for p in (tmp_path / "reviewed").rglob("*.*")}
+    with zipfile.ZipFile(io.BytesIO(zipped(store, planned(store), "reviewed"))) as archive:
+        assert {name: archive.read(name) for name in archive.namelist()} == written
+    assert {Path(name).stem for name in written} == set(names[:2])
+    assert written[f"reviewed/images/{names[0]}.jpg"] == picture

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import requests
 import yaml
-from camera_parts import ROOT, camera, write_clip
+from camera_parts import ROOT, api, camera, write_clip
 from conftest import free_port, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -25,17 +25,12 @@ from cameras.lens import FROZEN_S, LASTS_S, Lens
 from cameras.status import StatusError, StatusServer
 from cameras.watcher import Watcher
 from schemas import WatchStatus
-from tests.cameras.test_watcher import PISTOL, POINTS, QUEUE_FULL, watched
-from tests.fake_api import FakeApi
+from tests.cameras.test_watcher import QUEUE_FULL, watched
+
+__all__ = ["api"]  # a fixture
 
 NOISE = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
 BLACK, GREY = np.zeros_like(NOISE), np.full_like(NOISE, 128)
-
-
-@pytest.fixture
-def api() -> Iterator[FakeApi]:
-    with FakeApi([PISTOL], card=POINTS) as running:
-        yield running
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from datetime import datetime
 import numpy as np
 import pytest
 import sqlalchemy
-from camera_parts import camera, clip, store, write_clip
+from camera_parts import PISTOL, POINTS, api, camera, clip, store, write_clip
 from conftest import free_port, wait_until
 from PIL import Image
 from skimage import data
@@ -23,27 +23,13 @@ from cameras.looking import Looker, Served, rehearse, try_camera
 from cameras.watcher import CameraWatch, Telling, Watcher
 from client import Client
 from detection import imaging
-from schemas import ModelCard, Problem
-from tests.fake_api import CARD, OPERATING_POINT, FakeApi, detection
+from schemas import Problem
+from tests.fake_api import OPERATING_POINT, FakeApi, detection
 
-__all__ = ["clip", "store"]  # fixtures
+__all__ = ["api", "clip", "store"]  # fixtures
 
-# Points: alarm from 0.6, unsure from 0.3.
-POINTS: ModelCard = CARD.model_copy(
-    update={
-        "unsure_point": OPERATING_POINT.model_copy(update={"score_threshold": 0.3}),
-        "weights_sha256": "f" * 64,
-    }
-)
-PISTOL = detection("pistol", 0.91, 20, 25, 60, 75)
 GREY = np.full((96, 128, 3), 128, np.uint8)
 QUEUE_FULL = Problem(type="urn:problem:queue-full", title="Busy", status=503, detail="The queue is full.")
-
-
-@pytest.fixture
-def api() -> Iterator[FakeApi]:
-    with FakeApi([PISTOL], card=POINTS) as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +134,63 @@ def test_another_model_brings_its_own_points(api):
     (confirmed,) = [each for i in range(1, 4) for each in looker.look(i, GREY)]
     assert confirmed.track.verdict == "unsure"
     assert (confirmed.model.model.version, confirmed.rule.alarm_from) == ("99", 0.95)
+
+
+def shade(looker: Looker, track) -> dict[str, tuple[float, int]]:
+    """Return how far each scene is from the best frame, and how light it is."""
+    return {
+        each.place: (round(each.apart_s, 3), round(imaging.decode_image(each.picture).mean()))
+        for each in looker.around(track)
+    }
+
+
+def test_a_picture_before_and_one_after_the_best_frame_are_kept_a_second_apart(api):
+    looker = a_looker(api)
+    api.found = []
+    for i in range(4):  # at 0, 0.5, 1 and 1.5 s
+        looker.look(0.5 * i, np.full_like(GREY, 10 * i))
+    api.found = [PISTOL]
+    for i in range(4, 7):  # the best is the first of those that are alike, at 2 s
+        confirmed = looker.look(0.5 * i, np.full_like(GREY, 10 * i))
+    track = confirmed[0].track
+    assert shade(looker, track) == {"before": (1.0, 20), "after": (1.0, 60)}
+    api.found = [PISTOL.model_copy(update={"score": 0.99})]
+    looker.look(3.5, np.full_like(GREY, 70))
+    assert shade(looker, track) == {"before": (1.0, 50)}, "the best frame is another now"
+    api.found = []
+    looker.look(4.5, np.full_like(GREY, 90))
+    assert shade(looker, track) == {"before": (1.0, 50), "after": (1.0, 90)}, "also where it is not seen"
+
+
+def test_of_a_slow_camera_the_neighbours_are_kept_and_the_first_picture_has_none_before(api):
+    looker = a_looker(api)
+    confirmed = [each for i in range(4) for each in looker.look(3 * i, np.full_like(GREY, 10 * i))]
+    assert shade(looker, confirmed[0].track) == {"after": (3.0, 10)}
+
+
+def test_of_a_fast_camera_few_pictures_are_remembered_and_scenes_are_small(api):
+    looker = a_looker(api)
+    large = np.full((900, 1600, 3), 128, np.uint8)
+    for i in range(15):
+        looker.look(0.1 * i, large)
+    assert len(looker._recent) <= 6
+    sizes = [imaging.decode_image(each.picture).shape for each in looker.around(looker.tracks[0])]
+    assert sizes == [(360, 640, 3)]
+
+
+def test_faces_in_scenes_are_blurred_but_what_was_found_there_is_not(api):
+    astronaut = np.ascontiguousarray(data.astronaut())
+    api.found = [detection("pistol", 0.91, 40, 5, 50, 20)]  # over half of the face
+    client = a_client(api)
+    for blurs in (False, True):
+        looker = Looker(camera("unused"), client, Served(client), blur_faces=blurs)
+        for i in range(5):
+            looker.look(0.5 * i, astronaut)
+        (scene,) = looker.around(looker.tracks[0])
+        change = np.abs(imaging.decode_image(scene.picture).astype(int) - astronaut)
+        weapon, face = change[26:102, 205:256].mean(), change[60:160, 256:270].mean()
+        assert weapon < 8
+        assert (face > 12) is blurs, face
 
 
 def test_the_best_frame_is_that_of_the_best_score(api):
