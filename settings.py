@@ -233,6 +233,12 @@ class WebSettings(BaseSettings):
         description="files of all visitors in the page's memory, megabytes; one on its way counts twice",
     )
     feedback_dir: Path | None = Field(None, description="folder for corrected photos; unset = no feedback")
+    watch_events: SecretStr | None = Field(
+        None, description="file (SQLite) or address of the database of cameras' events; unset = no review"
+    )
+    watch_event_days: float = Field(
+        30, gt=0, allow_inf_nan=False, description="days after which the watcher deletes an event"
+    )
     video_max_seconds: float = Field(
         60.0, gt=0, allow_inf_nan=False, description="longest video taken, seconds"
     )

@@ -10,6 +10,7 @@ feedback is turned on and a person sends some. page/memory.py bounds what memory
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -21,6 +22,7 @@ from detection.names import LANGUAGES, closest_language
 from page import memory
 from page.model import model_ui
 from page.photos import photos_ui
+from page.review import review_ui
 from page.session import OUTAGES, Page, forget_pictures
 from page.texts import TEXTS
 from page.verdict import notice_ui
@@ -38,7 +40,7 @@ STREAMLIT_WORDS = {
     "again": "camera_again",
     "allow": "camera_allow",
 }
-TABS = ("tab_photos", "tab_video", "tab_model")
+TABS = ("tab_photos", "tab_video", "tab_review", "tab_model")
 
 
 def main() -> None:
@@ -51,26 +53,36 @@ def main() -> None:
     page.hear_of_model()
     missing_ui(page)
     notice = st.container()
-    tabs = st.tabs(tab_names(page), key="tab", on_change="rerun", bind="query-params")
-    photos, video, model = tabs
-    with photos:  # this one and the next are drawn always: an uploader that is not forgets its files
+    keys = tab_keys(settings)
+    drawn = st.tabs(tab_names(page, keys), key="tab", on_change="rerun", bind="query-params")
+    tabs = dict(zip(keys, drawn, strict=True))
+    video = tabs["tab_video"]
+    with tabs[
+        "tab_photos"
+    ]:  # this one and the next are drawn always: an uploader that is not forgets its files
         photos_ui(page)
     with video:
         video_ui(page, is_open=bool(video.open))
-    if model.open:
-        with model:
-            model_ui(page)
+    for key, draw in (("tab_review", review_ui), ("tab_model", model_ui)):
+        if key in tabs and tabs[key].open:
+            with tabs[key]:
+                draw(page)
     with notice:
         outage_ui(page)
     footer_ui(page)
 
 
-def tab_names(page: Page) -> list[str]:
+def tab_keys(settings: WebSettings) -> list[str]:
+    """Return the tabs there are: events can be reviewed where a person has named their database."""
+    return [key for key in TABS if key != "tab_review" or settings.watch_events]
+
+
+def tab_names(page: Page, keys: Sequence[str]) -> list[str]:
     """Return the tabs' names; the tab that was open in the other language stays so."""
-    names = [page.text(key) for key in TABS]
+    names = [page.text(key) for key in keys]
     chosen = st.session_state.get("tab")
     if chosen is not None and chosen not in names:
-        st.session_state["tab"] = next((page.text(k) for k in TABS if chosen in TEXTS[k].values()), names[0])
+        st.session_state["tab"] = next((page.text(k) for k in keys if chosen in TEXTS[k].values()), names[0])
     return names
 
 
@@ -140,6 +152,8 @@ def footer_ui(page: Page) -> None:
     with st.container(border=True, key="limits"):
         st.markdown(f"**{page.text('limits_title')}.** {page.text('limits')}")
     st.caption(page.text("privacy_feedback" if page.settings.feedback_dir else "privacy"))
+    if page.settings.watch_events:
+        st.caption(page.text("privacy_events", days=f"{page.settings.watch_event_days:g}"))
 
 
 # --- the server -------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, deferred, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, defer, deferred, mapped_column, relationship
 
 from cameras.database import Kind, Utc, connect, make_tables, what_is_wrong
 from schemas import Verdict
@@ -298,7 +298,7 @@ class EventStore:
         self, *, camera: str | None = None, review: Review | Literal["open"] | None = None,
         verdict: Verdict | None = None, between: Between | None = None,
     ) -> list[Event]:  # fmt: skip
-        """Return the events, newest first, without their pictures.
+        """Return the events, newest first, without their pictures and the history of their scores.
 
         Args:
             camera: only its.
@@ -306,7 +306,8 @@ class EventStore:
             verdict: only these.
             between: only those that began then.
         """
-        wanted = select(Event).order_by(Event.started_at.desc(), Event.id)
+        wanted = select(Event).options(defer(Event.scores, raiseload=True))
+        wanted = wanted.order_by(Event.started_at.desc(), Event.id)
         if camera is not None:
             wanted = wanted.where(Event.camera == camera)
         if review is not None:
@@ -322,6 +323,18 @@ class EventStore:
         """Return one event without its pictures; None where there is no such event any more."""
         with self._session() as session:
             return session.get(Event, event_id)
+
+    def counts(self) -> dict[Review | Literal["open", "all"], int]:
+        """Return how many events are open, confirmed, dismissed, and kept at all."""
+        with self._session() as session:
+            by_review = select(Event.review, func.count()).group_by(Event.review)
+            counted = dict(session.execute(by_review).tuples().all())
+        return {
+            "open": counted.get(None, 0),
+            "confirmed": counted.get("confirmed", 0),
+            "dismissed": counted.get("dismissed", 0),
+            "all": sum(counted.values()),
+        }
 
     def cameras(self) -> list[str]:
         """Return the names of the cameras of which something is kept."""

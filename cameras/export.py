@@ -18,7 +18,7 @@ class Exported(NamedTuple):
     """One picture of a data set.
 
     Attributes:
-        event_id: of the event whose best frame it is.
+        event_id, camera: of the event whose best frame it is.
         name: of its files, without an ending.
         review: what a person said.
         size_wh: pixels of the picture.
@@ -27,6 +27,7 @@ class Exported(NamedTuple):
     """
 
     event_id: str
+    camera: str
     name: str
     review: Review
     size_wh: tuple[int, int]
@@ -52,6 +53,7 @@ def planned(store: EventStore) -> list[Exported]:
     return [
         Exported(
             event_id=kept.id,
+            camera=kept.camera,
             name=_name(kept),
             review=kept.review,
             size_wh=(kept.width, kept.height),

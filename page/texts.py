@@ -54,6 +54,10 @@ TEXTS = {
         "ru": "Ничего не сохраняется, пока вы сами не отправите исправление: фото хранятся только в памяти, "
         "пока открыта страница, и ещё несколько минут.",
     },
+    "privacy_events": {
+        "en": "What cameras confirmed is kept for {days} days in the database of events, and deleted after that.",
+        "ru": "То, что подтвердили камеры, хранится в базе событий (дней: {days}), затем удаляется.",
+    },
     "uploads_refused": {
         "en": "Not every file was taken: the page held as many as it can. Remove some here, or try again in a few "
         "minutes.",
@@ -67,6 +71,7 @@ TEXTS = {
     },
     "tab_photos": {"en": "Photos", "ru": "Фото"},
     "tab_video": {"en": "Video", "ru": "Видео"},
+    "tab_review": {"en": "Review", "ru": "Проверка"},
     "tab_model": {"en": "Model", "ru": "Модель"},
     "limits_title": {"en": "What the model cannot see", "ru": "Чего модель не видит"},
     "limits": {
@@ -380,6 +385,175 @@ TEXTS = {
     "error_video_too_long": {
         "en": "This video is longer than {seconds} seconds. Cut it shorter and try again.",
         "ru": "Это видео длиннее {seconds} секунд. Обрежьте его и попробуйте снова.",
+    },
+    # --- reviewing what cameras confirmed ---
+    "review_empty": {
+        "en": "No camera has confirmed anything yet. An event appears here by itself, a second after its alarm.",
+        "ru": "Камеры пока ничего не подтвердили. Событие появится здесь само, через секунду после тревоги.",
+    },
+    "review_done": {
+        "en": "Nothing is waiting for you: every event was looked at. A new one appears here by itself.",
+        "ru": "Ничто не ждёт решения: все события просмотрены. Новое появится здесь само.",
+    },
+    "review_none_so": {
+        "en": "No event is like this. Choose another filter, or all of them.",
+        "ru": "Таких событий нет. Выберите другой фильтр или все события.",
+    },
+    "review_states": {"en": "Which events", "ru": "Какие события"},
+    "review_open": {"en": "Open {count}", "ru": "Ждут {count}"},
+    "review_confirmed": {"en": "Confirmed {count}", "ru": "Подтверждены {count}"},
+    "review_dismissed": {"en": "Dismissed {count}", "ru": "Отклонены {count}"},
+    "review_all": {"en": "All {count}", "ru": "Все {count}"},
+    "review_filter": {"en": "Filter", "ru": "Фильтр"},
+    "review_filter_on": {"en": "Filter: {what}", "ru": "Фильтр: {what}"},
+    "review_kinds": {"en": "Kind", "ru": "Вид"},
+    "review_alarm": {"en": "Alarm", "ru": "Тревога"},
+    "review_unsure": {"en": "Not sure", "ru": "Нет уверенности"},
+    "review_lens": {"en": "Lens", "ru": "Объектив"},
+    "review_camera": {"en": "Camera", "ru": "Камера"},
+    "review_every_camera": {"en": "all cameras", "ru": "все камеры"},
+    "review_day": {"en": "Day", "ru": "День"},
+    "review_every_day": {"en": "all days", "ru": "все дни"},
+    "review_new": {"en": "New event: show the newest", "ru": "Новое событие: показать последнее"},
+    "review_seen": {
+        "en": "Camera {camera}, {when}. Seen in {frames} frames, {lasted} s.",
+        "ru": "Камера {camera}, {when}. Видно на кадрах: {frames}, {lasted} с.",
+    },
+    "review_quiet": {"en": "In the quiet hours: nobody was told.", "ru": "Тихие часы: никого не извещали."},
+    "review_was_confirmed": {"en": "WEAPON CONFIRMED: {name}", "ru": "ОРУЖИЕ ПОДТВЕРЖДЕНО: {name}"},
+    "review_was_dismissed": {"en": "No weapon, it was said", "ru": "Признано: не оружие"},
+    "review_said": {"en": "By {by}, {when}.", "ru": "Решение: {by}, {when}."},
+    "review_said_why": {"en": "By {by}, {when}: {why}", "ru": "Решение: {by}, {when}: {why}"},
+    "review_confirm": {"en": "Weapon", "ru": "Оружие"},
+    "review_confirm_help": {"en": "Confirm: it is a weapon", "ru": "Подтвердить: это оружие"},
+    "review_dismiss": {"en": "No weapon", "ru": "Не оружие"},
+    "review_dismiss_help": {"en": "Dismiss: it is no weapon", "ru": "Отклонить: это не оружие"},
+    "review_next": {"en": "Older", "ru": "Раньше"},
+    "review_previous": {"en": "Newer", "ru": "Позже"},
+    "review_place": {"en": "{number} of {count}", "ru": "{number} из {count}"},
+    "review_short_confirmed": {"en": "{name}, confirmed", "ru": "{name}, подтверждено"},
+    "review_short_dismissed": {"en": "no weapon", "ru": "не оружие"},
+    "review_name": {"en": "Your name, kept with each decision", "ru": "Ваше имя, хранится с каждым решением"},
+    "review_why": {"en": "Why (may stay empty)", "ru": "Почему (необязательно)"},
+    "review_name_first": {
+        "en": "Write your name first: it is kept with the decision. Nothing was decided.",
+        "ru": "Сначала напишите своё имя: оно хранится вместе с решением. Решение не принято.",
+    },
+    "review_kept_confirmed": {
+        "en": "Kept: a weapon, camera {camera}, {when}.",
+        "ru": "Записано: оружие, камера {camera}, {when}.",
+    },
+    "review_kept_dismissed": {
+        "en": "Kept: no weapon, camera {camera}, {when}.",
+        "ru": "Записано: не оружие, камера {camera}, {when}.",
+    },
+    "review_undo": {"en": "Undo", "ru": "Отменить"},
+    "review_undone": {
+        "en": "Taken back: the event is open again.",
+        "ru": "Отменено: событие снова ждёт решения.",
+    },
+    "review_first_confirmed": {
+        "en": "{by} was first and said: a weapon. Your answer was not kept; look again before you change it.",
+        "ru": "{by}: решение уже принято, это оружие. Ваш ответ не записан; посмотрите ещё раз, прежде чем менять его.",
+    },
+    "review_first_dismissed": {
+        "en": "{by} was first and said: no weapon. Your answer was not kept; look again before you change it.",
+        "ru": "{by}: решение уже принято, это не оружие. Ваш ответ не записан; посмотрите ещё раз, прежде чем менять "
+        "его.",
+    },
+    "review_first_open": {
+        "en": "Somebody has taken the earlier answer back. Yours was not kept; look again.",
+        "ru": "Прежнее решение кто-то отменил. Ваш ответ не записан; посмотрите ещё раз.",
+    },
+    "review_gone": {
+        "en": "This event was deleted meanwhile: events are kept for {days} days.",
+        "ru": "Это событие тем временем удалено: события хранятся дней: {days}.",
+    },
+    "review_no_picture": {
+        "en": "The picture of this event is missing or damaged. It can still be confirmed or dismissed.",
+        "ru": "Снимок этого события отсутствует или повреждён. Событие всё равно можно подтвердить или отклонить.",
+    },
+    "review_alt": {
+        "en": "Camera {camera}, {when}, best frame. {answer}",
+        "ru": "Камера {camera}, {when}, лучший кадр. {answer}",
+    },
+    "review_before": {"en": "{seconds} s before", "ru": "за {seconds} с до"},
+    "review_after": {"en": "{seconds} s after", "ru": "через {seconds} с"},
+    "review_facts": {"en": "Scores and model", "ru": "Оценки и модель"},
+    "review_median": {"en": "Score that confirmed it", "ru": "Оценка, подтвердившая событие"},
+    "review_best": {"en": "Score of this frame", "ru": "Оценка этого кадра"},
+    "review_points": {"en": "Alarm from, not sure from", "ru": "Тревога от, неуверенность от"},
+    "review_model": {"en": "Model", "ru": "Модель"},
+    "review_weights": {"en": "Weights (SHA-256)", "ru": "Веса (SHA-256)"},
+    "review_span": {"en": "From, to", "ru": "С, по"},
+    "lens_black": {"en": "picture is black", "ru": "чёрный кадр"},
+    "lens_covered": {"en": "lens is covered", "ru": "объектив закрыт"},
+    "lens_frozen": {"en": "picture is frozen", "ru": "кадр застыл"},
+    "lens_now": {
+        "en": "Camera {camera} sees nothing since {when}: its {what}. Go and look at it.",
+        "ru": "Камера {camera} ничего не видит с {when}: {what}. Проверьте её на месте.",
+    },
+    "lens_was": {
+        "en": "{what}, for {minutes} min",
+        "ru": "{what}, минут: {minutes}",
+    },
+    "export": {
+        "en": "Teach the next model with what was reviewed",
+        "ru": "Обучить следующую модель на проверенном",
+    },
+    "export_none": {
+        "en": "Nothing was reviewed yet. What you confirm becomes a picture with its box, what you dismiss a picture "
+        "without a weapon.",
+        "ru": "Пока ничего не проверено. Подтверждённое станет снимком с рамкой, отклонённое станет снимком без оружия.",
+    },
+    "export_counts": {
+        "en": "{confirmed} pictures with a weapon and {dismissed} without would be written, from {cameras} cameras:",
+        "ru": "Будет записано снимков с оружием: {confirmed}, без оружия: {dismissed}; камер: {cameras}.",
+    },
+    "export_file": {"en": "Picture", "ru": "Снимок"},
+    "export_as": {"en": "What it teaches", "ru": "Чему учит"},
+    "export_negative": {"en": "no weapon", "ru": "нет оружия"},
+    "export_more": {"en": "and {count} more", "ru": "и ещё {count}"},
+    "export_part": {
+        "en": "The file holds the newest {count} only; watch.py export writes all of them.",
+        "ru": "В файл войдут только последние снимки: {count}; watch.py export записывает все.",
+    },
+    "export_download": {"en": "Download as a data set (zip)", "ru": "Скачать как набор данных (zip)"},
+    "export_train": {
+        "en": "Unpack it beside the other data, and train with both:",
+        "ru": "Распакуйте рядом с другими данными и обучайте на тех и других:",
+    },
+    "events_address": {
+        "en": "The database of events has no address that can be understood. Whoever runs the page must set "
+        "WATCH_EVENTS to a file, or to an address such as postgresql+psycopg://user:password@host/database.",
+        "ru": "Адрес базы событий непонятен. Администратор страницы должен задать в WATCH_EVENTS файл или адрес вида "
+        "postgresql+psycopg://user:password@host/database.",
+    },
+    "events_busy": {
+        "en": "The database of events is busy: another program holds it. It is tried again by itself.",
+        "ru": "База событий занята другой программой. Попытка повторится сама.",
+    },
+    "events_full": {
+        "en": "The disk of the database of events is full, so nothing can be kept. Whoever runs it must make room.",
+        "ru": "Диск базы событий заполнен, записать ничего нельзя. Администратор должен освободить место.",
+    },
+    "events_gone": {
+        "en": "The database of events cannot be reached. It is tried again by itself; if this lasts, whoever runs "
+        "the page must check WATCH_EVENTS.",
+        "ru": "База событий недоступна. Попытка повторится сама; если это надолго, администратор страницы должен "
+        "проверить WATCH_EVENTS.",
+    },
+    "events_read-only": {
+        "en": "The database of events may be read only, so nothing can be decided here. Whoever runs the page must "
+        "let it write there.",
+        "ru": "База событий доступна только для чтения, принять решение здесь нельзя. Администратор страницы должен "
+        "разрешить запись.",
+    },
+    "events_unreadable": {
+        "en": "What WATCH_EVENTS names is no database of events, or it is damaged. Whoever runs the page must check "
+        "it; the page's log says more.",
+        "ru": "То, что задано в WATCH_EVENTS, не база событий, или она повреждена. Администратор страницы должен "
+        "проверить её; подробности в журнале страницы.",
     },
     # --- the model ---
     "model_unknown": {

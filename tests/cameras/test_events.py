@@ -47,7 +47,7 @@ def test_an_event_comes_back_as_it_was_kept_also_from_another_process_view(store
     assert (kept.camera, kept.verdict, kept.label, kept.box) == ("till", "alarm", "knife", [10, 20, 30, 60])
     assert (kept.started_at, kept.ended_at) == (NOON, NOON + timedelta(seconds=2))
     assert (kept.model_version, kept.weights_sha256, kept.alarm_point) == ("3", "0" * 64, 0.6)
-    assert kept.scores == [[0, 0.7], [0.5, 0.8], [1, 0.9]]
+    assert other.event("a").scores == [[0, 0.7], [0.5, 0.8], [1, 0.9]]
     assert other.picture("a") == b"jpeg"
     other.close()
 
@@ -68,6 +68,7 @@ def test_the_newest_comes_first_and_can_be_asked_for_by_camera_and_review(store)
     assert [kept.id for kept in store.events()] == ["2", "1", "0"]
     assert [kept.id for kept in store.events(camera="till")] == ["2", "0"]
     assert [kept.id for kept in store.events(review="confirmed")] == ["0"]
+    assert store.counts() == {"open": 2, "confirmed": 1, "dismissed": 0, "all": 3}
 
 
 def test_old_events_are_deleted_for_good_with_their_pixels(store, tmp_path, clock, monkeypatch):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -56,7 +57,10 @@ class Postgres:
         command = [*self._as, str(PROGRAMS / "postgres"), "-D", "data", "-p", str(self.port), "-k", "",
                    "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]  # fmt: skip
         with running(command, self.folder / "log.txt", ready=self._answers, cwd=self.folder) as process:
-            yield process
+            try:
+                yield process
+            finally:
+                stop(process, signal.SIGINT)  # SIGTERM would wait until nobody is connected
 
     def _answers(self) -> bool:
         with suppress(EventsError):
@@ -144,7 +148,7 @@ def test_a_server_that_goes_and_comes_back_is_a_sentence_meanwhile():
         with other.up() as process:
             store = EventStore(other.address, wait_s=2)
             store.save(an_event())
-            stop(process)
+            stop(process, signal.SIGINT)
             with pytest.raises(EventsError, match="cannot be read or written") as caught:
                 store.events()
             assert caught.value.kind == "gone"
