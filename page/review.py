@@ -11,6 +11,7 @@ from datetime import date, tzinfo
 from html import escape
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from cameras.events import (
     Event,
@@ -86,16 +87,19 @@ def tab_ui(page: Page, store: EventStore) -> None:
         what = page.text(f"lens_{each.kind}")
         since = when(page, each.started_at, zone)
         notice_ui(page.text("lens_now", camera=each.camera, when=since, what=what), "warning")
-    choice = filter_ui(page, store, counts, zone)
+    states, event, filters = st.container(), st.container(), st.container()  # a phone's first screen decides
+    choice = filter_ui(page, store, counts, zone, states, filters)
     events, troubles = choice.events(store, zone), choice.troubles(store, zone)
-    current = current_event(page, store, events)
-    if current is None and not troubles:
-        title_ui(page)
-        said_ui(page)
-        notice_ui(page.text(empty_words(counts, choice)))
-    if current is not None:
-        new_ui(page, events, current)
-        event_ui(page, store, current, events, zone)
+    with event:
+        current = current_event(page, store, events)
+        if current is not None:
+            new_ui(page, events, current)
+            event_ui(page, store, current, events, zone)
+        else:
+            title_ui(page)
+            said_ui(page)
+            if not troubles:
+                notice_ui(page.text(empty_words(counts, choice)))
     cards_ui(page, store, events, troubles, current, zone)
     export_ui(page, store)
 
@@ -124,15 +128,19 @@ def said_ui(page: Page) -> None:
 # --- which events -----------------------------------------------------------------------------------
 
 
-def filter_ui(page: Page, store: EventStore, counts: Mapping[str, int], zone: tzinfo) -> Choice:
-    """Draw the filters, and return which events are wanted."""
+def filter_ui(
+    page: Page, store: EventStore, counts: Mapping[str, int], zone: tzinfo,
+    states: DeltaGenerator, filters: DeltaGenerator,
+) -> Choice:  # fmt: skip
+    """Draw the filters, those by state in one place and the rest in another, and return what is wanted."""
     chosen = Choice(*st.session_state.get("review_choice", Choice()))
-    with st.container(horizontal=True, vertical_alignment="center", key="review_filters"):
+    with states, st.container(key="review_states"):
         state = st.segmented_control(
             page.text("review_states"), STATES, default=chosen.state, required=True, key="review_state",
             format_func=lambda state: page.text(f"review_{state}", count=counts[state]),
             label_visibility="collapsed", on_change=start_at_newest,
         )  # fmt: skip
+    with filters:
         kind, camera, day = chosen.kind, chosen.camera, chosen.day
         what = [page.text(f"review_{kind}")] if kind else []
         what += [camera] if camera else []
@@ -222,9 +230,10 @@ def event_ui(page: Page, store: EventStore, kept: Event, events: Sequence[Event]
     with st.container(key="review_event_row"):
         left, right = st.columns([7, 3], gap="medium")
         with left:
-            pictures_ui(page, store, kept, zone)
+            picture_ui(page, store, kept, zone)
         with right:
             decide_ui(page, kept, events)
+            scenes_ui(page, store, kept)
             facts_ui(page, kept, zone)
 
 
@@ -246,8 +255,8 @@ def more_words(page: Page, kept: Event, zone: tzinfo) -> str:
     return " ".join(words)
 
 
-def pictures_ui(page: Page, store: EventStore, kept: Event, zone: tzinfo) -> None:
-    """Draw the best frame large, and small what was to be seen before and after it."""
+def picture_ui(page: Page, store: EventStore, kept: Event, zone: tzinfo) -> None:
+    """Draw the best frame large."""
     alt = page.text(
         "review_alt", camera=kept.camera, when=when(page, kept.started_at, zone),
         answer=answer_words(page, kept),
@@ -259,6 +268,10 @@ def pictures_ui(page: Page, store: EventStore, kept: Event, zone: tzinfo) -> Non
     else:
         with st.container(key="review_mat"):
             st.image(drawn, width="stretch", alt=alt)
+
+
+def scenes_ui(page: Page, store: EventStore, kept: Event) -> None:
+    """Draw what was to be seen before and after the best frame."""
     with st.container(horizontal=True, key="review_scenes"):
         for scene in store.scenes(kept.id):
             words = page.text(f"review_{scene.place}", seconds=page.decimal(scene.apart_s, 1))
@@ -275,7 +288,7 @@ def decide_ui(page: Page, kept: Event, events: Sequence[Event]) -> None:
             st.button(
                 page.text(f"review_{verb}"), key=f"review_{verb}", shortcut=KEYS[review], width="stretch",
                 help=page.text(f"review_{verb}_help"),
-                type="primary" if kept.review in (None, review) else "secondary",
+                type="primary" if review == "confirmed" else "secondary",
                 on_click=decide, args=(page, kept, review, [each.id for each in events]),
             )  # fmt: skip
     said_ui(page)
