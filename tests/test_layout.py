@@ -23,8 +23,8 @@ GRAPH = {
     "training": {"commands", "detection", "evaluation", "photosets", "schemas", "settings"},
     "tracking": {"detection", "schemas"},
     "serving": {"detection", "schemas", "settings", "tracking"},
-    "page": {"client", "detection", "schemas", "settings"},
-    "cameras": {"client", "detection", "schemas"},
+    "page": {"cameras", "client", "detection", "schemas", "settings"},
+    "cameras": {"client", "detection", "photosets", "schemas"},
     # programs
     "dataset": {"commands_data", "photosets"},
     "train": {
@@ -37,7 +37,7 @@ GRAPH = {
     "registry": {"commands", "detection", "photosets", "tracking", "training"},
     "mlapi": {"detection", "serving", "settings"},
     "web": {"client", "detection", "page", "settings"},
-    "watch": {"cameras", "client", "photosets", "settings"},
+    "watch": {"cameras", "client", "settings"},
     "demo": {"cameras", "settings"},
 }  # fmt: skip
 PROGRAMS = {"dataset", "train", "evaluate", "registry", "mlapi", "web", "watch", "demo"}
@@ -49,7 +49,7 @@ ONLY_IMPORTERS = {
     "mlflow": {"tracking"},
     "streamlit": {"web", "page"},
     "av": {"page.frames", "cameras.streams"},
-    "sqlalchemy": {"cameras.events"},
+    "sqlalchemy": {"cameras.database", "cameras.events"},
     "paho": {"cameras.mqtt"},
     "apprise": {"cameras.alerts"},
     "fastapi": {"serving.app", "serving.deepstack", "serving.labelstudio", "serving.routes"},
