@@ -327,8 +327,8 @@ class EventStore:
     def counts(self) -> dict[Review | Literal["open", "all"], int]:
         """Return how many events are open, confirmed, dismissed, and kept at all."""
         with self._session() as session:
-            by_review = select(Event.review, func.count()).group_by(Event.review)
-            counted = dict(session.execute(by_review).tuples().all())
+            by_review = select(Event.review, func.count().label("events")).group_by(Event.review)
+            counted = {row.review: row.events for row in session.execute(by_review)}
         return {
             "open": counted.get(None, 0),
             "confirmed": counted.get("confirmed", 0),

@@ -62,12 +62,15 @@ def review_ui(page: Page) -> None:
         with top:
             notice_ui(sentence(page, error))
     st.session_state["events_state"] = state
+    st.session_state["events_fresh"] = True
     look_again(page)
 
 
 @st.fragment(run_every=LOOK_EVERY_S)
 def look_again(page: Page) -> None:
     """Start the page's run again once there is something new, or once the events can be read again."""
+    if st.session_state.pop("events_fresh", False):
+        return
     try:
         state = open_store(page).state()
     except EventsError:
@@ -143,10 +146,10 @@ def filter_ui(
     with filters:
         kind, camera, day = chosen.kind, chosen.camera, chosen.day
         what = [page.text(f"review_{kind}")] if kind else []
-        what += [camera] if camera else []
+        what += [markdown_safe(camera)] if camera else []
         what += [day_words(page, day)] if day else []
         label = page.text("review_filter_on", what=", ".join(what)) if what else page.text("review_filter")
-        with st.popover(markdown_safe(label), icon=":material/filter_list:", key="review_filter"):
+        with st.popover(label, icon=":material/filter_list:", key="review_filter"):
             kind, camera, day = narrower_ui(page, store, chosen, zone)
     choice = Choice(state, kind, camera, day)
     if choice != chosen:
