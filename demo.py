@@ -259,12 +259,14 @@ def answers(address: str) -> bool:
 
 def ready_text(settings: DemoSettings) -> str:
     """Return what to open once all is ready."""
+    review = f"http://127.0.0.1:{settings.web_port}/?tab=Review"
+    alarms = f"Alarms of the camera are printed here, and can be reviewed at {review}\n"
     return (
         "\nReady. Open the page and drop a photo on it:\n\n"
         f"    http://127.0.0.1:{settings.web_port}\n\n"
         f"  API documentation   http://127.0.0.1:{settings.api_port}/docs\n"
         f"  MLflow tracker      http://127.0.0.1:{settings.mlflow_port}\n\n"
-        f"{'Alarms of the camera are printed here. ' if settings.cameras else ''}"
+        f"{alarms if settings.cameras else ''}"
         f"Ctrl-C stops {'all of them' if settings.cameras else 'all three'}.\n"
     )
 
