@@ -1,0 +1,123 @@
+"""Reviewing in a real headless Chromium: events come by themselves, are decided, and downloaded."""
+
+from __future__ import annotations
+
+import io
+import sys
+import zipfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from conftest import answers, free_port, running
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from cameras.events import EventStore, Scene
+from detection import imaging
+from tests.cameras.camera_parts import an_event
+from tests.fake_api import FakeApi
+from tests.page.test_browser import Visitor, open_browser
+
+__all__ = ["open_browser"]  # a fixture
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).parents[2]
+PISTOL = (ROOT / "photos" / "01-pistol-in-a-hand.jpg").read_bytes()
+
+
+@pytest.fixture
+def store(tmp_path) -> Iterator[EventStore]:
+    made = EventStore(str(tmp_path / "events.db"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def page_url(tmp_path, store) -> Iterator[str]:
+    port, log = free_port(), tmp_path / "log.txt"
+    command = [
+        sys.executable, "web.py", "--server.port", str(port), "--server.address", "127.0.0.1",
+        "--server.fileWatcherType", "none", "--server.headless", "true",
+    ]  # fmt: skip
+    url, events = f"http://127.0.0.1:{port}", str(tmp_path / "events.db")
+    with (
+        FakeApi([]) as api,
+        running(
+            command, log, ready=lambda: answers(f"{url}/_stcore/health"), cwd=ROOT,
+            API_URL=api.url, WATCH_EVENTS=events,
+        ),
+    ):  # fmt: skip
+        yield url
+    assert "Traceback" not in log.read_text()
+
+
+def put(store: EventStore, event_id: str, **fields) -> None:
+    height, width = imaging.decode_image(PISTOL).shape[:2]
+    scene = Scene(place="before", apart_s=1.0, picture=PISTOL)
+    store.save(
+        an_event(
+            event_id, at=datetime.now(UTC), picture=PISTOL, width=width, height=height, scenes=[scene],
+            box=[0.2 * width, 0.2 * height, 0.7 * width, 0.8 * height], **fields,
+        )
+    )  # fmt: skip
+
+
+def test_an_event_comes_by_itself_is_decided_by_keys_and_taken_to_the_next_training(
+    open_browser, page_url, store
+):
+    visitor: Visitor = open_browser(f"{page_url}/?tab=Review")
+    visitor.reads("No camera has confirmed anything yet.")
+    put(store, "first", label="pistol")
+    visitor.reads("POSSIBLE WEAPON: pistol")  # nobody has pressed anything
+    visitor.wait(lambda: visitor.browser.title == "POSSIBLE WEAPON · Weapon detector")
+    assert len(visitor.browser.find_elements(By.CSS_SELECTOR, "[role=alert]")) == 1
+    assert visitor.find(".st-key-review_mat img").get_attribute("alt").startswith("Camera till, ")
+    put(store, "second", camera="door", verdict="unsure")
+    visitor.find("button", "New event: show the newest")  # what is looked at stays
+    assert "POSSIBLE WEAPON: pistol" in visitor.words()
+    name = visitor.find(".st-key-review_name input")
+    name.send_keys("Nina W.", Keys.ENTER)  # whose letters are no answers
+    visitor.wait(lambda: visitor.find(".st-key-review_name input").get_attribute("value") == "Nina W.")
+    assert store.counts()["open"] == 2
+    visitor.find("body").send_keys(Keys.TAB)
+    visitor.browser.execute_script("document.activeElement.blur()")
+    visitor.find("body").send_keys("w")
+    visitor.reads("Kept: a weapon, camera till, ")
+    visitor.reads("NOT SURE: look closely")
+    assert (store.event("first").review, store.event("first").reviewed_by) == ("confirmed", "Nina W.")
+    visitor.find(".st-key-review_dismiss button").click()
+    visitor.reads("Nothing is waiting for you")
+    assert store.event("second").review == "dismissed"
+    visitor.find(".st-key-review_export summary").click()
+    visitor.reads("1 pictures with a weapon and 1 without would be written")
+    visitor.find(".st-key-export_zip button").click()
+    with zipfile.ZipFile(io.BytesIO(visitor.downloaded("reviewed.zip").read_bytes())) as archive:
+        pictures = [archive.read(name) for name in archive.namelist() if name.endswith(".jpg")]
+        boxes = sum(
+            archive.read(name).count(b"<object>") for name in archive.namelist() if name.endswith(".xml")
+        )
+    assert (pictures, boxes) == ([PISTOL] * 2, 1)
+
+
+@pytest.mark.parametrize(("language", "tab"), [("en-US", "Review"), ("ru-RU", "Проверка")])
+def test_on_a_phone_both_answers_are_on_the_first_screen_and_nothing_is_too_wide(
+    open_browser, page_url, store, language, tab
+):
+    put(store, "first", label="pistol")
+    visitor: Visitor = open_browser(f"{page_url}/?tab={tab}", language, width=390, height=844)
+    for key in ("confirm", "dismiss"):
+        button = visitor.find(f".st-key-review_{key} button")
+        visitor.wait(
+            lambda button=button: button.rect["y"] > visitor.find(".st-key-review_mat img").rect["y"] > 0
+        )
+        assert button.rect["y"] + button.rect["height"] <= 844
+        assert button.rect["height"] >= 44
+    assert visitor.browser.execute_script("return document.scrollingElement.scrollWidth") <= 390
+    nameless = [
+        element.get_attribute("outerHTML")[:200]
+        for element in visitor.browser.find_elements(By.CSS_SELECTOR, "button, input:not([type=file])")
+        if element.is_displayed() and not element.accessible_name
+    ]
+    assert nameless == []
