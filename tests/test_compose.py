@@ -137,6 +137,15 @@ def test_cameras_are_watched_only_if_asked_for_with_their_file_read_and_events_i
     assert watch["environment"]["WATCH_EVENTS"] is None  # nothing is kept unless a person says so
 
 
+def test_the_page_reviews_the_events_that_the_watcher_keeps():
+    web, watch = services(DEMO)["web"], services(DEMO)["watch"]
+    assert watch["volumes"][0] in web["volumes"]
+    assert web["working_dir"] == watch["working_dir"]  # WATCH_EVENTS=events.db is one file for both
+    assert web["environment"]["WATCH_EVENTS"] is None
+    assert web["command"] == ["python", "/app/web.py"]
+    assert f"app /feedback {web['working_dir']}" in (ROOT / "Dockerfile.web").read_text()
+
+
 def test_the_watchers_container_gets_each_of_its_settings_and_cameras_passwords_from_no_others_file():
     watch = services(DEMO)["watch"]
     of_one_camera = {"WATCH_ADDRESS"}
