@@ -388,8 +388,8 @@ TEXTS = {
     },
     # --- reviewing what cameras confirmed ---
     "review_empty": {
-        "en": "No camera has confirmed anything yet. An event appears here by itself, a second after its alarm.",
-        "ru": "Камеры пока ничего не подтвердили. Событие появится здесь само, через секунду после тревоги.",
+        "en": "No camera has confirmed anything yet. An event appears here by itself, within seconds of its alarm.",
+        "ru": "Камеры пока ничего не подтвердили. Событие появится здесь само, через считаные секунды после тревоги.",
     },
     "review_done": {
         "en": "Nothing is waiting for you: every event was looked at. A new one appears here by itself.",
