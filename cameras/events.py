@@ -324,7 +324,7 @@ class EventStore:
         with self._session() as session:
             return session.get(Event, event_id)
 
-    def counts(self) -> dict[Review | Literal["open", "all"], int]:
+    def counts(self) -> dict[str, int]:
         """Return how many events are open, confirmed, dismissed, and kept at all."""
         with self._session() as session:
             by_review = select(Event.review, func.count().label("events")).group_by(Event.review)
@@ -348,7 +348,7 @@ class EventStore:
 
     def state(self) -> str:
         """Return what differs once there is something new to see: an event, a scene, a review."""
-        counted: tuple[Select[Any], ...] = (
+        counted: tuple[Select[*tuple[Any, ...]], ...] = (
             select(func.count(), func.count(Event.review), func.max(Event.started_at)),
             select(func.count(), func.max(Event.reviewed_at)).where(Event.review.is_not(None)),
             select(func.count()).where(Event.verdict == "alarm"),

@@ -47,7 +47,9 @@ def test_an_event_comes_back_as_it_was_kept_also_from_another_process_view(store
     assert (kept.camera, kept.verdict, kept.label, kept.box) == ("till", "alarm", "knife", [10, 20, 30, 60])
     assert (kept.started_at, kept.ended_at) == (NOON, NOON + timedelta(seconds=2))
     assert (kept.model_version, kept.weights_sha256, kept.alarm_point) == ("3", "0" * 64, 0.6)
-    assert other.event("a").scores == [[0, 0.7], [0.5, 0.8], [1, 0.9]]
+    whole = other.event("a")
+    assert whole is not None
+    assert whole.scores == [[0, 0.7], [0.5, 0.8], [1, 0.9]]
     assert other.picture("a") == b"jpeg"
     other.close()
 
