@@ -170,8 +170,8 @@ def _review(settings: WatchCommand, event_id: str, verdict: Review, *, by: str, 
     if mask:
         corners = ", ".join(f"[{x:g}, {y:g}]" for x, y in mask)
         print(
-            f"Camera {kept.camera} was wrong at this place before. In cameras.toml, masks = [[{corners}]] keeps "
-            "it quiet there; a weapon that is held there is not seen then either."
+            f"Camera {kept.camera} was wrong at this place before. In cameras.toml, masks = [[{corners}]] "
+            "keeps it quiet there; a weapon that is held there is not seen then either."
         )
 
 
