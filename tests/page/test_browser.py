@@ -12,144 +12,21 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
-from conftest import LONGEST_S, answers, free_port, running
+from conftest import free_port, running
 from PIL import Image
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.fake_api import FakeApi, detection
+from tests.page.browser import ROOT, Visitor
 
+pytest_plugins = ("tests.page.browser",)
 pytestmark = pytest.mark.browser
-
-ROOT = Path(__file__).parents[2]
-CHROMIUM_FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
-)  # fmt: skip
-FOUND = [
-    detection("pistol", 0.91, 10, 20, 50, 80),
-    detection("smartphone", 0.72, 55, 10, 95, 60),
-    detection("knife", 0.31, 5, 60, 30, 95),
-]
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[FakeApi]:
-    with FakeApi(FOUND) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def page_url(api, tmp_path_factory) -> Iterator[str]:
-    port, log = free_port(), tmp_path_factory.mktemp("page") / "log.txt"
-    command = [
-        sys.executable, "-m", "streamlit", "run", "web.py", "--server.port", str(port),
-        "--server.address", "127.0.0.1", "--server.fileWatcherType", "none",
-    ]  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    with running(command, log, ready=lambda: answers(f"{url}/_stcore/health"), cwd=ROOT, API_URL=api.url):
-        yield url
-    assert "Traceback" not in log.read_text()
-
-
-@pytest.fixture
-def open_page(page_url, open_browser) -> Callable[..., Visitor]:
-    return partial(open_browser, page_url)
-
-
-@pytest.fixture
-def open_browser(tmp_path) -> Iterator[Callable[..., Visitor]]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.fail("the browser tests need Chromium: apt-get install chromium chromium-driver")
-    drivers: list[webdriver.Chrome] = []
-
-    def open_browser(url: str, language: str = "en-US", width: int = 1280, height: int = 900) -> Visitor:
-        options = webdriver.ChromeOptions()
-        options.binary_location = chromium
-        profile = tmp_path / f"profile-{len(drivers)}"
-        for flag in (
-            *CHROMIUM_FLAGS,
-            f"--user-data-dir={profile}",
-            f"--window-size={width},{height}",
-            f"--lang={language}",
-        ):
-            options.add_argument(flag)
-        downloads = tmp_path / "downloads"
-        downloads.mkdir(exist_ok=True)
-        options.add_experimental_option(
-            "prefs", {"intl.accept_languages": language, "download.default_directory": str(downloads)}
-        )
-        browser = webdriver.Chrome(options=options, service=Service(driver))
-        drivers.append(browser)
-        if width < 500:
-            browser.execute_cdp_cmd(
-                "Emulation.setDeviceMetricsOverride",
-                {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": True},
-            )
-        browser.get(url)
-        visitor = Visitor(browser, downloads)
-        visitor.find("input[type=file]")
-        return visitor
-
-    yield open_browser
-    for browser in drivers:
-        browser.quit()
-
-
-class Visitor:
-    """A person in front of the page."""
-
-    def __init__(self, browser: webdriver.Chrome, downloads: Path) -> None:
-        self.browser, self.downloads = browser, downloads
-
-    def wait(self, condition: Callable[[], Any]) -> Any:
-        """Return what condition returns once that is true; an element replaced meanwhile is no failure."""
-        wait = WebDriverWait(self.browser, LONGEST_S, ignored_exceptions=[Exception])
-        return wait.until(lambda _: condition())
-
-    def find(self, selector: str, words: str = "") -> WebElement:
-        def hits() -> list[WebElement]:
-            found = self.browser.find_elements(By.CSS_SELECTOR, selector)
-            return [element for element in found if words in element.text]
-
-        return cast(WebElement, self.wait(hits)[0])
-
-    def reads(self, words: str) -> None:
-        """Wait until the page says words."""
-        self.wait(lambda: words in self.words())
-
-    def words(self) -> str:
-        return str(self.browser.find_element(By.TAG_NAME, "body").text)
-
-    def style(self, selector: str, name: str) -> str:
-        script = f"return getComputedStyle(document.querySelector({selector!r}))[{name!r}]"
-        return str(self.browser.execute_script(script))
-
-    def upload(self, *paths: Path) -> None:
-        self.find("input[type=file]").send_keys("\n".join(map(str, paths)))
-
-    def downloaded(self, pattern: str) -> Path:
-        self.wait(lambda: [p for p in self.downloads.glob(pattern) if not p.name.endswith(".crdownload")])
-        return next(self.downloads.glob(pattern))
-
-
-@pytest.fixture
-def photo(tmp_path) -> Path:
-    path = tmp_path / "shop.jpg"
-    Image.radial_gradient("L").resize((640, 480)).convert("RGB").save(path)
-    return path
 
 
 def shown_pixels(visitor: Visitor) -> bytes:
