@@ -24,12 +24,12 @@ from page.model import model_ui
 from page.photos import photos_ui
 from page.review import review_ui
 from page.session import OUTAGES, Page, forget_pictures
+from page.shell import Shell
 from page.texts import TEXTS
 from page.verdict import notice_ui
 from page.video import video_ui
 from settings import WebSettings, web_settings
 
-STYLE = Path(__file__).parent / "page" / "style.css"
 ICON = Path(__file__).parent / "page" / "icon.png"
 STREAMLIT_WORDS = {
     "choose": "upload_button",
@@ -113,9 +113,9 @@ def header_ui() -> str:
 
 
 def style_ui(page: Page) -> None:
-    """Load the page's style, and put our words on the widgets that Streamlit words in English only."""
+    """Put our words on the widgets that Streamlit words in English only."""
     words = "".join(f"--word-{name}: '{page.text(key)}';" for name, key in STREAMLIT_WORDS.items())
-    st.html(f"<style>:root {{ {words} }} {STYLE.read_text()}</style>")
+    st.html(f"<style>:root {{ {words} }}</style>")
     script = f"<script>document.documentElement.lang = '{page.language}'</script>"
     with st.container(key="unseen"):
         st.html(script, unsafe_allow_javascript=True)  # for screen readers; Streamlit says English always
@@ -166,7 +166,7 @@ def page_server() -> st.App:
     app = st.App(
         __file__,
         lifespan=memory.looking_after(visitors, forget_pictures),
-        middleware=[Middleware(memory.BoundedUploads, visitors)],
+        middleware=[Middleware(Shell), Middleware(memory.BoundedUploads, visitors)],
     )
     return app  # noqa: RET504 - `streamlit run` looks for this assignment to know that there is a server here
 
