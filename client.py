@@ -42,7 +42,7 @@ from commands import PredictConfig, predict_config
 from detection import drawing, imaging
 from detection.answers import CSV_COLUMNS, coco_document, csv_rows, studio_tasks
 from detection.names import first_few, printable
-from schemas import ImageResult, ModelInfo, PredictResponse, Problem, Tiles
+from schemas import ImageResult, ModelInfo, ModelList, PredictResponse, Problem, Tiles
 
 CONNECT_TIMEOUT_S = 3.0
 RETRY_STATUSES = (429, 503)  # busy with other photos, or with ours
@@ -160,6 +160,10 @@ class Client:
     def model(self) -> ModelInfo:
         """Return which model is served and what was measured of it; does not wait for a busy API."""
         return self._ask("GET", "/model", ModelInfo, patient=False)
+
+    def models(self) -> ModelList:
+        """Return every version that could be served; does not wait for a busy API."""
+        return self._ask("GET", "/models", ModelList, patient=False)
 
     def _ask(
         self, method: str, path: str, answer: type[Answer], *, patient: bool = True, **kwargs: Any

@@ -452,6 +452,9 @@ class ListedVersion(_Answer):
     aliases: list[str] = Field(default_factory=list)
     served: bool = Field(description="whether this is the one that answers now")
     created_at: str = Field("", description="UTC, ISO 8601")
+    metrics: dict[str, float] = Field(default_factory=dict, description="the main ones, with their intervals")
+    version_url: str | None = Field(None, description="the version's page in the tracker")
+    run_url: str | None = Field(None, description="the page of the run that made it")
 
 
 class ModelList(_Answer):

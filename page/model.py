@@ -1,38 +1,30 @@
-"""The model tab: what is served, what was measured of it, what a threshold catches and costs, its origin."""
+"""The model tab: how often it is right, at which setting, what it mixes up, and which model it is."""
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import streamlit as st
+from defusedcsv import csv
 
 from detection.names import PERCENT, class_name
+from page.model_curves import class_curves_ui, setting_ui
+from page.model_versions import versions_ui
 from page.session import Page
+from page.tables import Cell, table_ui
 from page.texts import markdown_safe
-from schemas import MeasuredTables, ModelCard, ModelInfo
+from schemas import MeasuredTables, ModelCard, ModelInfo, OperatingPoint
 
 SPLITS = ("test", "val")  # the better evidence first
-# metric of the card (after its split) -> text key; fractions, shown in percent
-FRACTIONS = {
-    "map": "metric_map",
-    "map_50": "metric_map_50",
-    "map_75": "metric_map_75",
-    "mar_100": "metric_mar_100",
-}
 RATES = {"lookalike_alarm_rate": "metric_lookalikes", "weapon_as_lookalike_rate": "metric_as_lookalikes"}
 FALSE_ALARM_RULE = re.compile(
     r"highest image-level weapon recall with at most ([\d.]+) false alarms per 1,000 weapon-free images"
     r"(?:( at the upper end of the 95 % interval)|( as measured \(.*\)))?"
 )
-# Okabe and Ito's: weapons orange, look-alikes cold; told apart with any colour vision. The rest are for
-# models with more classes; after the last, Vega begins with the first again.
-CLASS_COLORS = (
-    "#d55e00", "#e69f00", "#0072b2", "#56b4e9", "#009e73", "#cc79a7",
-    "#7b3294", "#8c510a", "#008080", "#4d4d4d", "#1b7837", "#3f51b5",
-)  # fmt: skip
-ORANGE, BLUE = "#d55e00", "#0072b2"
+FIGURES = 100  # people of the pictogram
 
 
 def model_ui(page: Page) -> None:
@@ -40,22 +32,28 @@ def model_ui(page: Page) -> None:
     if page.info is None:
         st.info(page.text("model_unknown"))
         return
-    served_ui(page, page.info)
     card = page.info.card
-    operating_point_ui(page, card)
-    curve_ui(page, card)
-    metrics_ui(page, card)
-    classes_ui(page, card)
+    served_ui(page, page.info)
+    heading(page.text("model_right"))
+    right_ui(page, card)
+    heading(page.text("model_setting"))
+    setting_ui(page, card)
     if card.tables:
-        precision_recall_ui(page, card.tables)
-        confusion_ui(page, card, card.tables)
-        lookalikes_ui(page, card.tables)
-    data_ui(page, card)
+        heading(page.text("model_mixups", split=page.text(f"split_{card.tables.split}")))
+        mixups_ui(page, card, card.tables)
+    classes_ui(page, card)
+    heading(page.text("model_which"))
+    versions_ui(page, page.info)
     origin_ui(page, page.info)
 
 
+def heading(words: str) -> None:
+    """Draw the heading of a block."""
+    st.html(f"<h2 class='block-title'>{words}</h2>")
+
+
 def served_ui(page: Page, info: ModelInfo) -> None:
-    """Say which version is served since when, and link to its run."""
+    """Say which version is served since when."""
     version = markdown_safe(info.model.version) if info.model.version else page.text("model_no_version")
     version += f" ({markdown_safe(info.model.alias)})" if info.model.alias else ""
     loaded = info.loaded_at.replace("T", " ")[:16] + " UTC"
@@ -64,36 +62,57 @@ def served_ui(page: Page, info: ModelInfo) -> None:
     )
     if info.watch_error:
         st.warning(page.text("model_watch_error", reason=markdown_safe(info.watch_error)))
-    if info.version_url:
-        st.link_button(page.text("model_run"), info.version_url, icon=":material/open_in_new:")
-        st.caption(page.text("model_report"))
 
 
-def operating_point_ui(page: Page, card: ModelCard) -> None:
-    """Draw the four figures of the operating point."""
+# --- how often is it right? -------------------------------------------------------------------------
+
+
+def right_ui(page: Page, card: ModelCard) -> None:
+    """Draw of 100 photos with a weapon how many are caught, and how many false alarms there are."""
     if card.alarm is None or card.operating_point is None:
         st.info(page.text("threshold_unmeasured"))
         return
     point = card.alarm.operating_point
-    split = page.text(f"split_{point.split}")
-    st.markdown(f"#### {page.text('model_measured', split=split)}")
-    figures: dict[str, tuple[str, float, Callable[[float], str]]] = {
-        "metric_image_recall": ("alarm/image_recall", point.image_recall, page.percent),
-        "metric_false_alarms": ("alarm/false_alarms_per_1000", point.false_alarms_per_1000, per_thousand),
-        "metric_recall": ("alarm/recall", point.recall, page.percent),
-        "metric_precision": ("alarm/precision", point.precision, page.percent),
-    }
-    figures_ui([
-        (page.text(key), form(value), interval(page, card, f"{point.split}/{metric}", form))
-        for key, (metric, value, form) in figures.items()
-    ])  # fmt: skip
-    rule = {
-        "threshold": page.percent(page.default_threshold),
-        "rule": rule_words(page, card.operating_point.rule),
-    }
+    caught, looked = people(point.image_recall), people((card.alarm.unsure_point or point).image_recall)
+    missed = FIGURES - looked
+    words = page.text("people", caught=caught, unsure=looked - caught, missed=missed)
+    kinds = ["alarm"] * caught + ["unsure"] * (looked - caught) + ["missed"] * missed
+    figures = "".join(f"<i class='person person-{kind}'></i>" for kind in kinds)
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.html(f"<div class='people' role='img' aria-label='{words}'>{figures}</div><p>{words}</p>")
+        st.caption(interval(page, card, f"{point.split}/alarm/image_recall", page.percent) or "")
+    with right:
+        false = f"{point.false_alarms_per_1000:.0f}"
+        st.html(f"<p class='figure'><strong>{false}</strong> {page.text('false_alarms')}</p>")
+        st.caption(interval(page, card, f"{point.split}/alarm/false_alarms_per_1000", per_thousand) or "")
+        st.markdown(target_words(page, card, point))
     counts = point.model_dump(include={"weapon_images", "weapon_free_images"})
+    st.caption(page.text("model_images", split=page.text(f"split_{point.split}"), **counts))
+
+
+def people(fraction: float) -> int:
+    """Return a share as people of the pictogram; only 1 itself is all of them: what is missed is seen."""
+    return FIGURES if fraction == 1 else min(FIGURES - 1, round(FIGURES * fraction))
+
+
+def target_words(page: Page, card: ModelCard, point: OperatingPoint) -> str:
+    """Return by which rule the alarm's score was chosen, and whether it holds on these photos."""
+    if card.operating_point is None:
+        return ""
     chosen_on = page.text(f"split_{card.operating_point.split}")
-    st.caption(page.text("model_images", split=chosen_on, **rule, **counts))
+    words = page.text(
+        "model_rule", score=page.score(card.operating_point.score_threshold), split=chosen_on,
+        rule=rule_words(page, card.operating_point.rule),
+    )  # fmt: skip
+    known = FALSE_ALARM_RULE.fullmatch(card.operating_point.rule)
+    if known is None:
+        return words
+    limit, low = float(known[1]), card.metrics.get(f"{point.split}/alarm/false_alarms_per_1000/low")
+    kept = "target_kept"
+    if point.false_alarms_per_1000 > limit:
+        kept = "target_missed" if low is not None and low > limit else "target_unsure"
+    return f"{words} {page.text(kept, limit=f'{limit:g}', split=page.text(f'split_{point.split}'))}"
 
 
 def rule_words(page: Page, rule: str) -> str:
@@ -118,203 +137,107 @@ def per_thousand(value: float) -> str:
     return f"{value:.0f}"
 
 
-def curve_ui(page: Page, card: ModelCard) -> None:
-    """Draw what an alarm at each threshold would catch and cost."""
-    if card.alarm is None or not card.alarm.curve:
-        return
-    split = page.text(f"split_{card.alarm.operating_point.split}")
-    st.markdown(f"#### {page.text('model_curve', split=split)}")
-    rows = [
-        {"threshold": p.score_threshold, "recall": p.image_recall, "false": p.false_alarms_per_1000}
-        for p in card.alarm.curve
-    ]
-    percent = {"format": "%"}
-    caught = {
-        "mark": {"type": "line", "color": BLUE},
-        "encoding": {
-            "y": {
-                "field": "recall", "type": "quantitative", "title": page.text("curve_recall"),
-                "scale": {"domain": [0, 1]}, "axis": percent,
-            }
-        },
-    }  # fmt: skip
-    false_alarms = {
-        "mark": {"type": "line", "strokeDash": [6, 4], "color": ORANGE},
-        "encoding": {
-            "y": {
-                "field": "false", "type": "quantitative", "title": page.text("curve_false_alarms"),
-            }
-        },
-    }  # fmt: skip
-    x = {"field": "threshold", "type": "quantitative", "title": page.text("curve_threshold"), "axis": percent}
-    here = {
-        "mark": {"type": "rule", "color": "gray"}, "encoding": {"x": {"datum": page.default_threshold}}
-    }  # fmt: skip
-    st.vega_lite_chart(
-        {
-            "data": {"values": rows}, "height": 280, "encoding": {"x": x},
-            "layer": [caught, false_alarms, here],
-            "resolve": {"scale": {"y": "independent"}},
-        },
-        alt=page.text("model_curve_alt"),
-    )  # fmt: skip
-    st.caption(page.text("model_curve_here", threshold=page.percent(page.default_threshold)))
+# --- what does it mix up? ---------------------------------------------------------------------------
 
 
-def metrics_ui(page: Page, card: ModelCard) -> None:
-    """Draw the card's own metrics, the best split first."""
-    for split in SPLITS:
-        known = {key: f"{split}/{key}" for key in FRACTIONS if f"{split}/{key}" in card.metrics}
-        if not known:
-            continue
-        st.markdown(f"#### {page.text('model_quality', split=page.text(f'split_{split}'))}")
-        figures_ui([
-            (page.text(FRACTIONS[key]), page.decimal(card.metrics[metric]),
-             interval(page, card, metric, page.decimal))
-            for key, metric in known.items()
-        ])  # fmt: skip
-        if f"{split}/recordings" in card.metrics:
-            recordings = per_thousand(card.metrics[f"{split}/recordings"])
-            st.caption(page.text("model_intervals", recordings=recordings))
-        for rate, key in RATES.items():
-            if f"{split}/{rate}" in card.metrics:
-                value = page.decimal(100 * card.metrics[f"{split}/{rate}"], 1)
-                st.markdown(f"- {page.text(key, rate=PERCENT[page.language].format(value))}")
+def mixups_ui(page: Page, card: ModelCard, tables: MeasuredTables) -> None:
+    """Draw what each object was called: shares of a row, boxes where nothing is first."""
+    if tables.confusion:
+        names = [class_name(name, page.language) for name in card.class_names[1:]]
+        truths = [page.text("confusion_nothing"), *names]
+        columns = [page.text("column_truth"), page.text("column_boxes")]
+        columns += [page.text("column_called", name=name) for name in names]
+        columns.append(page.text("confusion_missed"))
+        rows = [
+            mixup_row(page, truth, [*counts[1:], counts[0] if index else None])
+            for index, (truth, counts) in enumerate(zip(truths, tables.confusion, strict=True))
+        ]
+        table_ui(page.text("mixups_name"), columns, rows)
+        score = page.score(card.operating_point.score_threshold) if card.operating_point else "–"
+        st.caption(page.text("mixups_how", score=score))
+    for rate, key in RATES.items():
+        if f"{tables.split}/{rate}" in card.metrics:
+            share = page.decimal(100 * card.metrics[f"{tables.split}/{rate}"], 1)
+            st.markdown(f"- {page.text(key, rate=PERCENT[page.language].format(share))}")
 
 
-def figures_ui(figures: Sequence[tuple[str, str, str | None]]) -> None:
-    """Draw figures side by side: what each is, its value and, if it has one, its interval."""
-    for column, (name, value, note) in zip(st.columns(len(figures)), figures, strict=True):
-        column.metric(name, value, note, delta_color="off", delta_arrow="off", border=True, height="stretch")
+def mixup_row(page: Page, truth: str, counts: Sequence[int | None]) -> list[str | Cell]:
+    """Return a row: how many boxes, and what share was called what; None where that has no meaning."""
+    total = sum(count or 0 for count in counts)
+    cells: list[str | Cell] = [truth, str(total)]
+    for count in counts:
+        if count is None:
+            cells.append("–")
+        else:
+            share = count / total if total else 0.0
+            cells.append(Cell(page.percent(share), str(count), heat=share))
+    return cells
 
 
 def classes_ui(page: Page, card: ModelCard) -> None:
-    """Draw each class with its figures and its recommended threshold."""
-    st.markdown(f"#### {page.text('model_classes')}")
-    st.table([class_row(page, card, name) for name in card.class_names[1:]], hide_index=True)
+    """Draw each class with its figures, each with the photos that it was measured on."""
+    with st.expander(page.text("model_classes"), icon=":material/category:", key="classes"):
+        tested = next((s for s in SPLITS if any(key.startswith(f"{s}/ap/") for key in card.metrics)), "val")
+        splits = {"split": page.text(f"split_{tested}"), "chosen": page.text("split_val")}
+        keys = (
+            "column_object", "column_kind", "column_ap", "column_ap50", "column_rests_on", "column_threshold",
+            "column_precision", "column_recall",
+        )  # fmt: skip
+        columns = [page.text(key, **splits) for key in keys]
+        table_ui(
+            page.text("model_classes"), columns,
+            [class_row(page, card, name, tested) for name in card.class_names[1:]],
+        )  # fmt: skip
+        if f"{tested}/recordings" in card.metrics:
+            recordings = per_thousand(card.metrics[f"{tested}/recordings"])
+            st.caption(page.text("model_intervals", recordings=recordings))
+        if card.tables and card.tables.precision_recall:
+            class_curves_ui(page, card, card.tables)
 
 
-def class_row(page: Page, card: ModelCard, name: str) -> dict[str, str]:
+def class_row(page: Page, card: ModelCard, name: str, split: str) -> list[str | Cell]:
     """Return a class as the table shows it; what was not measured is a dash."""
     dangerous = page.info is not None and name in page.info.dangerous
     chosen = card.class_thresholds.get(name)
+    boxes = card.data.get("val", {}).get("boxes", {}) if isinstance(card.data.get("val"), dict) else {}
 
-    def metric(word: str) -> str:
-        for key in (f"{split}/{word}/{name}" for split in SPLITS):
-            if key in card.metrics:
-                ends = [card.metrics.get(f"{key}/{end}") for end in ("low", "high")]
-                words = "–".join(page.decimal(end, 2) for end in ends if end is not None)
-                return page.decimal(card.metrics[key], 2) + (f" ({words})" if words else "")
-        return "–"
+    def metric(word: str) -> Cell:
+        key = f"{split}/{word}/{name}"
+        if key not in card.metrics:
+            return Cell("–")
+        ends = [card.metrics.get(f"{key}/{end}") for end in ("low", "high")]
+        return Cell(
+            page.decimal(card.metrics[key], 2),
+            "–".join(page.decimal(end, 2) for end in ends if end is not None),
+        )
 
-    return {
-        page.text("column_object"): page.class_name(name),
-        page.text("column_kind"): page.text("kind_weapon" if dangerous else "kind_lookalike"),
-        page.text("column_class"): markdown_safe(name),
-        page.text("column_ap"): metric("ap"),
-        page.text("column_ap50"): metric("ap50"),
-        page.text("column_threshold"): page.percent(chosen.score_threshold) if chosen else "–",
-        page.text("column_precision"): page.percent(chosen.precision) if chosen else "–",
-        page.text("column_recall"): page.percent(chosen.recall) if chosen else "–",
-    }
-
-
-def precision_recall_ui(page: Page, tables: MeasuredTables) -> None:
-    """Draw each class's precision over its recall: weapons solid, look-alikes dashed."""
-    if not tables.precision_recall:
-        return
-    dangerous = page.info.dangerous if page.info else ()
-    names = list(tables.precision_recall)
-    rows = [
-        {"class": class_name(name, page.language), **point.model_dump()}
-        for name in names for point in tables.precision_recall[name]
-    ]  # fmt: skip
-    shown = [class_name(name, page.language) for name in names]
-    dashes = [[1, 0] if name in dangerous else [6, 4] for name in names]
-
-    def axis(field: str) -> dict[str, Any]:
-        title = page.text(f"curve_{field}_of_boxes")
-        scale = {"domain": [0, 1]}
-        return {
-            "field": field, "type": "quantitative", "title": title, "scale": scale, "axis": {"format": "%"},
-        }  # fmt: skip
-
-    def of_class(values: Sequence[Any]) -> dict[str, Any]:
-        look = {"scale": {"domain": shown, "range": values}, "legend": {"orient": "bottom", "columns": 2}}
-        return {"field": "class", "type": "nominal", "title": None, **look}
-
-    st.markdown(f"#### {page.text('model_precision_recall', split=page.text(f'split_{tables.split}'))}")
-    st.vega_lite_chart(
-        {
-            "data": {"values": rows}, "height": 400, "mark": {"type": "line"},
-            "encoding": {
-                "x": axis("recall"), "y": axis("precision"), "order": {"field": "score_threshold"},
-                "color": of_class(CLASS_COLORS[: len(names)]), "strokeDash": of_class(dashes),
-            },
-        },
-        alt=page.text("model_precision_recall_alt"),
-    )  # fmt: skip
+    return [
+        Cell(class_name(name, page.language), name),
+        page.text("kind_weapon" if dangerous else "kind_lookalike"),
+        metric("ap"),
+        metric("ap50"),
+        str(boxes.get(name, "–")),
+        page.score(chosen.score_threshold) if chosen else "–",
+        page.percent(chosen.precision) if chosen else "–",
+        page.percent(chosen.recall) if chosen else "–",
+    ]
 
 
-def confusion_ui(page: Page, card: ModelCard, tables: MeasuredTables) -> None:
-    """Draw what each object was called."""
-    if not tables.confusion:
-        return
-    names = [page.class_name(name) for name in card.class_names[1:]]
-    truths = [page.text("confusion_nothing"), *names]
-    rows = [
-        {page.text("column_truth"): truth, **dict(zip(names, map(str, counts[1:]), strict=True)),
-         page.text("confusion_missed"): str(counts[0]) if index else "–"}
-        for index, (truth, counts) in enumerate(zip(truths, tables.confusion, strict=True))
-    ]  # fmt: skip
-    st.markdown(f"#### {page.text('model_confusion', threshold=page.percent(page.default_threshold))}")
-    st.table([*rows[1:], rows[0]], hide_index=True)
-
-
-def lookalikes_ui(page: Page, tables: MeasuredTables) -> None:
-    """Draw how often weapons and look-alikes were mixed up, both ways."""
-    cells = [cell for cell in tables.lookalikes if "any" not in (cell.weapon, cell.lookalike)]
-    if not cells:
-        return
-    rows: dict[str, dict[str, str]] = {}
-    for cell in cells:
-        weapon, lookalike = page.class_name(cell.weapon), page.class_name(cell.lookalike)
-        row = rows.setdefault(cell.lookalike, {page.text("kind_lookalike"): lookalike})
-        taken = page.text("of_count", count=cell.called_weapon, total=cell.lookalike_boxes)
-        row[page.text("column_taken_for", weapon=weapon)] = taken
-        taken = page.text("of_count", count=cell.called_lookalike, total=cell.weapon_boxes)
-        row[page.text("column_taken_as", weapon=weapon)] = taken
-    st.markdown(f"#### {page.text('model_lookalikes')}")
-    st.table(list(rows.values()), hide_index=True)
-
-
-def data_ui(page: Page, card: ModelCard) -> None:
-    """Draw how many photos and boxes it learned from and was measured on."""
-    parts = [split for split in ("train", "val") if isinstance(card.data.get(split), dict)]
-    if parts:
-        st.markdown(f"#### {page.text('model_learned')}")
-        st.table([data_row(page, card, split) for split in parts], hide_index=True)
-
-
-def data_row(page: Page, card: ModelCard, split: str) -> dict[str, str]:
-    """Return a part of the data as the table shows it."""
-    part: dict[str, Any] = card.data[split]
-    boxes = part.get("boxes", {})
-    counts = [(page.class_name(name), boxes.get(name, "–")) for name in card.class_names[1:]]
-    return {
-        page.text("column_split"): page.text(f"data_{split}"),
-        page.text("column_photos"): markdown_safe(str(part.get("images", "–"))),
-        page.text("column_without"): markdown_safe(str(part.get("without_objects", "–"))),
-        **{name: markdown_safe(str(count)) for name, count in counts},
-    }
+# --- where it comes from ----------------------------------------------------------------------------
 
 
 def origin_ui(page: Page, info: ModelInfo) -> None:
     """Draw data, network, versions and code the model came from, and every figure kept with it."""
     card = info.card
-    with st.expander(page.text("model_data"), icon=":material/database:"):
+    with st.expander(page.text("model_data"), icon=":material/database:", key="origin"):
+        parts = [split for split in ("train", "val") if isinstance(card.data.get(split), dict)]
+        if parts:
+            names = [class_name(name, page.language) for name in card.class_names[1:]]
+            columns = [page.text(key) for key in ("column_split", "column_photos", "column_without")]
+            rows = [data_row(page, card, part) for part in parts]
+            table_ui(page.text("model_learned"), [*columns, *names], rows)
         network = card.network
-        rows = {
+        facts = {
             "origin_architecture": network.architecture,
             "origin_input": input_words(network.min_size, network.max_size),
             "origin_created": card.created_at.replace("T", " ")[:16],
@@ -323,12 +246,23 @@ def origin_ui(page: Page, info: ModelInfo) -> None:
             "origin_fingerprint": card.data_fingerprint,
             "origin_source": info.source,
         }
-        table_ui(page, [(page.text(key), value) for key, value in rows.items() if value])
+        pairs_ui(page, "model_data", [(page.text(key), value) for key, value in facts.items() if value])
         if card.library_versions:
-            table_ui(page, card.library_versions.items())
+            pairs_ui(page, "origin_libraries", card.library_versions.items())
     if card.metrics:
-        with st.expander(page.text("model_all"), icon=":material/table_rows:"):
-            table_ui(page, [(name, f"{value:.4f}") for name, value in sorted(card.metrics.items())])
+        with st.expander(page.text("model_all"), icon=":material/table_rows:", key="every_figure"):
+            figures_ui(page, card)
+
+
+def data_row(page: Page, card: ModelCard, split: str) -> list[str]:
+    """Return a part of the data as the table shows it."""
+    part: dict[str, Any] = card.data[split]
+    boxes = part.get("boxes", {})
+    numbers = [part.get("images", "–"), part.get("without_objects", "–")]
+    return [
+        page.text(f"data_{split}"),
+        *map(str, [*numbers, *(boxes.get(name, "–") for name in card.class_names[1:])]),
+    ]
 
 
 def input_words(shortest: int, longest: int) -> str:
@@ -336,7 +270,31 @@ def input_words(shortest: int, longest: int) -> str:
     return str(shortest) if shortest == longest else f"{shortest} – {longest}"
 
 
-def table_ui(page: Page, rows: Iterable[tuple[str, str]]) -> None:
+def pairs_ui(page: Page, name: str, pairs: Iterable[tuple[str, str]]) -> None:
     """Draw pairs as a table, as they are."""
-    names = page.text("column_metric"), page.text("column_value")
-    st.table([dict(zip(names, map(markdown_safe, row), strict=True)) for row in rows], hide_index=True)
+    table_ui(page.text(name), [page.text("column_metric"), page.text("column_value")], list(pairs))
+
+
+def figures_ui(page: Page, card: ModelCard) -> None:
+    """Draw every figure of the card, those that hold the words looked for, and all of them as a file."""
+    wanted = st.text_input(page.text("figures_search"), key="figures_search").lower().split()
+    figures = sorted(card.metrics.items())
+    found = [(name, f"{value:.4f}") for name, value in figures if all(word in name for word in wanted)]
+    st.download_button(
+        page.text("figures_csv"), lambda: figures_csv(page, figures), "model-figures.csv", "text/csv",
+        key="figures_csv", icon=":material/download:", on_click="ignore",
+    )  # fmt: skip
+    st.caption(page.text("figures_found", count=len(found), total=len(figures)))
+    if found:
+        with st.container(height=480, key="figures"):
+            pairs_ui(page, "model_all", found)
+
+
+def figures_csv(page: Page, figures: Sequence[tuple[str, float]]) -> bytes:
+    """Return every figure as a spreadsheet in the person's language reads it."""
+    stream = io.StringIO()
+    table = csv.writer(stream, delimiter=page.text("csv_delimiter"))
+    table.writerow([page.text("column_metric"), page.text("column_value")])
+    for name, value in figures:
+        table.writerow([name, str(value).replace(".", page.text("decimal_point"))])
+    return stream.getvalue().encode("utf-8-sig")

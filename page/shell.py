@@ -98,7 +98,7 @@ class Changed:
 
 def language_of(query: bytes, accepted: bytes) -> str:
     """Return the language of the page: that of its address, else what the browser asks for first."""
-    named = parse_qs(query.decode("latin-1")).get("language", [""])[0]
+    named = parse_qs(query.decode("latin-1")).get("language", [""])[0].lower()
     if named in LANGUAGES:
         return named
     return closest_language(accepted.decode("latin-1").split(",")[0].split(";")[0].strip() or None)

@@ -24,6 +24,12 @@ from tracking.versions import RegisteredVersion, VersionNotFound
 log = logging.getLogger("mlapi.serving")
 RETRY_FIRST_SECONDS = 1.0
 RETRY_LONGEST_SECONDS = 60.0
+COMPARED = tuple(  # what is told of every version
+    f"{split}/{metric}{end}"
+    for split in ("val", "test")
+    for metric in ("map", "original_protocol/map", "alarm/image_recall", "alarm/false_alarms_per_1000")
+    for end in ("", "/low", "/high")
+)
 
 
 class NoModel(ServingError):
@@ -131,6 +137,9 @@ class RegistrySource:
                 aliases=sorted(found.aliases),
                 served=False,
                 created_at=datetime.fromtimestamp(found.created_at / 1000, UTC).isoformat(timespec="seconds"),
+                metrics={key: value for key in COMPARED if (value := found.measured(key)) is not None},
+                version_url=self._page(found),
+                run_url=f"{self._tracker(found)}/#/runs/{found.run_id}" if found.run_id else None,
             )
             for found in self._list_versions(self._name)
         ]
@@ -155,9 +164,14 @@ class RegistrySource:
             self._keep(downloaded, found.version)
         name = ModelName(name=self._name, version=found.version, alias=self._alias)
         source = f"models:/{self._name}" + (f"@{self._alias}" if self._alias else f"/{found.version}")
-        tracker = (self._public_uri or shown(found.tracking_uri)).rstrip("/")
-        page = f"{tracker}/#/models/{quote(found.name)}/versions/{found.version}"
-        return ServedModel(detector, name, source, page)
+        return ServedModel(detector, name, source, self._page(found))
+
+    def _tracker(self, found: RegisteredVersion) -> str:
+        """Return the tracker's address as a person's browser reaches it."""
+        return (self._public_uri or shown(found.tracking_uri)).rstrip("/")
+
+    def _page(self, found: RegisteredVersion) -> str:
+        return f"{self._tracker(found)}/#/models/{quote(found.name)}/versions/{found.version}"
 
     def _keep(self, folder: Path, version: str) -> None:
         """Put the version where spare() finds it, in place of an earlier one; without room for it, go on."""

@@ -28,10 +28,12 @@ from schemas import (
     Detection,
     ImageResult,
     ImageSize,
+    ListedVersion,
     LookalikeCount,
     MeasuredTables,
     ModelCard,
     ModelInfo,
+    ModelList,
     ModelName,
     NetworkConfig,
     OperatingPoint,
@@ -72,6 +74,7 @@ CARD = ModelCard(
         "val/map/low": 0.48, "val/map/high": 0.54, "val/map_50": 0.793, "val/ap/pistol": 0.6,
         "val/ap/pistol/low": 0.55, "val/ap/pistol/high": 0.65,
         "val/alarm/image_recall/low": 0.85, "val/alarm/image_recall/high": 0.91,
+        "val/alarm/image_recall": 0.88,
     },
     tables=MeasuredTables(
         split="val",
@@ -99,6 +102,24 @@ CARD = ModelCard(
     created_at="2026-11-20T10:00:00Z",
 )  # fmt: skip
 
+TRACKER = "http://127.0.0.1:5000/#"
+VERSIONS = (
+    ListedVersion(
+        version="8", aliases=["challenger"], served=False, created_at="2026-11-23T09:00:00+00:00",
+        version_url=f"{TRACKER}/models/weapon-detector/versions/8", run_url=f"{TRACKER}/runs/8e",
+        metrics={
+            "val/map": 0.561, "val/map/low": 0.545, "val/map/high": 0.58,
+            "val/alarm/image_recall": 0.9, "val/alarm/image_recall/low": 0.87,
+            "val/alarm/image_recall/high": 0.92, "val/original_protocol/map": 0.6,
+        },
+    ),
+    ListedVersion(
+        version="7", aliases=["champion"], served=True, created_at="2026-11-20T10:00:00+00:00",
+        version_url=f"{TRACKER}/models/weapon-detector/versions/7", run_url=f"{TRACKER}/runs/7e",
+    ),
+    ListedVersion(version="6", served=False, created_at="2026-11-01T10:00:00+00:00"),
+)  # fmt: skip
+
 
 def detection(label: str, score: float, *box: float) -> Detection:
     """One detection; the box in hundredths of the picture's width and height."""
@@ -115,6 +136,7 @@ class FakeApi:
         found: the detections in every picture, boxes in hundredths of its sides.
         problem: if set, what every request is answered with.
         version: of the model it says it serves.
+        versions: that it could serve.
         notes: on every picture.
         let_through: if set, no request to /predict is answered before it is.
         requests: (path, query, file names) of every request to /predict so far.
@@ -126,6 +148,7 @@ class FakeApi:
         self.fails_at: dict[str, int] = {}  # file name -> status of the problem it is answered with
         self.problems_left = -1  # how often to answer with problem; -1 is always
         self.version = "7"
+        self.versions = list(VERSIONS)
         self.notes: list[str] = []
         self.let_through: threading.Event | None = None
         self.card = card
@@ -220,6 +243,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.api.problem and self.api.problem.status == 503 and "ready" in self.api.problem.type:
             self._answer(503, self.api.problem.model_dump_json())
+        elif self.path == "/models":
+            listed = ModelList(name="weapon-detector", versions=self.api.versions)
+            self._answer(200, listed.model_dump_json())
         else:
             self._answer(200, self.api.info().model_dump_json())
 

@@ -56,7 +56,7 @@ def test_scripts_are_sent_compressed_to_those_who_can_read_that(shelled):
 
 @pytest.mark.parametrize(
     ("query", "accepted", "language"),
-    [("", "ru-RU,ru;q=0.9,en;q=0.8", "ru"), ("?language=en", "ru", "en"), ("?language=ru", "en", "ru"),
+    [("", "ru-RU,ru;q=0.9,en;q=0.8", "ru"), ("?language=EN", "ru", "en"), ("?language=RU", "en", "ru"),
      ("", "de-DE", "en"), ("?language=xx", "", "en")],
 )  # fmt: skip
 def test_the_first_page_is_ours_and_in_the_persons_language(shelled, query, accepted, language):

@@ -12,6 +12,7 @@ import threading
 import time
 import xml.etree.ElementTree as ET
 import zipfile
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from page import (
     frames,
     gallery,
     many_photos,
+    model,
     one_photo,
     pictures,
     session,
@@ -935,15 +937,59 @@ def test_a_video_that_cannot_be_used(start, content, sentence):
 # --- model tab --------------------------------------------------------------------------------------
 
 
-def test_the_model_tab_tells_version_figures_and_intervals(start):
+def tables(app: AppTest) -> dict[str, list[dict[str, str]]]:
+    """Return the rows of every table of ours by its name; below each other what stands so in a cell."""
+    found = {}
+    for body in html(app):
+        if not body.startswith("<div class='table'"):
+            continue
+        region = ET.fromstring(body.replace("&nbsp;", "\N{NO-BREAK SPACE}"))
+        rows = [["\n".join(cell.itertext()) for cell in row] for row in region.iter("tr")]
+        found[region.attrib["aria-label"]] = [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+    return found
+
+
+def test_the_model_tab_tells_how_often_it_is_right_and_how_often_not(api, start):
+    api.card = CARD.model_copy(
+        update={"metrics": {**CARD.metrics, "val/alarm/false_alarms_per_1000/low": 40.0,
+                            "val/alarm/false_alarms_per_1000/high": 60.0}}
+    )  # fmt: skip
     app = tab(start(), "Model")
-    words = said(app)
-    assert "**weapon-detector**, version 7 (champion)" in words
-    figures = {metric.label: (metric.value, metric.delta) for metric in app.metric}
-    assert figures["Photos with a weapon that raise the alarm"] == ("88%", "95% interval 85% to 91%")
-    assert figures["mAP at IoU 0.50"] == ("0.793", "")
-    assert "520 photos with a weapon and 260 without" in words
-    assert "drawing the 140 recordings again, not single photos" in words
+    assert "**weapon-detector**, version 7 (champion)" in said(app)
+    people = next(body for body in html(app) if "class='people'" in body)
+    drawn = {kind: people.count(f"person-{kind}'") for kind in ("alarm", "unsure", "missed")}
+    assert drawn == {"alarm": 88, "unsure": 6, "missed": 6}
+    words = "Of 100 photos with a weapon: 88 raise the alarm, 6 more are “not sure”, 6 are missed."
+    assert people.count(words) == 2  # to read and to hear
+    assert "<strong>48</strong>" in "".join(html(app))
+    assert "95% interval 85% to 91%" in said(app)
+    assert "95% interval 40 to 60" in said(app)
+    assert "520 photos with a weapon, 260 without" in said(app)
+
+
+@pytest.mark.parametrize(("share", "people"), [(1.0, 100), (0.999, 99), (0.994, 99), (0.0, 0)])
+def test_the_pictogram_shows_a_miss_wherever_there_is_one(share, people):
+    assert model.people(share) == people
+
+
+@pytest.mark.parametrize(
+    ("false_alarms", "low", "verdict"),
+    [(49.0, 40.0, "**kept**"), (57.0, 45.0, "**may be chance**"), (87.0, 57.0, "**missed**"),
+     (87.0, None, "**may be chance**")],
+)  # fmt: skip
+def test_a_missed_target_is_admitted(api, start, false_alarms, low, verdict):
+    rule = "highest image-level weapon recall with at most 50 false alarms per 1,000 weapon-free images"
+    assert CARD.operating_point is not None
+    chosen = CARD.operating_point.model_copy(update={"rule": rule})
+    tested = chosen.model_copy(update={"split": "test", "false_alarms_per_1000": false_alarms})
+    metrics = {} if low is None else {"test/alarm/false_alarms_per_1000/low": low}
+    api.card = CARD.model_copy(
+        update={"operating_point": chosen, "tested_alarm": AlarmFigures(operating_point=tested),
+                "metrics": {**CARD.metrics, **metrics}}
+    )  # fmt: skip
+    words = said(tab(start(), "Model"))
+    assert "chosen on validation photos by this rule" in words
+    assert re.search(rf"On test photos .*{re.escape(verdict)}", words)
 
 
 @pytest.mark.parametrize(
@@ -963,39 +1009,90 @@ def test_the_model_tab_speaks_russian_to_the_last_figure(api, start, how, said_o
     words = said(app)
     assert "при не более чем 50 ложных тревогах" in words
     assert said_of_it in words
-    assert "Порог 80 % выбран" in words  # as the slider has it
-    assert {m.label: m.value for m in app.metric}["mAP при IoU 0,50"] == "0,793"
+    assert "с оценки 0,81" in words
+    assert tables(app)["Какая модель?"][1]["mAP (COCO)"] == "0,512\n0,480–0,540"
+    specs = [json.loads(chart.proto.spec) for chart in app.get("vega_lite_chart")]
+    assert {spec["config"]["locale"]["number"]["decimal"] for spec in specs} == {","}
 
 
-def test_the_model_tab_counts_the_photos_and_gives_each_class_its_interval(start):
-    tables = [table.value.to_dict("records") for table in tab(start(), "Model").table]
-    classes = next(rows for rows in tables if "Class in the data" in rows[0])
-    assert classes[0]["AP (95% interval)"] == "0.60 (0.55–0.65)"
-    counts = next(rows for rows in tables if "Used for" in rows[0])
+def test_the_setting_is_one_curve_for_each_split_with_the_models_points(api, start):
+    assert CARD.operating_point is not None
+    tested = CARD.operating_point.model_copy(update={"split": "test", "image_recall": 0.8})
+    api.card = CARD.model_copy(
+        update={"tested_alarm": AlarmFigures(operating_point=tested, curve=CARD.alarm_curve)}
+    )
+    spec = json.loads(tab(start(), "Model").get("vega_lite_chart")[0].proto.spec)
+    lines, marks = spec["layer"]
+    assert {row["split"] for row in lines["data"]["values"]} == {"validation photos", "test photos"}
+    assert {(row["split"], row["point"], row["caught"]) for row in marks["data"]["values"]} == {
+        ("validation photos", "alarm", 0.88),
+        ("validation photos", "not sure", 0.94),
+        ("test photos", "alarm", 0.8),
+    }
+    assert all(layer["encoding"]["tooltip"] for layer in spec["layer"])
+
+
+def test_the_model_tab_says_what_each_figure_of_a_class_rests_on(start):
+    app = tab(start(), "Model")
+    pistol = tables(app)["Class by class"][0]
+    assert pistol["AP, validation photos"] == "0.60\n0.55–0.65"
+    assert pistol["Boxes, validation photos"] == "300"
+    assert pistol["Its best score, validation photos"] == "0.55"
+    counts = tables(app)["Photos for training and validation"]
     assert [(row["Used for"], row["Photos"], row["pistol"]) for row in counts] == [
         ("training", "4000", "1800"), ("validation", "780", "300"),
     ]  # fmt: skip
 
 
-def test_the_model_tab_draws_confusions_and_lookalikes(start):
-    tables = [table.value.to_dict("records") for table in tab(start(), "Model").table]
-    confusion = next(rows for rows in tables if "What it really was" in rows[0])
-    assert confusion[0] == {
-        "What it really was": "pistol", "pistol": "90", "knife": "3", "banknote": "4", "wallet": "5",
-        "smartphone": "6", "bank card": "7", "not found": "1",
+def test_what_is_mixed_up_stands_in_shares_of_a_row_and_what_was_nothing_first(start):
+    nothing, pistol, *_ = tables(tab(start(), "Model"))["What each object was called"]
+    assert nothing["What it really was"] == "nothing of these"
+    assert nothing["Boxes"] == str(1 + 2 + 3 + 4 + 5 + 6)
+    assert nothing["called bank card"] == "29%\n6"
+    assert nothing["not found"] == "–"
+    assert pistol == {
+        "What it really was": "pistol", "Boxes": "116", "called pistol": "78%\n90", "called knife": "3%\n3",
+        "called banknote": "3%\n4", "called wallet": "4%\n5", "called smartphone": "5%\n6",
+        "called bank card": "6%\n7", "not found": "1%\n1",
     }  # fmt: skip
-    assert confusion[-1]["What it really was"] == "nothing of these"
-    lookalikes = next(rows for rows in tables if "taken for a pistol" in rows[0])
-    assert lookalikes == [
-        {"look-alike": "smartphone", "taken for a pistol": "3 of 54", "a pistol taken for it": "2 of 361"}
-    ]
 
 
 def test_a_model_without_tables_has_the_rest(api, start):
     api.card = CARD.model_copy(update={"tables": None})
-    words = said(tab(start(), "Model"))
-    assert "What was called what" not in words
-    assert "What it looks for" in words
+    app = tab(start(), "Model")
+    assert "What each object was called" not in tables(app)
+    assert "Class by class" in tables(app)
+
+
+def test_every_version_is_listed_and_two_are_compared(api, start):
+    app = tab(start(), "Model")
+    rows = tables(app)["Which model?"]
+    assert [row["Version"] for row in rows] == ["8\nchallenger", "7\nchampion, answers now", "6"]
+    assert rows[0]["mAP (original project’s way)"] == "0.600"
+    assert rows[2]["mAP (COCO)"] == "–"
+    compared = {row["Figure"]: row["Difference"] for row in tables(app)["Two versions compared"]}
+    assert compared == {
+        "mAP (COCO)": "+0.049\nbetter", "mAP (original project’s way)": "–",
+        "Weapon photos caught": "+2%\nmay be chance", "False alarms per 1,000": "–",
+    }  # fmt: skip
+    links = {href for body in html(app) for href in re.findall(r"href='(.*?)'", body)}
+    assert links == {each for v in api.versions for each in (v.version_url, v.run_url) if each}
+    app.selectbox(key="compare_other").set_value(1).run()
+    assert "Two versions compared" not in tables(app)
+
+
+def test_a_model_from_a_folder_is_the_only_version(api, start):
+    api.versions = []
+    (row,) = tables(tab(start(), "Model"))["Which model?"]
+    assert row["Version"] == "7\nchampion, answers now"
+
+
+def test_figures_are_searched_and_taken_along(start, page):
+    app = tab(start(), "Model")
+    app.text_input(key="figures_search").set_value("PISTOL low").run()
+    assert tables(app)["Every figure"] == [{"Figure": "val/ap/pistol/low", "Value": "0.5500"}]
+    content = model.figures_csv(replace(page, language="ru"), [("val/map", 0.512)]).decode("utf-8-sig")
+    assert content.splitlines()[1] == "val/map;0,512"
 
 
 # --- corrections ------------------------------------------------------------------------------------
@@ -1089,7 +1186,7 @@ def test_every_example_has_a_name_in_every_language():
 
 def test_russian_texts_are_in_russian():
     latin = {key for key, v in texts.TEXTS.items() if not any("а" <= c <= "я" for c in v["ru"].lower())}
-    assert latin == {"decimal_point", "csv_delimiter", "metric_map"}
+    assert latin == {"decimal_point", "csv_delimiter", "measure_map", "column_ap"}
 
 
 def test_the_page_uses_every_text_and_no_other():

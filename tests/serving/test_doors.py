@@ -278,8 +278,11 @@ def test_callers_that_have_nothing_under_way_are_forgotten():
 def test_models_lists_what_could_be_served(client):
     assert client.get("/models").json() == {
         "name": "weapon-detector",
-        "versions": [{"version": None, "aliases": [], "served": True, "created_at": ""}],
-    }
+        "versions": [
+            {"version": None, "aliases": [], "served": True, "created_at": "", "metrics": {},
+             "version_url": None, "run_url": None}
+        ],
+    }  # fmt: skip
 
 
 # --- bodies -----------------------------------------------------------------------------------------

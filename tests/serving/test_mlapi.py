@@ -4,6 +4,7 @@ import io
 import json
 import logging.config
 import os
+import re
 import socket
 import sys
 import threading
@@ -37,6 +38,7 @@ import settings
 from detection.detections import CLASS_NAMES, Detections
 from serving.app import create_app
 from serving.gate import BoundedConnection
+from serving.models import COMPARED
 from serving.problems import PROBLEMS, TYPE_PREFIX
 from settings import ApiSettings
 from tracking import logged_model, tracker
@@ -592,7 +594,14 @@ def test_no_variable_of_the_environment_changes_while_the_api_serves(tracker_uri
     with environment_watched() as changed, TestClient(app) as client:
         wait_until(lambda: client.get("/ready").status_code == 200)
         assert send(client, png()).status_code == 200
-        assert [version["version"] for version in client.get("/models").json()["versions"]] == ["1"]
+        (listed,) = client.get("/models").json()["versions"]
+        assert (listed["version"], listed["served"]) == ("1", True)
+        assert listed["version_url"] == f"{tracker_uri}/#/models/still/versions/1"
+        assert re.fullmatch(rf"{re.escape(tracker_uri)}/#/runs/[0-9a-f]{{32}}", listed["run_url"])
+        card = client.get("/model").json()["card"]
+        assert {key: pytest.approx(value) for key, value in listed["metrics"].items()} == {
+            key: value for key, value in card["metrics"].items() if key in COMPARED
+        }
     assert changed == []
 
 
