@@ -147,13 +147,10 @@ class Client:
             ServiceError: one of its kinds; a single bad photo is no error but that photo's result.
         """
         query: dict[str, Any] = {
-            "score_threshold": score_threshold,
-            "labels": list(labels) or None,
-            "nms_iou": nms_iou,
-            "max_detections": max_detections,
-            "probabilities": "true" if probabilities else None,
+            "score_threshold": score_threshold, "labels": list(labels) or None, "nms_iou": nms_iou,
+            "max_detections": max_detections, "probabilities": "true" if probabilities else None,
             "tiles": None if tiles == "1x1" else tiles,
-        }
+        }  # fmt: skip
         files = [("file", (name, photo, "application/octet-stream")) for name, photo in photos]
         return self._ask("POST", "/predict", PredictResponse, params=query, files=files)
 
@@ -168,10 +165,9 @@ class Client:
     def _ask(
         self, method: str, path: str, answer: type[Answer], *, patient: bool = True, **kwargs: Any
     ) -> Answer:
-        session = self._session if patient else self._impatient
         url, request_id = self.api_url + path, uuid.uuid4().hex  # by which the API's log can be searched
         try:
-            response = session.request(
+            response = (self._session if patient else self._impatient).request(
                 method, url, timeout=self._timeout, allow_redirects=False,
                 headers={"X-Request-ID": request_id}, **kwargs,
             )  # fmt: skip

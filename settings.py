@@ -239,6 +239,12 @@ class WebSettings(BaseSettings):
     watch_event_days: float = Field(
         30, gt=0, allow_inf_nan=False, description="days after which the watcher deletes an event"
     )
+    feedback_days: float = Field(
+        365,
+        gt=0,
+        allow_inf_nan=False,
+        description="days for which a corrected photo is kept; then it is deleted",
+    )
     video_max_seconds: float = Field(
         60.0, gt=0, allow_inf_nan=False, description="longest video taken, seconds"
     )

@@ -9,6 +9,7 @@ feedback is turned on and a person sends some. page/memory.py bounds what memory
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from streamlit.web import cli
 from client import Client, ServiceError
 from detection.names import LANGUAGES, closest_language
 from page import memory
+from page.corrections import forget_old
 from page.model import model_ui
 from page.photos import photos_ui
 from page.review import review_ui
@@ -30,6 +32,7 @@ from page.verdict import notice_ui
 from page.video import video_ui
 from settings import WebSettings, web_settings
 
+log = logging.getLogger("web")
 ICON = Path(__file__).parent / "page" / "icon.png"
 STREAMLIT_WORDS = {
     "choose": "upload_button",
@@ -161,14 +164,25 @@ def footer_ui(page: Page) -> None:
 
 def page_server() -> st.App:
     """Return the server of this page, or say in sentences which setting is wrong and exit 2."""
-    visitors = memory.visitors_of(1e6 * web_settings().web_uploads_mb)
+    settings = web_settings()
+    visitors = memory.visitors_of(1e6 * settings.web_uploads_mb)
     memory.keep_uploads_in_memory()
     app = st.App(
         __file__,
-        lifespan=memory.looking_after(visitors, forget_pictures),
+        lifespan=memory.looking_after(visitors, forget_pictures, lambda: forget_corrections(settings)),
         middleware=[Middleware(Shell), Middleware(memory.BoundedUploads, visitors)],
     )
     return app  # noqa: RET504 - `streamlit run` looks for this assignment to know that there is a server here
+
+
+def forget_corrections(settings: WebSettings) -> None:
+    """Delete the corrected photos that are older than they may be; say in the log where that fails."""
+    if settings.feedback_dir is None:
+        return
+    try:
+        forget_old(settings.feedback_dir, settings.feedback_days)
+    except OSError:
+        log.exception("corrected photos in FEEDBACK_DIR could not be looked through for old ones")
 
 
 if __name__ != "__main__":  # imported by Streamlit's server as it starts

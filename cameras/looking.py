@@ -217,8 +217,8 @@ def _small(looked: _Looked, *, blur_faces: bool) -> bytes:
 def _without_faces(picture: bytes, track: Track) -> bytes:
     """Return the JPEG file of a track's best frame with blurred faces; what may be the weapon stays sharp."""
     image = imaging.decode_image(picture)
-    blurred = without_faces(image, boxes_of([track.best.detection]))
-    return picture if blurred is image else imaging.encode_image(blurred)
+    blurred, faces = without_faces(image, boxes_of([track.best.detection]))
+    return imaging.encode_image(blurred) if faces else picture
 
 
 def rehearse(

@@ -7,6 +7,7 @@ agreed; where FEEDBACK_DIR is not set, nothing here runs.
 from __future__ import annotations
 
 import hashlib
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from detection import imaging
-from detection.faces import blur, find_faces
+from detection.faces import WithoutFaces, without_faces
 from detection.files import write_atomically
 
 KEPT_SIDE = 1600  # longer side of a kept photo, pixels
+DAY_S = 86400.0
 
 
 Corners = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
@@ -29,6 +31,16 @@ class Correction(NamedTuple):
 
     label: str
     box: Corners
+
+    def times(self, factor: float) -> Correction:
+        """Return it in a picture so many times as large."""
+        x1, y1, x2, y2 = self.box
+        return Correction(self.label, (x1 * factor, y1 * factor, x2 * factor, y2 * factor))
+
+
+def prepared(image: imaging.Image, corrections: Sequence[Correction]) -> WithoutFaces:
+    """Return the picture as it would be kept: faces blurred, but nothing that lies in an object's box."""
+    return without_faces(image, np.array([each.box for each in corrections], np.float64).reshape(-1, 4))
 
 
 def keep(folder: Path, image: imaging.Image, corrections: Sequence[Correction]) -> int:
@@ -45,22 +57,31 @@ def keep(folder: Path, image: imaging.Image, corrections: Sequence[Correction]) 
         OSError: the folder cannot be written.
     """
     small = imaging.shrink(image, KEPT_SIDE)
-    factor = small.shape[1] / image.shape[1]
-    faces = find_faces(small)
+    scaled = [each.times(small.shape[1] / image.shape[1]) for each in corrections]
+    kept, faces = prepared(small, scaled)
     name = f"feedback-{hashlib.sha256(image.tobytes()).hexdigest()[:16]}"
     photo, annotation = folder / "images" / f"{name}.jpg", folder / "annotations" / "xmls" / f"{name}.xml"
     photo.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(photo, imaging.encode_image(blur(small, faces), quality=92))
+    write_atomically(photo, imaging.encode_image(kept, quality=92))
     height, width = small.shape[:2]
-    scaled = [Correction(c.label, _times(c.box, factor)) for c in corrections]
     annotation.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(annotation, to_voc(photo.name, (width, height), scaled))
-    return len(faces)
+    return faces
 
 
-def _times(box: Corners, factor: float) -> Corners:
-    x1, y1, x2, y2 = box
-    return x1 * factor, y1 * factor, x2 * factor, y2 * factor
+def forget_old(folder: Path, days: float) -> int:
+    """Delete the corrected photos that were kept longer than so many days ago; return how many.
+
+    Raises:
+        OSError: the folder cannot be read or written.
+    """
+    before, forgotten = time.time() - days * DAY_S, 0
+    for photo in (folder / "images").glob("feedback-*.jpg"):
+        if photo.stat().st_mtime < before:
+            (folder / "annotations" / "xmls" / f"{photo.stem}.xml").unlink(missing_ok=True)
+            photo.unlink()
+            forgotten += 1
+    return forgotten
 
 
 def to_voc(file_name: str, size_wh: tuple[int, int], corrections: Sequence[Correction]) -> bytes:

@@ -30,10 +30,11 @@ def stem_of(name: str) -> str:
 
 
 def drawn_file(
-    page: Page, photo: Photo, result: ImageResult, shown: Sequence[Detection], image_format: str = "JPEG"
-) -> bytes:
-    """Return the photo at its full size with boxes, as a file."""
-    drawn = marked(page, imaging.decode_image(photo.content), result, shown)
+    page: Page, photo: Photo, result: ImageResult, shown: Sequence[Detection], image_format: str = "JPEG",
+    *, no_faces: bool = True,
+) -> bytes:  # fmt: skip
+    """Return the photo at its full size with boxes, as a file; faces blurred unless they are wanted."""
+    drawn = marked(page, imaging.decode_image(photo.content), result, shown, no_faces=no_faces)
     return imaging.encode_image(drawn, image_format)
 
 
@@ -73,8 +74,9 @@ def _cell(page: Page, value: Any) -> Any:
 
 
 def zip_of(
-    page: Page, photos: Sequence[Photo], outcomes: Sequence[ImageResult | Failure | None], shown: Shown
-) -> bytes:
+    page: Page, photos: Sequence[Photo], outcomes: Sequence[ImageResult | Failure | None], shown: Shown,
+    *, no_faces: bool = True,
+) -> bytes:  # fmt: skip
     """Return an archive of every checked photo with its boxes, one JSON and one CSV file for all."""
     stream = io.BytesIO()
     results = [outcome for outcome in outcomes if isinstance(outcome, ImageResult)]
@@ -85,5 +87,6 @@ def zip_of(
             if isinstance(outcome, ImageResult):
                 name = f"{index:03d}-{stem_of(photo.name)}.jpg"  # two photos may share a name
                 with suppress(imaging.ImageError):  # the API may read formats that this page cannot
-                    archive.writestr(name, drawn_file(page, photo, outcome, shown(outcome)))
+                    drawn = drawn_file(page, photo, outcome, shown(outcome), no_faces=no_faces)
+                    archive.writestr(name, drawn)
     return stream.getvalue()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from detection import imaging
 from page.frames import CLIP_FRAMES_PER_SECOND, Frame, encode_frames
-from page.session import Page
+from page.session import Page, Photo
 from page.texts import markdown_safe
 
 GALLERY = Path(__file__).parents[1] / "photos"
@@ -45,6 +45,17 @@ def gallery_ui(page: Page) -> None:
 def chosen_examples() -> list[Path]:
     """Return the examples that the person has chosen."""
     return [GALLERY / name for name in sorted(st.session_state.get("examples", ()))]
+
+
+def is_example(photo: Photo) -> bool:
+    """Say whether a photo is one of the gallery, put in by whatever way."""
+    return photo.digest in _digests()
+
+
+@cache
+def _digests() -> frozenset[str]:
+    paths = (path for path in GALLERY.iterdir() if path.suffix in GALLERY_SUFFIXES)
+    return frozenset(Photo(path.name, path.read_bytes()).digest for path in paths)
 
 
 @cache

@@ -28,7 +28,7 @@ from page.verdict import (
     shown_at_first,
     signs,
 )
-from schemas import ImageResult
+from schemas import Detection, ImageResult
 
 PER_PAGE = 40
 PILLS: tuple[Kind, ...] = ("alarm", "unsure", "none", "failed")
@@ -47,9 +47,14 @@ def many_ui(page: Page, photos: Sequence[Photo], outcomes: Sequence[Outcome]) ->
         )  # fmt: skip
         progress_ui(page, counts, len(photos))
         if counts["waiting"] == 0 and counts["failed"] < len(photos):
+            no_faces = st.toggle(page.text("blur_files"), value=True, key="blur_zip", width="content")
+
+            def shown(result: ImageResult) -> list[Detection]:
+                return Choice().of(page, result)
+
             st.download_button(
                 page.text("download_zip"), key="zip", icon=":material/folder_zip:", on_click="ignore",
-                data=lambda: zip_of(page, photos, outcomes, lambda result: Choice().of(page, result)),
+                data=lambda: zip_of(page, photos, outcomes, shown, no_faces=no_faces),
                 file_name="weapon-detector.zip", mime="application/zip",
             )  # fmt: skip
     grid_ui(page, in_order(page, photos, outcomes, wanted))

@@ -24,6 +24,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFileManager
 FORGET_AFTER_S = 120.0  # a phone that looked away comes back; less than Streamlit's disconnectedSessionTTL
 IDLE_AFTER_S = 3600.0  # a page left open is no archive
 LOOK_EVERY_S = 5.0
+HOUR_S = 3600.0
 UPLOAD_S = 600.0  # for one file
 UPLOAD_PATH = re.compile(r"/_stcore/upload_file/([^/]+)/[^/]+$")
 
@@ -185,13 +186,14 @@ def keep_uploads_in_memory() -> None:
 
 
 def looking_after(
-    visitors: Visitors, forget: Callable[[str], None]
+    visitors: Visitors, forget: Callable[[str], None], every_hour: Callable[[], object] = lambda: None
 ) -> Callable[[Any], AbstractAsyncContextManager[None]]:
     """Return the lifespan of a server that looks after its visitors as long as it runs.
 
     Args:
         visitors: of that server.
         forget: called with the session of which something was let go.
+        every_hour: called in a thread of its own, at the start and then every hour.
     """
 
     async def look() -> None:
@@ -200,12 +202,18 @@ def looking_after(
             for session_id in visitors.look_after(runtime.get_instance(), time.monotonic()):
                 forget(session_id)
 
+    async def tidy() -> None:
+        while True:
+            await asyncio.to_thread(every_hour)
+            await asyncio.sleep(HOUR_S)
+
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
-        task = asyncio.create_task(look())
+        tasks = [asyncio.create_task(look()), asyncio.create_task(tidy())]
         try:
             yield
         finally:
-            task.cancel()
+            for task in tasks:
+                task.cancel()
 
     return lifespan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -66,7 +66,8 @@ def picture_ui(page: Page, photo: Photo, result: ImageResult, shown: Sequence[De
         notice_ui(page.text("error_no_preview"))
         return
     frame = zoom_frame((image.shape[1], image.shape[0]), zoom.box) if zoom else None
-    drawn = imaging.encode_image(marked(page, image, result, shown, frame, mat=True))
+    no_faces = bool(st.session_state.get("blur_shown"))
+    drawn = imaging.encode_image(marked(page, image, result, shown, frame, mat=True, no_faces=no_faces))
     alt = page.text("alt_photo", file=photo.name, answer=band_of(page, result).title)
     if zoom is not None:
         alt = page.text("alt_zoom", file=photo.name, name=class_name(zoom.label, page.language))
@@ -170,6 +171,7 @@ def sensitivity_ui(page: Page) -> Choice:
     """Draw what changes the picture and never the answer, folded away, and return it."""
     with st.expander(page.text("sensitivity"), key="sensitivity"):
         lookalikes = st.toggle(page.text("lookalikes_too"), value=True, key="lookalikes")
+        st.toggle(page.text("blur_shown"), key="blur_shown")
         if page.info is None:
             return Choice(lookalikes=lookalikes)
         card = page.info.card
@@ -225,18 +227,17 @@ def downloads_ui(page: Page, photo: Photo, result: ImageResult, choice: Choice) 
     def kept(each: ImageResult) -> list[Detection]:
         return choice._replace(lookalikes=True).of(page, each)
 
-    files = (
-        ("download_jpeg", f"{stem}-boxes.jpg", "image/jpeg", lambda: drawn_file(page, photo, result, shown)),
-        (
-            "download_png",
-            f"{stem}-boxes.png",
-            "image/png",
-            lambda: drawn_file(page, photo, result, shown, "PNG"),
-        ),
-        ("download_json", f"{stem}.json", "application/json", lambda: json_of(page, [result], kept)),
-        ("download_csv", f"{stem}.csv", "text/csv", lambda: csv_of(page, [result], kept)),
-    )
+    def picture(image_format: str) -> Callable[[], bytes]:
+        return lambda: drawn_file(page, photo, result, shown, image_format, no_faces=no_faces)
+
     with st.popover(page.text("download"), icon=":material/download:"):
+        no_faces = st.toggle(page.text("blur_files"), value=True, key="blur_files")
+        files: tuple[tuple[str, str, str, Callable[[], bytes]], ...] = (
+            ("download_jpeg", f"{stem}-boxes.jpg", "image/jpeg", picture("JPEG")),
+            ("download_png", f"{stem}-boxes.png", "image/png", picture("PNG")),
+            ("download_json", f"{stem}.json", "application/json", lambda: json_of(page, [result], kept)),
+            ("download_csv", f"{stem}.csv", "text/csv", lambda: csv_of(page, [result], kept)),
+        )
         for key, file_name, mime, make in files:
             st.download_button(
                 page.text(key), data=make, file_name=file_name, mime=mime, key=key, on_click="ignore",

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detection import drawing, imaging
+from detection.faces import without_faces
 from detection.names import class_name
 from page.session import THUMBNAILS, Page, Photo
-from page.verdict import is_alarm, shown_at_first
+from page.verdict import is_alarm, shown_at_first, signs
 from schemas import Box, Detection, ImageResult
 
 CROP_MARGIN = 0.25  # of the box's sides, around it: a little of what is there helps a person judge
@@ -39,12 +40,14 @@ def captions(page: Page, shown: Sequence[Detection]) -> list[str]:
 
 def marked(
     page: Page, image: imaging.Image, result: ImageResult, shown: Sequence[Detection],
-    frame: Frame | None = None, *, mat: bool = False,
+    frame: Frame | None = None, *, mat: bool = False, no_faces: bool = False,
 ) -> imaging.Image:  # fmt: skip
     """Return image, the photo at some size, with the boxes of shown; frame cuts a part out of it.
 
     Drawn after cutting, lines and captions have the size that suits the part, and none is cut off.
     """
+    if no_faces:
+        image = faceless(page, image, result, shown)
     scaled_boxes = drawing.boxes_of(scaled(shown, result, image))
     words, looks = captions(page, shown), styles(page, shown, shown_at_first(page, result))
     if frame is not None:
@@ -55,6 +58,14 @@ def marked(
         scaled_boxes = scaled_boxes[inside]
         words, looks = [words[i] for i in inside], [looks[i] for i in inside]
     return drawing.draw_boxes(image, scaled_boxes, words, looks, mat=mat)
+
+
+def faceless(
+    page: Page, image: imaging.Image, result: ImageResult, shown: Sequence[Detection]
+) -> imaging.Image:
+    """Return image, the photo at some size, with blurred faces; whatever may be a weapon stays as it is."""
+    weapons = [d for d in (*signs(page, result.detections or ()), *shown) if d.dangerous]
+    return without_faces(image, drawing.boxes_of(scaled(weapons, result, image))).image
 
 
 def _meets(box: NDArray[np.float32], shape: tuple[int, ...]) -> bool:

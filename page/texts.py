@@ -212,6 +212,18 @@ TEXTS = {
     "column_sure": {"en": "How sure", "ru": "Уверенность"},
     "column_score": {"en": "Score", "ru": "Оценка (score)"},
     "sensitivity": {"en": "Sensitivity", "ru": "Чувствительность"},
+    "blur_shown": {
+        "en": "Blur faces in the picture, never a weapon",
+        "ru": "Размыть лица на снимке, но не оружие",
+    },
+    "blur_files": {
+        "en": "Blur faces in pictures, never a weapon",
+        "ru": "Размыть лица на снимках, но не оружие",
+    },
+    "blur_film": {
+        "en": "Blur faces in the film, never a weapon",
+        "ru": "Размыть лица в фильме, но не оружие",
+    },
     "lookalikes_too": {"en": "Show look-alikes too", "ru": "Показывать и похожие предметы"},
     "weaker": {
         "en": "Also show weaker signs, from score",
@@ -740,17 +752,30 @@ TEXTS = {
     "feedback_missed_what": {"en": "What was missed", "ru": "Что пропущено"},
     "feedback_across": {"en": "From left to right, % of the width", "ru": "Слева направо, % ширины"},
     "feedback_down": {"en": "From top to bottom, % of the height", "ru": "Сверху вниз, % высоты"},
-    "feedback_preview": {"en": "The box you describe", "ru": "Рамка, которую вы задали"},
+    "feedback_preview": {"en": "The photo, to draw a box on", "ru": "Фото, на котором рисуют рамку"},
     "feedback_consent": {
         "en": "I may pass this photo on, and agree that it is kept on the computer that runs this page, to train the "
-        "model. Faces seen from the front are blurred first; others may stay recognisable.",
+        "model. Faces that are found are blurred first, as the picture above shows.",
         "ru": "Я вправе передать это фото и даю согласие хранить его для обучения модели на компьютере, где работает "
-        "эта страница. Лица, снятые спереди, сначала размываются; другие могут остаться узнаваемыми.",
+        "эта страница. Найденные лица сначала размываются, как на снимке выше.",
+    },
+    "feedback_draw": {
+        "en": "Draw a box around it on the picture, with mouse or finger.",
+        "ru": "Обведите его рамкой на снимке мышью или пальцем.",
+    },
+    "feedback_no_box": {
+        "en": "There is no box yet: draw one around what was missed.",
+        "ru": "Рамки ещё нет: обведите то, что пропущено.",
+    },
+    "feedback_kept": {"en": "The picture that would be kept", "ru": "Снимок, который будет сохранён"},
+    "feedback_kept_faces": {
+        "en": "This picture would be kept. Faces blurred: {faces}; never what lies in a box.",
+        "ru": "Будет сохранён этот снимок. Размыто лиц: {faces}; внутри рамок ничего не размывается.",
     },
     "feedback_send": {"en": "Keep the correction", "ru": "Сохранить исправление"},
     "feedback_thanks": {
-        "en": "Kept; faces blurred: {faces}. Thank you.",
-        "ru": "Сохранено, размыто лиц: {faces}. Спасибо.",
+        "en": "Kept for {days} days; faces blurred: {faces}. Thank you.",
+        "ru": "Сохранено на {days} дн., размыто лиц: {faces}. Спасибо.",
     },
     "feedback_failed": {
         "en": "The correction could not be kept: {detail}. Whoever runs the page must check FEEDBACK_DIR.",

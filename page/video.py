@@ -290,7 +290,8 @@ CLOCK = "floor(datum.value / 60) + ':' + format(floor(datum.value % 60), '02')"
 def player_ui(page: Page, photo: Photo, looks: Sequence[Look], moments: Sequence[Moment]) -> None:
     """Draw the film with its boxes from the chosen time on; a picture of that time until it is drawn."""
     clips: Recent[str, bytes] = st.session_state.setdefault("clips", Recent(1))
-    key = f"{photo.digest} {page.model_key} {page.language} {len(looks)}"
+    no_faces = st.toggle(page.text("blur_film"), value=True, key="blur_film")
+    key = f"{photo.digest} {page.model_key} {page.language} {len(looks)} {no_faces}"
     maker: Checks[bytes] = st.session_state.setdefault("clip_maker", Checks())
 
     def part() -> None:
@@ -302,7 +303,7 @@ def player_ui(page: Page, photo: Photo, looks: Sequence[Look], moments: Sequence
             if clips.get(key):
                 st.video(clips[key], start_time=int(at), alt=page.text("video_clip_alt"))
             else:
-                still_ui(page, photo, looks, at)
+                still_ui(page, photo, looks, at, no_faces=no_faces)
         if clips.get(key):
             st.download_button(
                 page.text("video_clip_download"), clips[key], f"{PurePath(photo.name).stem}-boxes.mp4",
@@ -310,7 +311,7 @@ def player_ui(page: Page, photo: Photo, looks: Sequence[Look], moments: Sequence
             )  # fmt: skip
         elif key not in clips:
             maker.keep_only({key})
-            maker.start(key, lambda: make_clip(page, photo, looks))
+            maker.start(key, lambda: make_clip(page, photo, looks, no_faces=no_faces))
             st.html(f"<p class='progress' role='status'>{page.text('video_clip_making')}</p>")
 
     st.fragment(part, run_every=None if key in clips else LOOK_EVERY_S)()
@@ -322,7 +323,7 @@ def first_time(looks: Sequence[Look], moments: Sequence[Moment]) -> float:
     return looks[best.best if best else 0].time_s
 
 
-def still_ui(page: Page, photo: Photo, looks: Sequence[Look], at_s: float) -> None:
+def still_ui(page: Page, photo: Photo, looks: Sequence[Look], at_s: float, *, no_faces: bool) -> None:
     """Draw the frame of a time with its boxes."""
     look = looks[max(0, bisect_right([look.time_s for look in looks], at_s + 1e-3) - 1)]
 
@@ -340,16 +341,18 @@ def still_ui(page: Page, photo: Photo, looks: Sequence[Look], at_s: float) -> No
     shown = shown_at_first(page, look.result)
     names = ", ".join(dict.fromkeys(class_name(d.label, page.language) for d in shown))
     alt = page.text("video_alt", time=clock(look.time_s), answer=names or page.text("confusion_nothing"))
-    st.image(imaging.encode_image(marked(page, image, look.result, shown)), width="stretch", alt=alt)
+    drawn = marked(page, image, look.result, shown, no_faces=no_faces)
+    st.image(imaging.encode_image(drawn), width="stretch", alt=alt)
 
 
-def make_clip(page: Page, photo: Photo, looks: Sequence[Look]) -> bytes:
+def make_clip(page: Page, photo: Photo, looks: Sequence[Look], *, no_faces: bool) -> bytes:
     """Return the video with boxes on every frame, b"" where that fails."""
     times = [look.time_s for look in looks]
 
     def draw(frame: Frame) -> imaging.Image:
         look = looks[max(0, bisect_right(times, frame.time_s + 1e-3) - 1)]
-        return marked(page, frame.image, look.result, shown_at_first(page, look.result))
+        shown = shown_at_first(page, look.result)
+        return marked(page, frame.image, look.result, shown, no_faces=no_faces)
 
     with suppress(VideoError):
         return write_clip(photo.content, draw)

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import os
 import re
 import string
 import threading
@@ -15,6 +16,7 @@ import zipfile
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -25,7 +27,7 @@ from skimage import data
 from streamlit.testing.v1 import AppTest
 
 from client import Client
-from detection import drawing, faces, imaging
+from detection import drawing, imaging
 from detection.names import LANGUAGES, closest_language
 from page import (
     corrections,
@@ -44,7 +46,16 @@ from page.checks import AT_ONCE
 from page.one_photo import Choice
 from page.session import Failure, Page, Photo, Recent
 from photosets import samples as photographs
-from schemas import AlarmFigures, AlarmPoint, Box, Detection, ImageResult, ModelCard, ModelName
+from schemas import (
+    AlarmFigures,
+    AlarmPoint,
+    Box,
+    Detection,
+    ImageResult,
+    ImageSize,
+    ModelCard,
+    ModelName,
+)
 from settings import WebSettings
 from tests.fake_api import CARD, FakeApi, detection
 
@@ -708,6 +719,22 @@ def test_the_zip_holds_every_checked_photo(page, result, shown):
         assert (drawn.format, drawn.size) == ("JPEG", (640, 480))  # small ones are enlarged, none gets a mat
 
 
+@pytest.mark.parametrize("no_faces", [True, False])
+def test_files_show_no_faces_unless_they_are_wanted_and_always_the_weapon(page, no_faces):
+    """The weapon's box covers the right half of the face."""
+    face = data.astronaut()
+    stream = io.BytesIO()
+    Image.fromarray(face).save(stream, "PNG")
+    photo = Photo("face.png", stream.getvalue())
+    weapon = Detection(label="pistol", dangerous=True, score=0.9, box=Box(x1=224, y1=40, x2=320, y2=180))
+    result = ImageResult(file="face.png", image_size=ImageSize(width=512, height=512), detections=[weapon])
+    drawn = downloads.drawn_file(page, photo, result, [weapon], "PNG", no_faces=no_faces)
+    image = imaging.shrink(imaging.decode_image(drawn), 512).astype(float)
+    left, right = np.s_[90:140, 185:215], np.s_[90:140, 235:265]
+    assert (image[left].std() < 0.7 * face[left].std()) == no_faces
+    assert image[right].std() > 0.85 * face[right].std()
+
+
 NASTY = "![x](http://evil/x.png) **b** $a$ :red[x]"
 SAFE = (
     "\\!\\[x\\]\\(http\\:\N{WORD JOINER}//evil/x.png\\) "
@@ -1101,34 +1128,63 @@ def test_figures_are_searched_and_taken_along(start, page):
 def test_corrections_are_off_by_default(start):
     app = upload(start(), ("shop.jpg", picture()))
     assert not app.checkbox
+    assert "feedback" not in keys(app, "expander")
+
+
+def correct(app: AppTest) -> AppTest:
+    """Open the correction of the only photo."""
+    app.session_state["feedback"] = True
+    return app.run()
+
+
+def the_button(app: AppTest, kind: str, key: str) -> Any:
+    return next(each for each in getattr(app, kind) if (each.key or "").startswith(key))
 
 
 def test_a_correction_is_kept_only_after_consent(start, tmp_path):
     folder = tmp_path / "feedback"
-    app = upload(start(FEEDBACK_DIR=str(folder)), ("shop.jpg", picture()))
-    send = next(b for b in app.button if (b.key or "").startswith("send_"))
-    assert send.disabled
+    app = correct(upload(start(FEEDBACK_DIR=str(folder)), ("shop.jpg", picture())))
+    assert the_button(app, "button", "send_").disabled
     really = [s for s in app.selectbox if (s.key or "").startswith("really_")]
     really[0].set_value("smartphone")
     really[1].set_value("")
-    app.checkbox[0].check().run()
+    the_button(app, "checkbox", "consent_").check().run()
     assert not folder.exists()
-    next(b for b in app.button if (b.key or "").startswith("send_")).click().run()
-    assert "Kept; faces blurred: 0." in said(app)
+    the_button(app, "button", "send_").click().run()
+    assert "Kept for 365 days; faces blurred: 0." in said(app)
     (annotation,) = (folder / "annotations" / "xmls").iterdir()
     root = ET.parse(annotation).getroot()
     assert [thing.findtext("name") for thing in root.iter("object")] == ["smartphone"]
     assert [int(root.findtext(f"object/bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")] == [
-        32,
-        48,
-        160,
-        192,
-    ]
+        32, 48, 160, 192,
+    ]  # fmt: skip
     assert (folder / "images" / root.findtext("filename")).is_file()
 
 
+def test_what_was_missed_is_kept_only_with_a_box_that_somebody_drew(start, tmp_path):
+    app = correct(upload(start(FEEDBACK_DIR=str(tmp_path)), ("shop.jpg", picture())))
+    the_button(app, "checkbox", "consent_").check().run()
+    the_button(app, "toggle", "missed_").set_value(True).run()
+    assert "There is no box yet" in said(app)
+    assert the_button(app, "button", "send_").disabled
+    the_button(app, "selectbox", "what_").set_value("knife")
+    the_button(app, "slider", "across_").set_value((50, 75))
+    the_button(app, "slider", "down_").set_value((0, 50)).run()
+    the_button(app, "button", "send_").click().run()
+    (annotation,) = (tmp_path / "annotations" / "xmls").iterdir()
+    knife = ET.parse(annotation).getroot().findall("object")[-1]
+    assert knife.findtext("name") == "knife"
+    assert [int(side.text or "") for side in knife.find("bndbox") or ()] == [160, 0, 240, 120]
+
+
+def test_an_example_teaches_nothing(start, tmp_path):
+    example = next(gallery.GALLERY.glob("*.jpg"))
+    app = upload(start(FEEDBACK_DIR=str(tmp_path)), ("mine.jpg", example.read_bytes()))
+    assert "feedback" not in keys(app, "expander")
+
+
 def test_a_correction_asks_about_boxes_that_are_not_shown(start, tmp_path):
-    app = upload(start(FEEDBACK_DIR=str(tmp_path)), ("shop.jpg", picture()))
+    app = correct(upload(start(FEEDBACK_DIR=str(tmp_path)), ("shop.jpg", picture())))
     app.toggle(key="lookalikes").set_value(False).run()
     asked = [s.label for s in app.selectbox if (s.key or "").startswith("really_")]
     assert asked == ["pistol 0.91 is really", "smartphone 0.72 is really"]
@@ -1143,24 +1199,50 @@ def test_corrections_train_the_next_model(tmp_path):
     assert found == [([], []), ([5], [[0, 20, 200, 90]])]  # 5 is the smartphone
 
 
+def test_corrections_are_kept_for_so_many_days(tmp_path):
+    for shade in (10, 200):
+        corrections.keep(tmp_path, np.full((20, 30, 3), shade, np.uint8), [])
+    old, _ = sorted((tmp_path / "images").iterdir())
+    os.utime(old, (time.time() - 8 * 86400,) * 2)
+    assert corrections.forget_old(tmp_path, 10) == 0
+    assert corrections.forget_old(tmp_path, 7) == 1
+    left = {path.stem for path in tmp_path.rglob("feedback-*")}
+    assert len(left) == 1
+    assert old.stem not in left
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(start):
-    app = upload(start(FEEDBACK_DIR="/proc/feedback"), ("shop.jpg", picture()))
-    app.checkbox[0].check().run()
-    next(b for b in app.button if (b.key or "").startswith("send_")).click().run()
+    app = correct(upload(start(FEEDBACK_DIR="/proc/feedback"), ("shop.jpg", picture())))
+    the_button(app, "checkbox", "consent_").check().run()
+    the_button(app, "button", "send_").click().run()
     assert "could not be kept" in said(app)
     assert "FEEDBACK_DIR" in said(app)
 
 
-def test_faces_are_blurred_before_they_are_kept(tmp_path):
+FACE = np.s_[70:160, 180:260]  # of scikit-image's astronaut
+
+
+def test_faces_are_blurred_before_they_are_kept_but_not_what_lies_in_a_box(tmp_path):
     face = data.astronaut()
     assert corrections.keep(tmp_path, face, []) == 1
     (kept,) = (tmp_path / "images").iterdir()
     image = imaging.decode_image(kept.read_bytes())
-    for x1, y1, x2, y2 in faces.find_faces(image):
-        assert not (x1 < 224 < x2 and y1 < 116 < y2)  # where her face is
-    inside, outside = np.s_[70:160, 180:260], np.s_[300:500, 100:400]
-    assert image[inside].astype(float).std() < 0.7 * face[inside].astype(float).std()
+    outside = np.s_[300:500, 100:400]
+    assert image[FACE].astype(float).std() < 0.7 * face[FACE].astype(float).std()
     assert np.abs(image[outside].astype(int) - face[outside]).mean() < 6
+    annotated = corrections.Correction("knife", (180, 70, 260, 160))
+    spared, count = corrections.prepared(face, [annotated])
+    assert count == 1
+    assert (spared[FACE] == face[FACE]).all()
+    assert not (spared == face).all()
+
+
+def test_the_picture_that_would_be_kept_is_shown_first(start, tmp_path):
+    stream = io.BytesIO()
+    Image.fromarray(data.astronaut()).save(stream, "JPEG")
+    app = correct(upload(start(FEEDBACK_DIR=str(tmp_path)), ("face.jpg", stream.getvalue())))
+    assert "This picture would be kept. Faces blurred: 1" in said(app)
+    assert not list(tmp_path.iterdir())
 
 
 # --- words ------------------------------------------------------------------------------------------
