@@ -36,6 +36,7 @@ log = logging.getLogger("web")
 ICON = Path(__file__).parent / "page" / "icon.png"
 STREAMLIT_WORDS = {
     "choose": "upload_button",
+    "take": "upload_take",
     "drop": "upload_drop",
     "choose-video": "video_button",
     "drop-video": "video_drop",
@@ -152,8 +153,8 @@ def wait_for_service(page: Page) -> None:
 
 def footer_ui(page: Page) -> None:
     """Say what the model cannot see, and what becomes of the photos."""
-    with st.container(border=True, key="limits"):
-        st.markdown(f"**{page.text('limits_title')}.** {page.text('limits')}")
+    with st.expander(page.text("limits_title"), key="limits"):
+        st.markdown(page.text("limits"))
     st.caption(page.text("privacy_feedback" if page.settings.feedback_dir else "privacy"))
     if page.settings.watch_events:
         st.caption(page.text("privacy_events", days=f"{page.settings.watch_event_days:g}"))

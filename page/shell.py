@@ -17,6 +17,22 @@ from detection.names import LANGUAGES, closest_language
 from page.texts import TEXTS
 
 STYLE = Path(__file__).parent / "style.css"
+# Whoever presses a button that goes away with the press, as an example does, stays where the answer is.
+FOCUS = """
+let last = null;
+document.addEventListener('focusin', event => { last = event.target; });
+document.addEventListener('focusout', event => setTimeout(() => {
+  if (event.target.isConnected && event.target === last) last = null;
+}));
+new MutationObserver(() => {
+  if (!last || last.isConnected || document.activeElement !== document.body) return;
+  const next = document.querySelector('.verdict') || document.querySelector('h1');
+  if (!next) return;
+  last = null;
+  next.tabIndex = -1;
+  next.focus({preventScroll: true});
+}).observe(document.documentElement, {childList: true, subtree: true});
+"""
 SCRIPTS = re.compile(r"/static/(js|css)/[^/]+\.(js|css)$")
 
 Scope = MutableMapping[str, Any]
@@ -112,4 +128,5 @@ def ours(body: bytes, language: str) -> bytes:
     html = body.decode()
     html = html.replace('<html lang="en">', f'<html lang="{language}">', 1)
     html = html.replace("<title>Streamlit</title>", f"<title>{TEXTS['title'][language]}</title>", 1)
-    return html.replace("</body>", f"<style>{STYLE.read_text(encoding='utf-8')}</style></body>", 1).encode()
+    more = f"<script>{FOCUS}</script><style>{STYLE.read_text(encoding='utf-8')}</style>"
+    return html.replace("</body>", f"{more}</body>", 1).encode()

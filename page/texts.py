@@ -92,6 +92,7 @@ TEXTS = {
         "ru": "JPEG, PNG, WebP, HEIC, AVIF, BMP, TIFF или GIF, до {limit} МБ каждое",
     },
     "upload_button": {"en": "Choose files", "ru": "Выбрать файлы"},
+    "upload_take": {"en": "Take or choose a photo", "ru": "Снять или выбрать фото"},
     "camera": {"en": "Take a photo with the camera", "ru": "Снять камерой"},
     "camera_label": {
         "en": "Point the camera and press the button",
@@ -100,8 +101,10 @@ TEXTS = {
     "camera_shoot": {"en": "Take the photo", "ru": "Снять"},
     "camera_again": {"en": "Take another", "ru": "Снять другое"},
     "camera_allow": {
-        "en": "Allow the browser to use the camera. It works at localhost or over https only.",
-        "ru": "Разрешите браузеру использовать камеру. Она работает только на localhost или по https.",
+        "en": "Allow the browser to use the camera. It works at localhost or over https only; on a phone, choosing a photo "
+        "offers its own camera too.",
+        "ru": "Разрешите браузеру использовать камеру. Она работает только на localhost или по https; телефон и сам "
+        "предложит снять фото при выборе файла.",
     },
     "camera_file": {"en": "camera photo.jpg", "ru": "снимок камеры.jpg"},
     "gallery": {"en": "No photo at hand? Try one of these", "ru": "Нет фото под рукой? Попробуйте эти"},

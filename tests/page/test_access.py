@@ -202,3 +202,15 @@ return [...document.querySelectorAll(pressed)].filter(each => isSeen(each) && is
 def small_targets(visitor: Visitor) -> list[list[Any]]:
     """Return what can be pressed and is smaller than 44 pixels."""
     return cast(list[list[Any]], visitor.browser.execute_script(SMALL))
+
+
+def test_whoever_presses_an_example_with_the_keyboard_stays_at_the_answer(api, open_page):
+    visitor = open_page()
+    api.found = list(FOUND)
+    visitor.find(".st-key-gallery button", "pistol in a hand").send_keys(Keys.ENTER)
+    visitor.reads("POSSIBLE WEAPON: pistol")
+    visitor.wait(lambda: not visitor.browser.find_elements(By.CSS_SELECTOR, ".st-key-gallery"))
+    focused = "return document.activeElement !== document.body && document.activeElement.isConnected"
+    visitor.wait(lambda: visitor.browser.execute_script(focused))
+    script = "return document.querySelector('.verdict').contains(document.activeElement)"
+    visitor.wait(lambda: visitor.browser.execute_script(script))
