@@ -18,9 +18,9 @@ from selenium.webdriver.common.by import By
 
 from client import Client
 from detection.card import read_card, write_card
-from tests.page.test_browser import Visitor, open_browser
+from tests.page.browser import Visitor
 
-__all__ = ["open_browser"]  # the fixture
+pytest_plugins = ("tests.page.browser",)
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[2]
