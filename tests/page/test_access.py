@@ -137,7 +137,7 @@ class States:
         for key in ("details", "sensitivity", "feedback"):
             summary = visitor.find(f".st-key-{key} summary")
             visitor.browser.execute_script("arguments[0].click()", summary)
-        toggle = visitor.find("[class*=st-key-missed_] label")
+        toggle = visitor.find("[class*=st-key-missed_] input")
         visitor.browser.execute_script("arguments[0].click()", toggle)
         visitor.find("[class*=st-key-box_]")
         yield "feedback"
