@@ -194,7 +194,8 @@ def test_axe_finds_nothing_against_any_state_of_the_page(api, open_page, paths, 
 SMALL = """
 const pressed = 'button, a[href], summary, [role=tab], input[type=checkbox], select';
 const isSeen = each => each.checkVisibility({visibilityProperty: true, opacityProperty: true});
-const others = '.table, p, [aria-hidden=true], [tabindex="-1"]:not([role=tab]), [data-testid=stSkipToContent]';
+const others = '.table, p, [aria-hidden=true], [tabindex="-1"]:not([role=tab]), '
+    + '[data-testid=stSkipToContent]';
 const isApart = each => !each.closest(others);
 return [...document.querySelectorAll(pressed)].filter(each => isSeen(each) && isApart(each)).map(each => {
     const box = (each.matches('input') ? each.closest('label') || each : each).getBoundingClientRect();
