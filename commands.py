@@ -269,6 +269,7 @@ class TrainConfig(BaseSettings):
     )
     experiment: str = Field("weapon-detector", description="MLflow experiment")
     run_name: str | None = Field(None, description="MLflow run name")
+    parent_run: str | None = Field(None, description="MLflow run that this one is a part of, as of a sweep")
     model_name: str = Field("weapon-detector", description="registered model")
     register_model: bool = Field(True, description="register the best model when done")
     export: bool = Field(True, description="export the best model, to be served without PyTorch too")
@@ -321,6 +322,49 @@ def train_config(arguments: Sequence[str] | None = None) -> TrainConfig:
              "__doc__": TrainConfig.__doc__, "__module__": __name__},
         )  # fmt: skip
     return parse_arguments(config_class, given, list_flags=("--data", "--point-data", "--dangerous"))
+
+
+class SweepConfig(BaseSettings):
+    """Try many settings of train.py and say which is best. What all trials share stands behind --.
+
+    python sweep.py config/sweeps/example.toml --minutes 20 --trials 30 -- --preset cpu --data FOLDER
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="SWEEP_", frozen=True, extra="ignore", cli_kebab_case=True, cli_prog_name="sweep.py",
+        cli_avoid_json=True, cli_hide_none_type=True,
+    )  # fmt: skip
+
+    space: CliPositionalArg[Path] = Field(description="TOML file: what a trial may choose, knob by knob")
+    trials: int = Field(20, ge=1, description="trials in all, those of an earlier start counted in")
+    minutes: float = Field(20.0, gt=0, description="of training that each trial gets")
+    prune: CliImplicitFlag[bool] = Field(
+        True, description="stop a trial whose validation mAP is below the others' median at the same time"
+    )
+    seed: int = Field(0, ge=0, description="of the choices")
+    output: Path = Field(Path("runs/sweep"), description="folder of the trials' folders, tables and plots")
+    name: str = Field("sweep", description="of the study; the same one goes on")
+    storage: str | None = Field(
+        None,
+        description="database of the study; unset = OUTPUT/study.db; a postgresql+psycopg:// address lets "
+        "several machines work on one sweep",
+    )
+    ray: str | None = Field(
+        None, description="spread the trials over a Ray cluster: its address, or local for this machine"
+    )
+    trial_cpus: float = Field(2.0, ge=0, description="cores that a trial takes (--ray)")
+    trial_gpus: float = Field(0.0, ge=0, description="graphics cards that a trial takes (--ray)")
+    experiment: str = Field("weapon-detector", description="MLflow experiment")
+    mlflow_tracking_uri: str = Field(
+        "http://127.0.0.1:5000", validation_alias="mlflow_tracking_uri", description="MLflow tracker"
+    )
+
+
+def sweep_config(arguments: Sequence[str] | None = None) -> tuple[SweepConfig, list[str]]:
+    """Return what sweep.py is to do, and the flags behind -- that are train.py's."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    at = given.index("--") if "--" in given else len(given)
+    return parse_arguments(SweepConfig, given[:at]), given[at + 1 :]
 
 
 class PredictConfig(BaseSettings):

@@ -152,7 +152,7 @@ def open_run(
     return runs.training_run(
         config.mlflow_tracking_uri, config.experiment, config.run_name,
         {**config.model_dump(mode="json"), **shown}, resume_run_id=run_id or None, folder=config.output,
-        active=process.rank == 0,
+        active=process.rank == 0, parent_run_id=config.parent_run,
     )  # fmt: skip
 
 
@@ -355,7 +355,8 @@ def validate(
         detectors.arrange_for_speed(served)
         found = engine.detect_all(served, samples, workers=workers, description="validate")
         scores = metrics.coco_summary([s.truth for s in samples], found, training.detector.class_names)
-        run.log_metrics({f"val/{name}": value for name, value in scores.items()}, progress.step)
+        minutes = {"val/minutes": progress.seconds / 60}  # which a sweep compares trials by
+        run.log_metrics({f"val/{name}": value for name, value in scores.items()} | minutes, progress.step)
         say(
             f"epoch {progress.epoch}: val map {scores.get('map', 0):.4f} map_50 {scores.get('map_50', 0):.4f}"
         )

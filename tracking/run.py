@@ -32,6 +32,7 @@ from tracking.tracker import RegistryError, TrackerUnreachable, check_tracker, c
 
 SYSTEM_SECONDS = 15.0  # between two measurements of processor, memory, disk and network
 SYSTEM = "system/"  # begins the name of every metric of the machine
+PARENT = "mlflow.parentRunId"  # the tag by which MLflow's page puts a run under another
 FAILURE = "failure"  # the tag of a run that says why it failed
 log = logging.getLogger("weapon-detector.tracker")
 
@@ -268,6 +269,7 @@ def training_run(
     resume_run_id: str | None = None,
     active: bool = True,
     patience_seconds: float = PATIENCE_SECONDS,
+    parent_run_id: str | None = None,
 ) -> Iterator[TrainingRun]:
     """Start or resume an MLflow run, and end it as the block ends.
 
@@ -280,6 +282,7 @@ def training_run(
         resume_run_id: the run to go on with.
         active: False in all but one of several processes.
         patience_seconds: how long to wait at the end for a tracker that went away.
+        parent_run_id: the run that a new one is a part of.
 
     Raises:
         RegistryError: the tracker cannot be used; nothing has been started then.
@@ -292,7 +295,9 @@ def training_run(
     if resume_run_id is None:
         _make_room(folder)
     with connection(tracking_uri) as client:
-        run_id, experiment_id = _open_run(client, experiment, run_name, resume_run_id, tracking_uri)
+        run_id, experiment_id = _open_run(
+            client, experiment, run_name, resume_run_id, tracking_uri, parent_run_id
+        )
     run = TrainingRun(tracking_uri, run_id, experiment_id, folder=folder)
     try:
         with connection(tracking_uri) as client:
@@ -319,8 +324,9 @@ def _make_room(folder: Path) -> None:
 
 
 def _open_run(
-    client: MlflowClient, experiment: str, run_name: str | None, resume_run_id: str | None, tracking_uri: str
-) -> tuple[str, str]:
+    client: MlflowClient, experiment: str, run_name: str | None, resume_run_id: str | None, tracking_uri: str,
+    parent_run_id: str | None,
+) -> tuple[str, str]:  # fmt: skip
     """Make or reopen a run and return its id and its experiment's."""
     if resume_run_id is not None:
         try:
@@ -335,13 +341,18 @@ def _open_run(
             client.delete_tag(resume_run_id, FAILURE)
         return resume_run_id, run.info.experiment_id
     experiment_id = open_experiment(client, experiment, tracking_uri)
-    tags = {
+    tags = origin_tags() | ({} if parent_run_id is None else {PARENT: parent_run_id})
+    return client.create_run(experiment_id, tags=tags, run_name=run_name).info.run_id, experiment_id
+
+
+def origin_tags() -> dict[str, str]:
+    """Return the tags of a new run that say who started which program of which commit."""
+    return {
         "mlflow.user": who(),
         "mlflow.source.name": Path(sys.argv[0]).name,
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": git_commit().removesuffix("-dirty"),
     }
-    return client.create_run(experiment_id, tags=tags, run_name=run_name).info.run_id, experiment_id
 
 
 def open_experiment(client: MlflowClient, name: str, tracking_uri: str) -> str:
