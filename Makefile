@@ -114,7 +114,7 @@ $(RUN_DONE): requirements.txt requirements/web.txt requirements/watch.txt requir
 	@$(PIP_INSTALL) -q --no-deps -r requirements/detecto.txt || $(PIP_FAILED)
 	@touch $@
 
-$(DEV_DONE): requirements/dev.txt $(RUN_DONE)
+$(DEV_DONE): requirements/dev.txt requirements/cluster.txt $(RUN_DONE)
 	@echo "Installing what the tests and checks need"
 	@$(PIP_INSTALL) -q -r requirements/dev.txt $(PINNED) || $(PIP_FAILED)
 	@touch $@

@@ -1,4 +1,4 @@
-"""What can be said to dataset.py, and what other programs say of data in the same words."""
+"""What can be said to dataset.py and archive.py, and what other programs say of data in the same words."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from pydantic_settings import (
 )
 
 from arguments import TEXT_FLAGS, parse_arguments, refuse
+from schemas import Tiles
+from settings import WantedRuntime
 
 # What several programs say of the same setting.
 DATA = "folders of data: Pascal VOC, COCO, YOLO, CVAT, Label Studio, or packs; found by looking"
@@ -112,6 +114,70 @@ class DatasetCommand(BaseSettings):
     pack: CliSubCommand[PackCommand] = Field(description="few small files, for a machine elsewhere")
     stats: CliSubCommand[StatsCommand] = Field(description="plot classes, sizes and places of the boxes")
     synth: CliSubCommand[SynthCommand] = Field(description="draw a small data set, to try training out")
+
+
+class Looking(BaseModel):
+    """Which model looks, and how."""
+
+    model: Path | None = Field(None, description="model folder; without it the registry is asked")
+    tiles: Tiles = Field("1x1", description="overlapping tiles looked at too, for small objects")
+    runtime: WantedRuntime = Field("auto", description="what runs the network; auto: as the API chooses")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where the network runs")
+    cluster: str | None = Field(None, description="address of a Ray cluster; unset: this machine's cores")
+    actors: int = Field(0, ge=0, description="photos looked at at once; 0: one for each core, or card")
+
+
+class ScanCommand(Looking):
+    """Look at every photo where it lies and write a row for each; the same command goes on after an end."""
+
+    sources: CliPositionalArg[list[str]] = Field(
+        description="folders, .tar shards, or addresses such as s3://bucket/folder"
+    )
+    output: str = Field("runs/archive", description="folder or address of the Parquet files")
+    score_threshold: float | None = Field(
+        None, ge=0, le=1, description="lowest score kept; unset = the model's operating point"
+    )
+    max_pixels: int = Field(
+        40_000_000, ge=1, le=178_000_000, description="width x height of one picture at most"
+    )
+    retry_failed: CliImplicitFlag[bool] = Field(False, description="look again at photos that failed")
+
+
+class ReportCommand(Looking, HeldOut):
+    """Say in one page how an archive differs from the validation split."""
+
+    archive: CliPositionalArg[str] = Field(description="what scan wrote; or the API's address of /metrics")
+    data: list[Path] = Field(description=f"{DATA}; its validation split is compared")
+    output: Path = Field(Path("runs/drift.html"), description="the page")
+
+
+class ArchiveCommand(BaseSettings):
+    """Look at archives of photos, from thousands to millions, and say what is different in them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ARCHIVE_", frozen=True, extra="ignore", cli_prog_name="archive.py", cli_kebab_case=True,
+        cli_avoid_json=True, cli_hide_none_type=True, protected_namespaces=(),
+    )  # fmt: skip
+
+    mlflow_tracking_uri: str = Field(
+        "http://127.0.0.1:5000", validation_alias="mlflow_tracking_uri", description="MLflow tracker"
+    )
+    model_name: str = Field("weapon-detector", validation_alias="model_name", description="registered model")
+    model_version: str | None = Field(
+        None, validation_alias="model_version", description="its version; wins over the alias"
+    )
+    model_alias: str = Field("champion", validation_alias="model_alias", description="its alias")
+    scan: CliSubCommand[ScanCommand] = Field(description="a row for each photo, in Parquet files")
+    report: CliSubCommand[ReportCommand] = Field(description="how an archive differs from validation")
+
+
+def archive_command(arguments: Sequence[str] | None = None) -> tuple[ArchiveCommand, BaseModel]:
+    """Return the settings of archive.py and its command, or say in sentences what is wrong and exit 2."""
+    settings = parse_arguments(ArchiveCommand, arguments, list_flags=("--data",))
+    command = get_subcommand(settings, is_required=False)
+    if not isinstance(command, BaseModel):
+        refuse("error: expected a command, as in: python archive.py scan photos/ (all: --help)")
+    return settings, command
 
 
 def dataset_command(arguments: Sequence[str] | None = None) -> BaseModel:

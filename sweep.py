@@ -57,7 +57,7 @@ def sweep(config: SweepConfig, fixed: list[str]) -> None:
         seed=config.seed, prune=config.prune,
     )  # fmt: skip
     storage = config.storage or f"sqlite:///{plan.output / 'study.db'}"
-    study = studies.open_study(plan, storage, config.name)
+    study = studies.open_study(plan, storage, config.name, heartbeat=config.ray is None)
     run = open_parent(study, plan, config)
     plan = dataclasses.replace(plan, parent_run=run.run_id)
     try:

@@ -22,6 +22,7 @@ LOCKS = {
     "requirements/api.lock": "requirements/api.txt",
     "requirements/api-torch.lock": "requirements/api-torch.txt",
     "requirements/train.lock": "requirements/train.txt",
+    "requirements/cluster.lock": "requirements/cluster.txt",
     "requirements/web.lock": "requirements/web.txt",
     "requirements/watch.lock": "requirements/watch.txt",
     "requirements/tracker.lock": "requirements/tracker.txt",

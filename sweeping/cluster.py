@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ HERE = "local"  # an address: a cluster of this machine alone
 # What a node needs of the project is its code; data and weights lie there already.
 LEFT_AT_HOME = [".git", ".venv", "runs", "data", "mlflow-data", "weights", "photos", "tests", "*.mp4"]
 METRIC = "val_map"
+FOREVER = math.inf  # Tune would pause a trial to let others begin, and a training begins anew after that
 
 
 def connect(address: str) -> None:
@@ -67,6 +69,9 @@ def go(
         after: called after each.
         cpus: cores that one trial takes.
         gpus: graphics cards that one trial takes.
+
+    Raises:
+        KeyboardInterrupt: a person stopped it; the trials under way go on the next time.
     """
     _take_up_what_is_left(study)
     missing = plan.trials - len(finished(study))
@@ -92,6 +97,8 @@ def go(
         tuner.fit()
     finally:
         _take_up_what_is_left(study)
+    if len(finished(study)) < plan.trials:
+        raise KeyboardInterrupt  # which Tune has taken for itself
 
 
 def _take_up_what_is_left(study: optuna.Study) -> None:
@@ -106,7 +113,7 @@ def _scheduler(plan: Plan) -> TrialScheduler:
         return FIFOScheduler()  # type: ignore[no-untyped-call]
     return MedianStoppingRule(
         time_attr="training_iteration", metric=METRIC, mode="max", grace_period=FIRST_TENTHS,
-        min_samples_required=FIRST_WHOLE, hard_stop=True,
+        min_samples_required=FIRST_WHOLE, hard_stop=True, min_time_slice=FOREVER,
     )  # fmt: skip
 
 

@@ -75,8 +75,14 @@ class Plan:
         return Order(self.output / folder, flags, self.minutes, self.tracking_uri)
 
 
-def open_study(plan: Plan, storage: str, name: str) -> optuna.Study:
+def open_study(plan: Plan, storage: str, name: str, *, heartbeat: bool = True) -> optuna.Study:
     """Open the study of that name, or begin it.
+
+    Args:
+        plan: what its trials do.
+        storage: address of its database.
+        name: its name there.
+        heartbeat: take up again what other machines leave behind; Tune sees to that itself.
 
     Raises:
         SweepError: the storage cannot be used, or holds another sweep under that name.
@@ -86,8 +92,8 @@ def open_study(plan: Plan, storage: str, name: str) -> optuna.Study:
         with _experimental():
             # The same seed after a resumption would choose the first trials' values again.
             study = optuna.create_study(
-                study_name=name, storage=open_storage(storage), direction="maximize", load_if_exists=True,
-                pruner=pruner(plan),
+                study_name=name, storage=open_storage(storage, heartbeat=heartbeat), load_if_exists=True,
+                direction="maximize", pruner=pruner(plan),
             )  # fmt: skip
             study.sampler = optuna.samplers.TPESampler(seed=plan.seed + len(study.trials), constant_liar=True)
         before = study.user_attrs.get(PLAN)
@@ -122,13 +128,13 @@ def _experimental() -> Iterator[None]:
         yield
 
 
-def open_storage(address: str) -> optuna.storages.RDBStorage:
+def open_storage(address: str, *, heartbeat: bool) -> optuna.storages.RDBStorage:
     """Open the database of a study."""
     if address.startswith("sqlite:///"):
         Path(address.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     with _experimental():
         return optuna.storages.RDBStorage(
-            address, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS,
+            address, heartbeat_interval=HEARTBEAT_SECONDS if heartbeat else None, grace_period=GRACE_SECONDS,
             heartbeat_stale_trial_callback=take_up_again,
         )  # fmt: skip
 

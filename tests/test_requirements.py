@@ -22,6 +22,7 @@ PROGRAMS = {
     "requirements/api-torch.txt": ["mlapi"],
     "requirements/watch.txt": ["watch"],
     "requirements/train.txt": ["train", "evaluate"],
+    "requirements/cluster.txt": ["sweep", "archive"],
     "requirements.txt": ["demo", "dataset", "web", "mlapi", "watch", "train", "evaluate"],
 }
 # file -> what its programs import only where PyTorch is installed too
@@ -133,7 +134,8 @@ def lists(tmp_path) -> Path:
 def test_a_requirement_more_makes_the_locks_that_include_its_list_stale(lists):
     with (lists / "requirements/train.txt").open("a") as file:
         file.write("lightning>=2\n")
-    assert locks.stale(lists) == ["requirements/everything.lock", "requirements/train.lock"]
+    stale = ["requirements/everything.lock", "requirements/train.lock", "requirements/cluster.lock"]
+    assert locks.stale(lists) == stale
 
 
 def test_another_bound_makes_a_lock_stale_and_another_comment_does_not(lists):
