@@ -120,11 +120,8 @@ class Looking(BaseModel):
     """Which model looks, and how."""
 
     model: Path | None = Field(None, description="model folder; without it the registry is asked")
-    tiles: Tiles = Field("1x1", description="overlapping tiles looked at too, for small objects")
     runtime: WantedRuntime = Field("auto", description="what runs the network; auto: as the API chooses")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the network runs")
-    cluster: str | None = Field(None, description="address of a Ray cluster; unset: this machine's cores")
-    actors: int = Field(0, ge=0, description="photos looked at at once; 0: one for each core, or card")
 
 
 class ScanCommand(Looking):
@@ -137,17 +134,22 @@ class ScanCommand(Looking):
     score_threshold: float | None = Field(
         None, ge=0, le=1, description="lowest score kept; unset = the model's operating point"
     )
+    tiles: Tiles = Field("1x1", description="overlapping tiles looked at too, for small objects")
     max_pixels: int = Field(
         40_000_000, ge=1, le=178_000_000, description="width x height of one picture at most"
     )
+    cluster: str | None = Field(None, description="address of a Ray cluster; unset: this machine's cores")
+    actors: int = Field(0, ge=0, description="photos looked at at once; 0: one for each core, or card")
     retry_failed: CliImplicitFlag[bool] = Field(False, description="look again at photos that failed")
 
 
 class ReportCommand(Looking, HeldOut):
-    """Say in one page how an archive differs from the validation split."""
+    """Say in one page how photos differ from the validation split."""
 
-    archive: CliPositionalArg[str] = Field(description="what scan wrote; or the API's address of /metrics")
-    data: list[Path] = Field(description=f"{DATA}; its validation split is compared")
+    photos: CliPositionalArg[str] = Field(
+        description="what scan wrote, or the API's metrics, as http://127.0.0.1:8000/metrics"
+    )
+    data: list[Path] = Field(description=f"{DATA}; their validation split is looked at too")
     output: Path = Field(Path("runs/drift.html"), description="the page")
 
 
@@ -168,7 +170,7 @@ class ArchiveCommand(BaseSettings):
     )
     model_alias: str = Field("champion", validation_alias="model_alias", description="its alias")
     scan: CliSubCommand[ScanCommand] = Field(description="a row for each photo, in Parquet files")
-    report: CliSubCommand[ReportCommand] = Field(description="how an archive differs from validation")
+    report: CliSubCommand[ReportCommand] = Field(description="how photos differ from validation")
 
 
 def archive_command(arguments: Sequence[str] | None = None) -> tuple[ArchiveCommand, BaseModel]:

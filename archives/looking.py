@@ -13,9 +13,8 @@ import serving.cores  # noqa: F401 - before torch
 from archives.rows import failed
 from archives.sources import Unreadable, read_photo
 from detection import runtimes
-from detection.appearance import Appearance, appearance
+from detection.alarm import weapon_score
 from detection.decoding import Decoders
-from detection.detections import WEAPONS, Detections
 from detection.imaging import Image
 from detection.runtime import AnyDetector, run_by, warm_up
 from schemas import ImageResult, ModelCard, Tiles
@@ -71,35 +70,27 @@ class Looker:
     def rows(self, photos: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """Yield the row of each listed photo, in their order."""
         waiting = iter(photos)
-        under_way: deque[tuple[str, Future[tuple[Image, Appearance]]]] = deque()
+        under_way: deque[tuple[str, Future[Image]]] = deque()
         for photo in itertools.chain(waiting, [None] * self._ahead):
             if photo is not None:
                 under_way.append((photo["photo"], self._readers.submit(self._read, photo)))
             if under_way and (photo is None or len(under_way) > self._ahead):
                 yield self._row(*under_way.popleft())
 
-    def _read(self, photo: Mapping[str, Any]) -> tuple[Image, Appearance]:
+    def _read(self, photo: Mapping[str, Any]) -> Image:
         content = read_photo(photo["address"], photo["path"], photo["offset"], photo["size"])
-        image = self._decoders.decode(content)
-        return image, appearance(image)
+        return self._decoders.decode(content)
 
-    def _row(self, name: str, reading: Future[tuple[Image, Appearance]]) -> dict[str, Any]:
-        looks: list[Appearance] = []
-
-        def decode(_: bytes) -> Image:
-            image, how = reading.result()
-            looks.append(how)
-            return image
-
+    def _row(self, name: str, reading: Future[Image]) -> dict[str, Any]:
+        file, card = SentFile(name, b""), self._detector.card
         try:
-            look = look_at(self._detector, SentFile(name, b""), self._wanted.query, JSON, decode)
+            look = look_at(self._detector, file, self._wanted.query, JSON, lambda _: reading.result())
         except Unreadable as error:
             return failed(name, "unreadable", f"{error}.")
-        card = self._detector.card
-        result = to_result(SentFile(name, b""), Ran(look, 0.0, 0.0), card, "")
+        result = to_result(file, Ran(look, 0.0, 0.0), card, "")
         if result.error is not None:
             return failed(name, result.error.type.rpartition(":")[2], result.error.detail)
-        return {**answer_row(result), **_more(look, card, looks[0]), "runtime": self._runtime}
+        return {**answer_row(result), **_more(look, card), "runtime": self._runtime}
 
     def close(self) -> None:
         """End the decoding processes."""
@@ -124,13 +115,7 @@ def answer_row(result: ImageResult) -> dict[str, Any]:
     }
 
 
-def _more(look: Look, card: ModelCard, how: Appearance) -> dict[str, Any]:
+def _more(look: Look, card: ModelCard) -> dict[str, Any]:
     """Return the columns that the API does not answer."""
-    best = weapon_score(look.detections, card)
-    return {"weapon_score": best, "brightness": how.brightness, "sharpness": how.sharpness}
-
-
-def weapon_score(found: Detections, card: ModelCard) -> float:
-    """Return the best score of any weapon; 0 where there is none."""
-    weapons = found.of([i for i, name in enumerate(card.class_names) if name in WEAPONS])
-    return float(weapons.scores[0]) if len(weapons) else 0.0
+    how = {"brightness": look.appearance.brightness, "sharpness": look.appearance.sharpness}
+    return {"weapon_score": weapon_score(look.detections, card), **how}

@@ -156,6 +156,12 @@ def _members(address: str, name: str, path: str) -> list[pa.Table | Broken]:
     return [*([_table(address, rows)] if rows else []), *found]
 
 
+def one_photo(path: Path) -> dict[str, Any]:
+    """Return the row of LISTED of a file on this machine."""
+    where = str(path.resolve())
+    return {"photo": str(path), "address": where, "path": where, "offset": WHOLE, "size": path.stat().st_size}
+
+
 def read_photo(address: str, path: str, offset: int, size: int) -> bytes:
     """Return the bytes of one photo.
 

@@ -88,7 +88,10 @@ def main() -> None:
         for turn in range(options.rounds):
             rates["bare"].append(bare_rate(options.model, paths, cores))
             rates["pass"].append(pass_rate(options.model, photos, cores))
-            print(f"turn {turn}: " + ", ".join(f"{name} {each[-1]:.1f}/s" for name, each in rates.items()))
+            print(
+                f"turn {turn}: " + ", ".join(f"{name} {each[-1]:.1f}/s" for name, each in rates.items()),
+                flush=True,
+            )
         engine.disconnect()
     middle = {name: statistics.median(each) for name, each in rates.items()}
     ratio = statistics.median(b / a for a, b in zip(rates["bare"], rates["pass"], strict=True))

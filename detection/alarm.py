@@ -37,3 +37,9 @@ def verdict_of(found: Detections, card: ModelCard, notes: Sequence[str] = ()) ->
     if len(weapons.above(alarm_threshold(card))):
         return "alarm"
     return "unsure" if notes or len(weapons.above(unsure_threshold(card))) else "none"
+
+
+def weapon_score(found: Detections, card: ModelCard) -> float:
+    """Return the best score of any weapon, however low; 0 where none was found."""
+    weapons = found.of(classes_of(card).weapons)
+    return float(weapons.scores[0]) if len(weapons) else 0.0

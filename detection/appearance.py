@@ -1,4 +1,4 @@
-"""How a picture looks, in two numbers: how bright it is, and how sharp."""
+"""How a picture looks, in two numbers: how bright it is, and how sharp; and the columns to count them in."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 from detection.imaging import Image
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # BT.601
+# By which distributions of pictures are compared: upper ends of their columns.
+BRIGHTNESS_EDGES = tuple(range(8, 256, 8))
+SHARPNESS_EDGES = tuple(
+    float(f"{10 ** (i / 4):.3g}") for i in range(21)
+)  # 1 to 100,000, in fourths of a power
+SCORE_EDGES = tuple(i / 20 for i in range(1, 20))
 SAMPLES = 128  # a side: pixels that brightness is taken from
 PATCHES, PATCH = 5, 96  # a side: patches that sharpness is taken from, and pixels of each
 

@@ -10,7 +10,10 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-WINGS = ("detection", "photosets", "evaluation", "training", "tracking", "serving", "page", "cameras")
+WINGS = (
+    "detection", "photosets", "evaluation", "training", "tracking", "serving", "page", "cameras", "sweeping",
+    "archives",
+)  # fmt: skip
 READMES = (ROOT / "README.md", ROOT / "README.ru.md")
 MARKED = re.compile(r"(<!-- import graph -->\n).*?(<!-- end -->\n)", re.S)
 

@@ -85,7 +85,7 @@ async def detection(request: Request, service: ServiceDep) -> Predictions:
         service.metrics.files.labels("error").inc()
         raise look.value.problem
     result = to_result(file, look, card, note["request_id"])
-    record(service.metrics, note, [result], [look.value.detections], card)
+    record(service.metrics, note, [result], [look.value], card)
     predictions = [
         Prediction(
             label=one.label, confidence=one.score, x_min=round(one.box.x1), y_min=round(one.box.y1),

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from detection import drawing, imaging
 from detection.alarm import alarm_threshold, verdict_of
+from detection.appearance import Appearance, appearance
 from detection.detections import Detections
 from detection.overlaps import one_name_each
 from detection.runtime import AnyDetector
@@ -68,6 +69,7 @@ def check_labels(query: PredictQuery, card: ModelCard) -> None:
 
 ALL = 1_000_000
 IMAGE_PROBLEMS = {imaging.NotAnImage: "not-an-image", imaging.ImageTooLarge: "image-too-large"}
+NOTHING = Appearance(brightness=0, sharpness=0)
 Decode = Callable[[bytes], imaging.Image]  # raises imaging.ImageError
 
 
@@ -88,6 +90,7 @@ class Look:
     inference_ms: float = 0
     encode_ms: float = 0
     views: int = 0  # the whole picture and its tiles
+    appearance: Appearance = NOTHING
 
 
 def look_at(
@@ -133,6 +136,7 @@ def look_at(
         inference_ms=(detected - decoded) * 1000,
         encode_ms=(ended - detected) * 1000,
         views=len(frames),
+        appearance=appearance(image),
     )
 
 

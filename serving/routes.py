@@ -19,8 +19,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from detection.alarm import alarm_threshold, unsure_threshold
-from detection.detections import Detections
+from detection.alarm import alarm_threshold, unsure_threshold, weapon_score
 from detection.runtime import run_by
 from detection.tiles import Stopped
 from schemas import ImageResult, ModelCard, ModelInfo, ModelList, ModelName, PredictResponse
@@ -174,7 +173,7 @@ async def predict(request: Request, query: Annotated[PredictQuery, Query()], ser
         to_result(file, look, card, note["request_id"]) for file, look in zip(files, looks, strict=True)
     ]
     threshold = score_threshold(card, query)
-    record(service.metrics, note, results, [look.value.detections for look in looks], card)
+    record(service.metrics, note, results, [look.value for look in looks], card)
     note |= {"score_threshold": threshold, "views": sum(look.value.views for look in looks)}
     if media_type != JSON:
         service.metrics.stage_seconds.labels("encode").observe(looks[0].value.encode_ms / 1000)
@@ -281,17 +280,22 @@ def record(
     metrics: ApiMetrics,
     note: dict[str, Any],
     results: Sequence[ImageResult],
-    found: Sequence[Detections],
+    looks: Sequence[Look],
     card: ModelCard,
 ) -> None:
     """Count what the model found at its own point, whatever the caller asked to see, and log it."""
     point = alarm_threshold(card)
-    labels = Tally(card.class_names[label] for each in found for label in each.above(point).labels)
+    labels = Tally(card.class_names[label] for look in looks for label in look.detections.above(point).labels)
     for result in results:
         metrics.files.labels("error" if result.error else "ok").inc()
         metrics.alarms.inc(bool(result.alarm))
         for stage, milliseconds in (result.time_ms.model_dump() if result.time_ms else {}).items():
             metrics.stage_seconds.labels(stage).observe(milliseconds / 1000)
+    for look in looks:
+        if look.problem is None:
+            metrics.weapon_score.observe(weapon_score(look.detections, card))
+            metrics.brightness.observe(look.appearance.brightness)
+            metrics.sharpness.observe(look.appearance.sharpness)
     for label, count in labels.items():
         metrics.detections.labels(label).inc(count)
     note |= {"operating_point": point, "unsure_point": unsure_threshold(card), "detections": dict(labels)}

@@ -10,6 +10,7 @@ from typing import Any
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from detection.appearance import BRIGHTNESS_EDGES, SCORE_EDGES, SHARPNESS_EDGES
 from detection.decoding import Decoders
 from serving.gate import FairShare, KeyRing
 from serving.models import (
@@ -42,6 +43,17 @@ class ApiMetrics:
             "detections", "Detections of at least the model's own operating point", ["label"], **make
         )
         self.alarms = Counter("alarms", "Pictures with a possible weapon at the operating point", **make)
+        # What `archive.py report` compares with the validation split.
+        self.weapon_score = Histogram(
+            "weapon_score", "Best score of a weapon in a picture, 0 where there is none", **make,
+            buckets=SCORE_EDGES,
+        )  # fmt: skip
+        self.brightness = Histogram(
+            "picture_brightness", "Mean shade of a picture", **make, buckets=BRIGHTNESS_EDGES
+        )
+        self.sharpness = Histogram(
+            "picture_sharpness", "Variance of a picture's Laplacian", **make, buckets=SHARPNESS_EDGES
+        )
         self.files = Counter("files", "Files by outcome", ["outcome"], **make)
         self.waiting = Gauge("queue_length", "Requests that wait for a worker", **make)
         self.watch_trouble = Gauge(

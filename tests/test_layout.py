@@ -13,7 +13,7 @@ GRAPH = {
     "schemas": set(),
     "settings": {"arguments"},
     "commands": {"arguments", "commands_data", "schemas", "settings"},
-    "commands_data": {"arguments"},
+    "commands_data": {"arguments", "schemas", "settings"},
     "metrics": {"detection"},
     "client": {"commands", "detection", "schemas"},
     # wings
@@ -25,6 +25,8 @@ GRAPH = {
     "serving": {"detection", "schemas", "settings", "tracking"},
     "page": {"cameras", "client", "detection", "schemas", "settings"},
     "cameras": {"client", "detection", "photosets", "schemas"},
+    "sweeping": {"commands"},
+    "archives": {"detection", "schemas", "serving"},
     # programs
     "dataset": {"commands_data", "photosets"},
     "train": {
@@ -39,17 +41,22 @@ GRAPH = {
     "web": {"client", "detection", "page", "settings"},
     "watch": {"cameras", "client", "settings"},
     "demo": {"cameras", "settings"},
+    "sweep": {"commands", "sweeping", "tracking"},
+    "archive": {"archives", "commands_data", "detection", "photosets", "schemas", "tracking"},
 }  # fmt: skip
-PROGRAMS = {"dataset", "train", "evaluate", "registry", "mlapi", "web", "watch", "demo"}
-MOST_ROOT_FILES = 15
+PROGRAMS = {"dataset", "train", "evaluate", "registry", "mlapi", "web", "watch", "demo", "sweep", "archive"}
+MOST_ROOT_FILES = 17
 MOST_LINES = 500
 HEAVY = {"torch", "torchvision", "detecto", "mlflow"}
 ONLY_IMPORTERS = {
     "detecto": {"detection.detector"},
     "mlflow": {"tracking"},
+    "optuna": {"sweeping.study", "sweeping.cluster", "sweep"},
+    "ray": {"sweeping.cluster", "archives.engine"},
+    "pyarrow": {"archives", "archive"},
     "streamlit": {"web", "page"},
     "av": {"page.frames", "cameras.streams"},
-    "sqlalchemy": {"cameras.database", "cameras.events"},
+    "sqlalchemy": {"cameras.database", "cameras.events", "sweeping.study"},
     "paho": {"cameras.mqtt"},
     "apprise": {"cameras.alerts"},
     "fastapi": {"serving.app", "serving.deepstack", "serving.labelstudio", "serving.routes"},
