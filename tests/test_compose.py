@@ -25,6 +25,7 @@ from conftest import LONGEST_S, free_port, wait_until
 from PIL import Image, ImageDraw
 
 from cameras.config import load_cameras, of_shard
+from commands import train_config
 from settings import WatchSettings
 
 ROOT = Path(__file__).parents[1]
@@ -194,13 +195,35 @@ def test_kubernetes_asks_the_api_for_life_and_readiness_apart():
     assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
 
 
-@pytest.mark.parametrize("name", ["deploy/kubernetes", "deploy/kubernetes/cameras"])
+@pytest.mark.parametrize(
+    "name", ["deploy/kubernetes", "deploy/kubernetes/cameras", "deploy/kubernetes/training"]
+)
 def test_kustomization_names_every_file_beside_it(name):
     folder = ROOT / name
     named = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
     assert sorted(named) == sorted(
         path.name for path in folder.glob("*.yaml") if path.stem != "kustomization"
     )
+
+
+def test_kubernetes_trains_with_flags_that_there_are_on_the_runtime_beside_it():
+    folder = ROOT / "deploy/kubernetes/training"
+    job, runtime, claim = (
+        yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in ("job", "runtime", "data")
+    )
+    trainer = job["spec"]["trainer"]
+    assert trainer["command"] == ["torchrun", "train.py"]
+    config = train_config(trainer["args"])
+    assert job["spec"]["runtimeRef"]["kind"] == runtime["kind"]
+    assert job["spec"]["runtimeRef"]["name"] == runtime["metadata"]["name"]
+    (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    pod = replicated["template"]["spec"]["template"]["spec"]
+    mounted = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert {volume["name"] for volume in pod["volumes"]} == set(mounted)
+    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert all(path.is_relative_to(mounted["data"]) for path in (*config.data, config.output))
+    # One image in a step for each process: the batch is shared among the machines.
+    assert config.batch_size % trainer["numNodes"] == 0
 
 
 def base_image(dockerfile: str = "Dockerfile.api") -> str:

@@ -15,8 +15,15 @@ import yaml
 from pydantic_settings import BaseSettings
 
 import settings
-from commands import TrainConfig, evaluate_config, predict_config, registry_command, train_config
-from commands_data import dataset_command
+from commands import (
+    TrainConfig,
+    evaluate_config,
+    predict_config,
+    registry_command,
+    sweep_config,
+    train_config,
+)
+from commands_data import archive_command, dataset_command
 from docs.import_graph import code, import_graph, mermaid, reduced
 from docs.results import CARD, card_figures, kept, table, trimmed
 
@@ -34,6 +41,8 @@ SERVICES: list[type[BaseSettings]] = [
 # What a command line after the program's name must be accepted by.
 PARSERS: dict[str, Callable[[list[str]], Any]] = {
     "train.py": train_config,
+    "sweep.py": sweep_config,
+    "archive.py": archive_command,
     "evaluate.py": evaluate_config,
     "registry.py": registry_command,
     "client.py": predict_config,
