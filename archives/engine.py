@@ -111,7 +111,7 @@ def look(
         ArchiveError: the actors cannot work at all.
     """
     resource = "CPU" if wanted.device == "cpu" else "GPU"
-    count = actors or int(ray.cluster_resources().get(resource, 0))
+    count = actors or int(ray.cluster_resources().get(resource, 0))  # type: ignore[no-untyped-call]
     if not count:
         raise ArchiveError(f"the cluster has no {resource} to look with")
     tell(f"{len(photos):,} photos, {count} at once")

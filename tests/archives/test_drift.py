@@ -14,6 +14,7 @@ from archives.drift import Photos
 from archives.errors import ArchiveError
 from archives.looking import Looker, Wanted
 from archives.rows import ROWS, Parts, failed
+from archives.sources import one_photo
 from detection import runtimes
 from photosets import synthetic
 from serving.app import create_app
@@ -74,7 +75,7 @@ def test_the_apis_metrics_say_the_same_of_a_photo_as_its_row(tmp_path):
         address = f"{client.base_url}/metrics"
         live = drift.of_metrics("api", drift.ask_metrics(address))
     looker = Looker(detector, Wanted(), ahead=1)
-    row = next(iter(looker.rows([archive.one_photo(path)])))
+    row = next(iter(looker.rows([one_photo(path)])))
     looker.close()
     kept = drift.of_rows("rows", [pa.Table.from_pylist([row] * 3, schema=ROWS)])
     assert (live.answered, live.alarms, live.labels) == (kept.answered, kept.alarms, kept.labels)
@@ -110,7 +111,7 @@ def test_a_report_compares_an_archive_with_the_validation_split(tmp_path, small_
     detector = runtimes.load(small_model, runtime="torch")
     parts.settle({"weights": detector.card.weights_sha256, "tiles": "1x1"})
     looker = Looker(detector, Wanted(), ahead=1)
-    row = next(iter(looker.rows([archive.one_photo(tmp_path / "night.png")])))
+    row = next(iter(looker.rows([one_photo(tmp_path / "night.png")])))
     looker.close()
     parts.add(pa.Table.from_pylist([row], schema=ROWS))
     parts.flush()
