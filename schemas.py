@@ -483,35 +483,3 @@ class ModelInfo(_Answer):
     version_url: str | None = Field(None, description="the version's page in the tracker, its run among it")
     runtime: RuntimeInfo | None = Field(None, description="what runs the network, and why nothing else")
     watch_error: str | None = Field(None, description="why a newer version could not be loaded, if so")
-
-
-# --- what watch.py says of its cameras --------------------------------------------------------------
-
-
-class CameraStatus(_Answer):
-    """How one camera does."""
-
-    name: str
-    address: str = Field(description="without user, password and query")
-    problem: str | None = Field(description="why it gives no pictures, or nobody looks at them")
-    lens: str | None = Field(description="black, covered or frozen: it gives pictures and sees nothing")
-    frames_per_second: float = Field(description="looked at, over the last ten seconds")
-    delay_seconds: float | None = Field(description="from the last picture's coming to the API's answer")
-    last_frame_at: str | None = Field(description="ISO 8601, UTC")
-    last_frame_age_seconds: float | None
-    frames: int = Field(description="that came since the start")
-    looks: int = Field(description="frames that the API looked at")
-    reconnects: int
-    refusals: int = Field(description="frames that the API would not look at: 503 or 429, after retries")
-    alarms: int
-    suspicions: int
-    alarms_last_hour: int
-    suspicions_last_hour: int
-
-
-class WatchStatus(_Answer):
-    """How a watcher of cameras does: GET /status.json."""
-
-    at: str = Field(description="ISO 8601, UTC")
-    cameras: tuple[CameraStatus, ...]
-    told: dict[str, str | None] = Field(description="who is told of alarms, and why one cannot be, if so")

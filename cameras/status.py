@@ -19,11 +19,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, ConfigDict, Field
 
 from cameras.config import Camera
 from cameras.metrics import metrics
 from cameras.watcher import CameraState, Watcher
-from schemas import CameraStatus, WatchStatus
 
 REFRESH_S = 5
 READ_S = 10.0  # a caller that sends nothing for so long is hung up on
@@ -38,6 +38,41 @@ class StatusError(RuntimeError):
 
 
 # --- what is said -----------------------------------------------------------------------------------
+
+
+class _Said(BaseModel):
+    """What the status page's JSON holds."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class CameraStatus(_Said):
+    """How one camera does."""
+
+    name: str
+    address: str = Field(description="without user, password and query")
+    problem: str | None = Field(description="why it gives no pictures, or nobody looks at them")
+    lens: str | None = Field(description="black, covered or frozen: it gives pictures and sees nothing")
+    frames_per_second: float = Field(description="looked at, over the last ten seconds")
+    delay_seconds: float | None = Field(description="from the last picture's coming to the API's answer")
+    last_frame_at: str | None = Field(description="ISO 8601, UTC")
+    last_frame_age_seconds: float | None
+    frames: int = Field(description="that came since the start")
+    looks: int = Field(description="frames that the API looked at")
+    reconnects: int
+    refusals: int = Field(description="frames that the API would not look at: 503 or 429, after retries")
+    alarms: int
+    suspicions: int
+    alarms_last_hour: int
+    suspicions_last_hour: int
+
+
+class WatchStatus(_Said):
+    """How a watcher of cameras does: GET /status.json."""
+
+    at: str = Field(description="ISO 8601, UTC")
+    cameras: tuple[CameraStatus, ...]
+    told: dict[str, str | None] = Field(description="who is told of alarms, and why one cannot be, if so")
 
 
 def status(watcher: Watcher) -> WatchStatus:

@@ -22,9 +22,8 @@ from cameras.alerts import Courier
 from cameras.events import EventStore
 from cameras.figures import HOUR_S, Tally
 from cameras.lens import FROZEN_S, LASTS_S, Lens
-from cameras.status import StatusError, StatusServer
+from cameras.status import StatusError, StatusServer, WatchStatus
 from cameras.watcher import Watcher
-from schemas import WatchStatus
 from tests.cameras.test_watcher import QUEUE_FULL, watched
 
 __all__ = ["api"]  # a fixture
