@@ -210,7 +210,7 @@ def _small(looked: _Looked, *, blur_faces: bool) -> bytes:
     image = imaging.decode_image(looked.picture)
     small = imaging.shrink(image, SCENE_SIDE)
     if blur_faces:
-        small = without_faces(small, boxes_of(looked.found) * (small.shape[1] / image.shape[1]))
+        small = without_faces(small, boxes_of(looked.found) * (small.shape[1] / image.shape[1])).image
     return imaging.encode_image(small, quality=80)
 
 

@@ -102,7 +102,8 @@ def chart(
 
 def lowest(points: Sequence[dict[str, Any]]) -> float:
     """Return where the share of caught photos begins: what lies below the model's points is of no use."""
-    return min(0.5, math.floor(10 * min(point["caught"] for point in points)) / 10)
+    lowest_caught: float = min(point["caught"] for point in points)
+    return min(0.5, math.floor(10 * lowest_caught) / 10)
 
 
 def numbers(page: Page) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def compared_ui(page: Page, versions: Sequence[ListedVersion]) -> None:
         st.caption(page.text("compare_nothing"))
         return
     columns = [page.text("column_metric"), name_of(page, one), name_of(page, other)]
-    rows = [
+    rows: list[list[str | Cell]] = [
         [
             page.text(measure.key),
             measured(page, one, split, measure),

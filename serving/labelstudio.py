@@ -162,7 +162,7 @@ async def predict(request: Request, service: ServiceDep, asked: Tasks) -> Predic
     results = [
         to_result(file, look, card, note["request_id"]) for file, look in zip(files, looks, strict=True)
     ]
-    record(service.metrics, note, results, [look.value.detections for look in looks], card)
+    record(service.metrics, note, results, [look.value for look in looks], card)
     answers = iter(_answer(result, served, interface) for result in results)
     return Predicted(
         results=[next(answers) if isinstance(one, SentFile) else [] for one in fetched],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ HERE = "local"  # an address: a cluster of this machine alone
 # What a node needs of the project is its code; data and weights lie there already.
 LEFT_AT_HOME = [".git", ".venv", "runs", "data", "mlflow-data", "weights", "photos", "tests", "*.mp4"]
 METRIC = "val_map"
-FOREVER = math.inf  # Tune would pause a trial to let others begin, and a training begins anew after that
+FOREVER = sys.maxsize  # Tune would pause a trial to let others begin, and a training begins anew after that
 
 
 def connect(address: str) -> None:

@@ -127,8 +127,8 @@ def weights_for(detector: Detector, start: Detector) -> dict[str, Tensor]:
     for name, own in drawn.items():
         if name.startswith(architectures.HEAD) and state[name].shape[1:] == own.shape[1:]:
             # one score or four coordinates of each class after the other
-            rows = own.clone().unflatten(0, (len(detector.class_names), -1))
-            learnt = state[name].unflatten(0, (len(start.class_names), -1))
+            rows: Tensor = own.clone().reshape(len(detector.class_names), -1, *own.shape[1:])
+            learnt = state[name].reshape(len(start.class_names), -1, *own.shape[1:])
             for each in shared:
                 rows[detector.class_names.index(each)] = learnt[start.class_names.index(each)]
             state[name] = rows.flatten(0, 1)

@@ -45,6 +45,7 @@ def test_a_mask_stays_within_the_picture():
     mask = suggested_mask(dismissed(*[[0.0, 0.0, 8.0, 4.0]] * 3))
     assert mask == ((0.01, 0.01), (0.03, 0.01), (0.03, 0.03), (0.01, 0.03))
     beyond = suggested_mask(dismissed(*[[190.0, 90.0, 210.0, 110.0]] * 3))
+    assert beyond is not None
     assert max(max(corner) for corner in beyond) == 1
 
 

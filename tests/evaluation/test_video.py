@@ -239,7 +239,9 @@ def test_photographs_without_a_series_are_panned_over_when_asked(root, model, tm
     out = tmp_path / "out"
     arguments = ["--data", str(root), "--model", str(model), "--output", str(out), "--no-latency", "--video"]
     assert evaluate.main([*arguments, "--pan-seconds", "3"]) == 0
-    measured = reports.read_report(out).video.figures
+    made = reports.read_report(out).video
+    assert made is not None
+    measured = made.figures
     assert (measured.clips, measured.panned, measured.pictures) == (2, 1, 4 + 6)
 
 

@@ -20,9 +20,9 @@ from cameras.events import EventStore, Scene
 from detection import imaging
 from tests.cameras.camera_parts import an_event
 from tests.fake_api import FakeApi
-from tests.page.test_browser import Visitor, open_browser
+from tests.page.browser import Visitor
 
-__all__ = ["open_browser"]  # a fixture
+pytest_plugins = ("tests.page.browser",)
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[2]

@@ -801,6 +801,7 @@ def test_names_from_outside_are_shown_as_they_are_wherever_markdown_is_drawn(api
 
 def test_classes_of_somebodys_own_are_shown_by_their_names(api, start):
     names = ("__background__", "rifle", "axe", "phone")
+    assert CARD.tables is not None
     curve = CARD.tables.precision_recall["pistol"]
     tables = CARD.tables.model_copy(
         update={

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 from conftest import LONGEST_S, wait_until
 from mlflow import MlflowClient
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 import sweep
@@ -85,7 +87,7 @@ def test_a_shared_flag_that_is_not_the_persons_to_set_is_refused(fixed, said):
 
 
 def test_a_choice_is_said_in_flags():
-    values = {
+    values: dict[str, bool | int | float | str] = {
         "lr": 0.00012345678,
         "batch_size": 8,
         "negatives": False,
@@ -138,11 +140,13 @@ def order(tmp_path, monkeypatch):
 
 
 def test_a_trial_reports_the_best_so_far_at_every_tenth_of_its_minutes(order):
-    reported = []
-    outcome = run_trial(
-        order("[[2.5, 0.2], [4.5, 0.1], [10.2, 0.4]]", "end"),
-        lambda tenth, score: bool(reported.append((tenth, score))),
-    )
+    reported: list[tuple[int, float]] = []
+
+    def go_on(tenth, score):
+        reported.append((tenth, score))
+        return False
+
+    outcome = run_trial(order("[[2.5, 0.2], [4.5, 0.1], [10.2, 0.4]]", "end"), go_on)
     assert outcome == Outcome(0.4, pruned=False)
     # 0.2 is first known after 2.5 of 10 minutes, 0.4 at the very end.
     assert reported == [
@@ -239,7 +243,8 @@ def as_good_as_its_lr(order, report):
 
 
 def test_the_best_trial_is_the_one_with_the_best_map(plan, storage):
-    study, told = studies.open_study(plan, storage, "s"), []
+    told: list[str] = []
+    study = studies.open_study(plan, storage, "s")
     studies.go(study, plan, told.append, lambda: None, as_good_as_its_lr)
     best = studies.best_of(study)
     assert best is not None
@@ -253,7 +258,8 @@ def test_a_trial_that_crashes_is_counted_with_its_sentence_and_the_sweep_goes_on
             raise TrialCrashed("out of memory")
         return as_good_as_its_lr(order, report)
 
-    study, told = studies.open_study(plan, storage, "s"), []
+    told: list[str] = []
+    study = studies.open_study(plan, storage, "s")
     studies.go(study, plan, told.append, lambda: None, crash_once)
     assert studies.summary(study) == "trials over: 4 (3 whole, 1 crashed)"
     assert "trial-0001 crashed, the sweep goes on: out of memory" in told
@@ -285,14 +291,16 @@ def test_a_trial_whose_machine_is_gone_is_taken_up_again(plan, storage, monkeypa
     lost = studies.open_study(plan, storage, "s")
     trial = lost.ask()
     studies.suggest(trial, plan.space)
-    lost._storage.record_heartbeat(trial._trial_id)  # its last one
-    folders = []
+    cast(RDBStorage, lost._storage).record_heartbeat(trial._trial_id)  # its last one
+    folders: list[str] = []
+
+    def note_folder(order, report):
+        folders.append(order.folder.name)
+        return as_good_as_its_lr(order, report)
+
     study = studies.open_study(plan, storage, "s")
     time.sleep(2.5)  # longer than the grace that it is given
-    studies.go(
-        study, plan, lambda _: None, lambda: None,
-        lambda order, report: (folders.append(order.folder.name), as_good_as_its_lr(order, report))[1],
-    )  # fmt: skip
+    studies.go(study, plan, lambda _: None, lambda: None, note_folder)
     assert folders[0] == "trial-0000"
     assert study.trials[1].params == trial.params
     assert studies.summary(study) == "trials over: 4 (4 whole)"
@@ -364,7 +372,9 @@ def test_a_sweep_ends_with_a_command_and_a_run_for_each_trial_below_one(words, t
     said = capsys.readouterr().out
     assert "trials over: 1 (1 whole)" in said
     client = MlflowClient(uri)
-    runs = client.search_runs([client.get_experiment_by_name("weapon-detector").experiment_id])
+    experiment = client.get_experiment_by_name("weapon-detector")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     (below,) = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert below.info.run_name == "trial-0000"

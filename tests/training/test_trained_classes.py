@@ -18,6 +18,7 @@ from detection.card import read_card, write_card
 from detection.detections import Classes, Detections, GroundTruth
 from detection.imaging import encode_image
 from evaluation import report as reports
+from evaluation import tables
 from evaluation.results import build_report
 from photosets import convert, synthetic
 from serving.app import create_app
@@ -60,7 +61,7 @@ def test_a_report_follows_the_classes(tmp_path):
     assert "when a weapon (rifle, axe) reaches" in page
     assert "pistol" not in page
     assert reports.read_report(tmp_path).weapons == ("rifle", "axe")
-    table = evaluate.figures_table(result)
+    table = tables.figures_table(result)
     assert {"rifle AP", "axe AP"} <= {*table.columns[0].cells}
 
 
@@ -85,7 +86,7 @@ def test_a_yolo_export_of_own_classes_is_trained_registered_served_and_measured(
     with safetensors.safe_open(folder / "weights.safetensors", "pt") as weights:
         assert weights.get_slice("roi_heads.box_predictor.cls_score.weight").get_shape()[0] == 4
     registered = find_version("own", tracking_uri=tracker_uri)  # the first is champion
-    assert registered.classes() == ({"rifle", "axe", "phone"}, {"rifle", "axe"})
+    assert registered.classes() == (frozenset({"rifle", "axe", "phone"}), frozenset({"rifle", "axe"}))
     told = ["--data", str(tmp_path / "mine"), "--model", str(folder), "--no-latency"]
     assert evaluate.main([*told, "--output", str(tmp_path / "report")]) == 0
     report = json.loads((tmp_path / "report" / "report.json").read_text())
