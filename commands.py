@@ -448,10 +448,7 @@ class EvaluateConfig(BaseSettings):
     )
     rate: float = Field(2.0, gt=0, le=30, description="pictures looked at per second (--video, --clips)")
     pan_seconds: float = Field(
-        0.0,
-        ge=0,
-        le=600,
-        description="with --video, let the view move so long over each photograph that is in no series",
+        0.0, ge=0, le=600, description="with --video, move so long over each photograph that is in no series"
     )
     negatives: bool = Field(False, description=NEGATIVES)
     val_fraction: float = Field(0.12, gt=0, lt=0.5, description=f"{VAL_FRACTION}; as in training")
@@ -462,12 +459,10 @@ class EvaluateConfig(BaseSettings):
     model: Path | None = Field(None, description="model folder; without it the registry is asked")
     output: Path = Field(Path("reports/latest"), description="folder of the report")
     tiles: Tiles = Field(
-        "1x1",
-        description="look at so many overlapping tiles too, for small objects; auto: by the image's size",
+        "1x1", description="look at overlapping tiles too, for small objects; auto: by the image's size"
     )
     compare_to_original: bool = Field(
-        False,
-        description="put the original project's published figures beside ours (official test split only)",
+        False, description="show the original project's published figures too (official test split only)"
     )
     robustness: bool = Field(False, description="also score darker, blurred, ... images: six times the work")
     latency: bool = Field(True, description="time the detector; leave it out where other work runs too")
@@ -489,9 +484,7 @@ class EvaluateConfig(BaseSettings):
         "http://127.0.0.1:5000", validation_alias="mlflow_tracking_uri", description="MLflow tracker"
     )
     model_name: str = Field("weapon-detector", validation_alias="model_name", description="registered model")
-    model_version: str | None = Field(
-        None, validation_alias="model_version", description="its version; wins over the alias"
-    )
+    model_version: str | None = Field(None, validation_alias="model_version", description="before the alias")
     model_alias: str = Field("champion", validation_alias="model_alias", description="its alias")
 
     @model_validator(mode="after")

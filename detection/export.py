@@ -318,7 +318,12 @@ def to_int8(
             ignored = nncf.IgnoredScope(patterns=[RPN_LAYERS], validate=False)
         with quiet():
             quantised[part] = nncf.quantize(
-                model.clone(), nncf.Dataset(calls), subset_size=len(images), ignored_scope=ignored
+                model.clone(),
+                nncf.Dataset(calls),
+                subset_size=len(images),
+                ignored_scope=ignored,
+                preset=nncf.QuantizationPreset.MIXED,  # the pyramid's values have two signs
+                fast_bias_correction=False,  # layer by layer, on the pictures: boxes stay where they are
             )
     return quantised
 

@@ -113,7 +113,10 @@ def test_detecto_is_installed_by_itself_and_what_it_imports_stands_beside():
 
 def pins(lock: str) -> dict[str, str]:
     """Distribution -> version of a lock; every line that is no comment must be such a pair."""
-    lines = [line.partition("#")[0].strip() for line in (ROOT / lock).read_text().splitlines()]
+    uncommented = [
+        line.partition("#")[0].partition(";")[0] for line in (ROOT / lock).read_text().splitlines()
+    ]
+    lines = [line.strip() for line in uncommented]  # a marker says where there is no such package
     found = [re.fullmatch(r"([a-z0-9.-]+)==([a-z0-9.]+)", line) for line in lines if line]
     assert None not in found, f"{lock} names more than versions: make lock"
     return {normal(match[1]): match[2] for match in found if match}
