@@ -591,12 +591,6 @@ def test_a_damaged_pack_is_a_sentence_and_leaves_nothing(pack):
     assert list(pack.parent.iterdir()) == [pack]
 
 
-def test_only_pascal_voc_is_packed_and_others_are_told_how(tmp_path):
-    others.coco(tmp_path / "set")
-    with pytest.raises(packing.UnusablePack, match=r"is COCO: dataset.py convert .* --to voc NEW"):
-        packing.pack([tmp_path / "set"], tmp_path / "pack", longer_side=96, quality=70, part_bytes=200_000)
-
-
 # --- the commands ----------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import negative_data_rejection
 from schemathesis.transport.serialization import Binary
 
 from detection.detections import CLASS_NAMES
@@ -47,10 +48,13 @@ def api(client):
     ],
 )
 def test_every_answer_is_as_documented(api, method, path, mode):
+    # A recorder's form holds texts alone: null comes as one, and an empty list as no field.
+    excluded = [negative_data_rejection] if path == "/v1/vision/detection" else []
+
     @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(case=api[path][method].as_strategy(generation_mode=mode))
     def play(case):
-        case.call_and_validate(timeout=LONGEST_S)
+        case.call_and_validate(timeout=LONGEST_S, excluded_checks=excluded)
 
     try:
         play()

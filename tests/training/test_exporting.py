@@ -11,6 +11,7 @@ from detection.architectures import network_config
 from detection.card import DetectorError, read_card
 from detection.detections import CLASS_NAMES, Detections, GroundTruth
 from detection.detector import Detector
+from detection.overlaps import box_iou
 from detection.runtime import run_by
 from detection.runtimes import check_export, load, load_export
 from evaluation.export_check import compare, objections, refer
@@ -71,9 +72,8 @@ def test_an_export_from_its_files_finds_what_pytorch_finds(folder, data):
     exported, pytorch = load_export(folder, card, card.exports[0]), load(folder, runtime="torch")
     image = load_image(read_samples([data], "val")[0])
     mine, theirs = exported.detect(image), pytorch.detect(image)
-    assert len(mine)
-    assert abs(len(mine) - len(theirs)) <= 0.3 * len(theirs)
     assert mine.scores[0] == pytest.approx(theirs.scores[0], abs=0.05)
+    assert box_iou(mine.boxes[:2], theirs.boxes).max(axis=1).min() > 0.9
 
 
 def test_other_weights_leave_the_exports_of_the_old_ones_behind(folder, tmp_path):
