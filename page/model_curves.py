@@ -77,16 +77,21 @@ def chart(
     }  # fmt: skip
     lines = {
         "data": {"values": list(curves)},
-        "mark": {"type": "line", "clip": True, "point": {"size": 60, "opacity": 0.01}},
+        "mark": {"type": "line", "clip": True},
         "encoding": {
-            "x": x, "y": y, "order": {"field": "score"}, "tooltip": tooltip,
+            "x": x, "y": y, "order": {"field": "score"},
             "color": {"field": "split", "type": "nominal", "title": None,
                       "scale": {"domain": names, "range": [LINES[split] for split in splits]},
                       "legend": {"orient": "bottom", "symbolType": "stroke", "symbolSize": 500,
-                                 "symbolOpacity": 1, "symbolStrokeWidth": 2}},
+                                 "symbolStrokeWidth": 2}},
             "strokeDash": {"field": "split", "type": "nominal", "title": None, "scale": dashes},
         },
     }  # fmt: skip
+    hovered = {  # points of their own, unseen: the legend's strokes would be as pale as points of the lines
+        "data": {"values": list(curves)},
+        "mark": {"type": "point", "clip": True, "size": 60, "opacity": 0},
+        "encoding": {"x": x, "y": y, "tooltip": tooltip},
+    }
     marks = {
         "data": {"values": list(points)},
         "mark": {"type": "point", "filled": True, "size": 130, "opacity": 1},
@@ -97,7 +102,7 @@ def chart(
                                "range": list(MARKS.values())}},
         },
     }  # fmt: skip
-    return {"height": 420, "layer": [lines, marks], "config": numbers(page)}
+    return {"height": 420, "layer": [lines, hovered, marks], "config": numbers(page)}
 
 
 def lowest(points: Sequence[dict[str, Any]]) -> float:
