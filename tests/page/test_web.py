@@ -1052,14 +1052,16 @@ def test_the_setting_is_one_curve_for_each_split_with_the_models_points(api, sta
         update={"tested_alarm": AlarmFigures(operating_point=tested, curve=CARD.alarm_curve)}
     )
     spec = json.loads(tab(start(), "Model").get("vega_lite_chart")[0].proto.spec)
-    lines, marks = spec["layer"]
+    lines, hovered, marks = spec["layer"]
     assert {row["split"] for row in lines["data"]["values"]} == {"validation photos", "test photos"}
     assert {(row["split"], row["point"], row["caught"]) for row in marks["data"]["values"]} == {
         ("validation photos", "alarm", 0.88),
         ("validation photos", "not sure", 0.94),
         ("test photos", "alarm", 0.8),
     }
-    assert all(layer["encoding"]["tooltip"] for layer in spec["layer"])
+    assert hovered["data"] == lines["data"]
+    assert hovered["encoding"]["tooltip"]
+    assert marks["encoding"]["tooltip"]
 
 
 def test_the_model_tab_says_what_each_figure_of_a_class_rests_on(start):
