@@ -138,6 +138,15 @@ class Visitor:
         """Wait until the page says words."""
         self.wait(lambda: words in self.words())
 
+    def press(self, selector: str, key: str, words: str) -> None:
+        """Press a key until the page says words: one that comes before the page listens is lost."""
+
+        def answered() -> bool:
+            self.browser.find_element(By.CSS_SELECTOR, selector).send_keys(key)
+            return WebDriverWait(self.browser, 30).until(lambda _: words in self.words())
+
+        self.wait(answered)
+
     def words(self) -> str:
         return str(self.browser.find_element(By.TAG_NAME, "body").text)
 

@@ -46,7 +46,11 @@ class Look(NamedTuple):
     scheme: str
 
 
-EVERY_LOOK = [Look(width, scheme) for width in SCREENS for scheme in ("light", "dark")]
+# All of them once; in the other language, whose words are longer, the two that differ most. A phone comes last.
+LOOKS = {
+    "en-US": [Look(width, scheme) for width in SCREENS for scheme in ("light", "dark")],
+    "ru-RU": [Look(1440, "light"), Look(390, "dark")],
+}
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +192,7 @@ def test_axe_finds_nothing_against_any_state_of_the_page(api, open_page, paths, 
     seen = []
     for state in States(visitor, api, paths, WORDS[language]).every():
         seen.append(state)
-        for look in EVERY_LOOK:
+        for look in LOOKS[language]:
             look_at(visitor, look)
             for rule, target, html in lasting(visitor):
                 found.setdefault((rule, target + " " + html), set()).add(
@@ -196,7 +200,7 @@ def test_axe_finds_nothing_against_any_state_of_the_page(api, open_page, paths, 
                 )
         for width, height, html in small_targets(visitor):  # on the phone, which came last
             found.setdefault(("small", html), set()).add(f"{state} {width:.0f} x {height:.0f}")
-        look_at(visitor, EVERY_LOOK[0])
+        look_at(visitor, LOOKS[language][0])
     assert len(seen) == 9
     assert found == {}
 

@@ -156,13 +156,10 @@ def test_the_arrow_keys_go_through_many_photos(open_page, photos):
     visitor.reads("POSSIBLE WEAPON in 8 of 8 photos")
     visitor.find("[class*=st-key-thumb_alarm] [data-testid=stButton] button").click()
     visitor.reads("1 of 8")
-    body = visitor.find("[role=dialog]")
-    body.send_keys(Keys.ARROW_RIGHT)
-    visitor.reads("2 of 8")
-    body.send_keys(Keys.ARROW_LEFT)
-    visitor.reads("1 of 8")
+    visitor.press("[role=dialog]", Keys.ARROW_RIGHT, "2 of 8")
+    visitor.press("[role=dialog]", Keys.ARROW_LEFT, "1 of 8")
     visitor.find("[role=dialog] button", "Seen").click()
-    body.send_keys(Keys.ESCAPE)
+    visitor.find("[role=dialog]").send_keys(Keys.ESCAPE)
     visitor.find("[class*=st-key-thumb_alarm] button", "Seen")
 
 
