@@ -46,7 +46,7 @@ class Look(NamedTuple):
     scheme: str
 
 
-# All of them once; in the other language, whose words are longer, the two that differ most. The phone is last.
+# All of them once; in the other language, whose words are longer, the two that differ most; the phone last.
 LOOKS = {
     "en-US": [Look(width, scheme) for width in SCREENS for scheme in ("light", "dark")],
     "ru-RU": [Look(1440, "light"), Look(390, "dark")],
