@@ -329,6 +329,8 @@ def select_boxes(
     overlap = heads.nms_thresh if nms_iou is None else nms_iou
     limit = heads.detections_per_img if max_detections is None else max_detections
     keep = box_ops.batched_nms(candidates, scores, label, overlap)[:limit]
+    if voting_iou is None:  # nothing has to leave a graphics card
+        return candidates[keep], scores[keep], label[keep], softmax[proposal[keep]]
     every = (some.numpy(force=True) for some in (keep, candidates, scores, label))
     stayed = torch.from_numpy(settle(*every, nms_iou=overlap, voting_iou=voting_iou)).to(candidates.device)
     return stayed, scores[keep], label[keep], softmax[proposal[keep]]

@@ -17,8 +17,9 @@ def figures_table(result: Report, other: Report | None = None) -> Table:
     for one in shown:
         table.add_column(one.model or one.title, justify="right")
     aps = {f"ap/{name}": f"{title_of(name)} AP" for name in result.weapons}
+    figures = [flat(one) for one in shown]
     for key, label in (AVERAGES | aps | FIGURES).items():
-        values = [flat(one).get(key) for one in shown]
+        values = [one.get(key) for one in figures]
         if any(value is not None for value in values):
             table.add_row(
                 label, *(figure(value, 1 if "1000" in key or "ms" in key else 4) for value in values)
