@@ -6,6 +6,7 @@ import contextlib
 import functools
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from conftest import free_port, running
 
 from cameras import alerts as telling
 from cameras.config import Camera, one_camera
-from cameras.events import Event, EventStore
+from cameras.events import Event, EventStore, ReviewedMeanwhile
 from schemas import ModelCard
 from tests.fake_api import CARD, OPERATING_POINT, FakeApi, detection
 
@@ -140,3 +141,21 @@ def rtsp(tmp_path: Path) -> RtspServer:
     if why := rtsp_absent():
         pytest.skip(why)
     return RtspServer(write_clip(tmp_path / "clip.h264", range(16, 236, 10)), tmp_path / "rtsp.log")
+
+
+def first_for_the_late(store: EventStore, *, guards: int) -> list[str]:
+    """Let so many confirm event a at the same moment; return who was first, as each of the others is told."""
+    late: list[str] = []
+
+    def judge(name: str) -> None:
+        try:
+            store.judge("a", "confirmed", by=name)
+        except ReviewedMeanwhile as error:
+            late.append(error.event.reviewed_by)
+
+    threads = [threading.Thread(target=judge, args=(f"guard {i}",)) for i in range(guards)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return late

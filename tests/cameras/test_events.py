@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy
-from camera_parts import NOON, an_event
+from camera_parts import NOON, an_event, first_for_the_late
 
 from cameras.events import EventGone, EventsError, EventStore, ReviewedMeanwhile, Scene, Trouble
 from cameras.export import planned, reviewed, write, zipped
@@ -127,20 +127,7 @@ def test_of_two_who_review_the_same_event_the_second_is_told_who_was_first(store
 
 def test_of_many_who_review_at_the_same_moment_one_is_first(store):
     store.save(an_event())
-    late: list[str] = []
-
-    def judge(name: str) -> None:
-        try:
-            store.judge("a", "confirmed", by=name)
-        except ReviewedMeanwhile as error:
-            late.append(error.event.reviewed_by)
-
-    threads = [threading.Thread(target=judge, args=(f"guard {i}",)) for i in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert late == [store.event("a").reviewed_by] * 5
+    assert first_for_the_late(store, guards=6) == [store.event("a").reviewed_by] * 5
 
 
 def test_what_was_said_can_be_taken_back(store):

@@ -10,17 +10,16 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from camera_parts import NOON, an_event
+from camera_parts import NOON, an_event, first_for_the_late
 from conftest import free_port, running, stop
 
-from cameras.events import EventsError, EventStore, ReviewedMeanwhile, Scene, Trouble
+from cameras.events import EventsError, EventStore, Scene, Trouble
 from cameras.export import planned, reviewed
 from detection import imaging
 
@@ -107,20 +106,7 @@ def test_an_event_comes_back_as_it_was_kept_with_its_scenes(store):
 
 def test_of_many_who_review_at_the_same_moment_one_is_first(store):
     store.save(an_event())
-    late: list[str] = []
-
-    def judge(name: str) -> None:
-        try:
-            store.judge("a", "confirmed", by=name)
-        except ReviewedMeanwhile as error:
-            late.append(error.event.reviewed_by)
-
-    threads = [threading.Thread(target=judge, args=(f"guard {i}",)) for i in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert late == [store.event("a").reviewed_by] * 5
+    assert first_for_the_late(store, guards=6) == [store.event("a").reviewed_by] * 5
     store.judge("a", None, by="", seen_at=store.event("a").reviewed_at)
     assert store.event("a").review is None
 
