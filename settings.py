@@ -100,10 +100,10 @@ class ApiSettings(TrackerSettings):
         description="time to unpack one picture; after that its decoder is ended, and the answer is 413",
     )
     api_workers: int = Field(
-        1,
+        3,
         ge=1,
-        description="pictures decoded side by side; the network takes one at a time, on all cores, but on a "
-        "graphics card those together that wait for it, nine at most",
+        description="pictures looked at side by side: while one goes through the network, others are "
+        "unpacked and sorted; on a graphics card those that wait go through it together, nine at most",
     )
     api_device: Device = Field("cpu", description="where the network runs; auto: cuda if there, else cpu")
     api_runtime: WantedRuntime = Field(

@@ -3,15 +3,17 @@
     python bench/serve_load.py --model weights/starter --photo photos/x.jpg --seconds 20
     python bench/serve_load.py --model weights/starter --device cuda      on a graphics card
 
-Starts `python mlapi.py` on a free port with its default queue. First, clients that each send the next photo
-when the last is answered, and wait a moment after a 503. Then photos that arrive ten times as fast as the API
-was seen to answer, whether it answers or not.
+First the bare detector, from bytes to boxes in a process of its own, one photo after the other: the rate that
+the web layer is to keep. Then `python mlapi.py` on a free port with its default queue: clients that each send
+the next photo when the last is answered, and wait a moment after a 503. Then photos that arrive ten times as
+fast as the API was seen to answer, whether it answers or not.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import multiprocessing
 import os
 import signal
 import socket
@@ -32,6 +34,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.serve_speed import drawn_photo, random_model
+from detection import imaging, runtimes
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,6 +57,19 @@ class Tally:
         odd = total - refused - self.statuses[200]
         rate = len(self.served) / seconds
         return f"| {name} | {rate:.1f} | {p50:.0f} | {p95:.0f} | {p99:.0f} | {refused / total:.0%} | {odd} |"
+
+
+def bare(model: Path, device: str, content: bytes, seconds: float) -> None:
+    """Print the row of the detector that the API serves, without the API."""
+    detector = runtimes.load(model, device=device)
+    tally = Tally()
+    for measured in (2.0, seconds):  # the first is for warming up
+        tally, began = Tally(), time.perf_counter()
+        while (start := time.perf_counter()) - began < measured:
+            detector.detect(imaging.decode_image(content))
+            tally.served.append(time.perf_counter() - start)
+            tally.statuses[200] += 1
+    print(tally.row("the bare detector", time.perf_counter() - began), flush=True)
 
 
 async def send(client: httpx.AsyncClient, content: bytes, tally: Tally) -> int:
@@ -93,14 +109,14 @@ async def at_rate(client: httpx.AsyncClient, content: bytes, rate: float, second
 
 
 @contextmanager
-def api(model: Path, device: str, workers: int) -> Iterator[tuple[str, psutil.Process]]:
-    """Run the API on a free port until the block ends."""
+def api(model: Path, device: str, workers: int | None) -> Iterator[tuple[str, psutil.Process]]:
+    """Run the API on a free port until the block ends; its own number of workers where none is given."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     variables = {"MODEL_DIR": str(model.resolve()), "API_PORT": str(port), "API_LOG_LEVEL": "error"}
     variables["API_CALLER_REQUESTS"] = "1000"  # all the clients have one address
-    variables |= {"API_DEVICE": device, "API_WORKERS": str(workers)}
+    variables |= {"API_DEVICE": device} | ({"API_WORKERS": str(workers)} if workers else {})
     process = subprocess.Popen([sys.executable, "mlapi.py"], cwd=ROOT, env={**os.environ, **variables})
     try:
         yield f"http://127.0.0.1:{port}", psutil.Process(process.pid)
@@ -115,8 +131,6 @@ async def run(address: str, process: psutil.Process, content: bytes, seconds: fl
     async with httpx.AsyncClient(base_url=address, timeout=60, limits=limits) as client:
         await wait_until_ready(client, process)
         await in_turn(client, content, 1, 2)
-        print("| Clients | photos/s | p50, ms | p95, ms | p99, ms | 503 | other |")
-        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
         capacity = 0.0
         for clients in CLIENTS:
             began = time.perf_counter()
@@ -157,13 +171,23 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the network runs")
     parser.add_argument(
-        "--workers", type=int, default=0, help=f"API_WORKERS; by default 1, on a card {WORKERS_ON_A_CARD}"
+        "--workers",
+        type=int,
+        default=0,
+        help=f"API_WORKERS; by default the API's, on a card {WORKERS_ON_A_CARD}",
     )
     given = parser.parse_args()
     content = given.photo.read_bytes() if given.photo else drawn_photo()
     with tempfile.TemporaryDirectory() as temporary:
         model = given.model or random_model("fasterrcnn_mobilenet_v2_fpn", Path(temporary))
-        workers = given.workers or (WORKERS_ON_A_CARD if given.device == "cuda" else 1)
+        print("| Clients | photos/s | p50, ms | p95, ms | p99, ms | 503 | other |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
+        alone = multiprocessing.get_context("spawn").Process(
+            target=bare, args=(model, given.device, content, given.seconds)
+        )
+        alone.start()
+        alone.join()
+        workers = given.workers or (WORKERS_ON_A_CARD if given.device == "cuda" else None)
         with api(model, given.device, workers) as (address, process):
             asyncio.run(run(address, process, content, given.seconds))
 

@@ -47,6 +47,7 @@ from detection.architectures import build_network, network_config
 from detection.card import read_card, write_card
 from detection.detections import CLASS_NAMES, Detections
 from detection.devices import has_fast_bf16
+from detection.openvino_runtime import CORE
 from detection.runtimes import load_export
 from metrics import coco_summary
 from photosets.samples import read_samples
@@ -67,11 +68,16 @@ Detect = Callable[[bytes], Detections]
 
 
 def plain(folder: Path, config: NetworkConfig) -> Detect:
-    """Return the plain way with this network's weights: torchvision's own transform, no optimisation."""
+    """Return the plain way with this network's weights: torchvision's own transform, no optimisation.
+
+    The detector alone: a second look at its candidates is not part of the plain way.
+    """
     card = read_card(folder).model_copy(update={"network": config})
     network = build_network(config, len(card.class_names))
     state = weights.load_state_dict(folder / WEIGHTS_FILE)
-    network.load_state_dict({name: value.float() for name, value in state.items()})
+    network.load_state_dict(
+        {name: value.float() for name, value in state.items() if not name.startswith(detectors.SECOND_LOOK)}
+    )
     network.transform = GeneralizedRCNNTransform(
         config.min_size, config.max_size, list(config.image_mean), list(config.image_std)
     )
@@ -227,7 +233,11 @@ def measure(ways: str, folder: Path, served: NetworkConfig, content: bytes, roun
             target=work, args=(its_end, ways, index, folder, served, content), daemon=True
         )
         process.start()
-        end.recv()
+        its_end.close()  # so that an end of the process is heard here
+        try:
+            end.recv()
+        except EOFError:
+            sys.exit(f"{rows[index].name!r} ended before it began to measure: what it said stands above")
         ends.append(end)
         processes.append(process)
     for _ in range(rounds):
@@ -275,7 +285,7 @@ def int8_product() -> Callable[[], Any]:
     model = ov.Model([ops.matmul(given, ops.constant(values), False, True)], [given])
     with exports.quiet():
         quantised = nncf.quantize(model, nncf.Dataset([values]), subset_size=1)
-    request = ov.Core().compile_model(quantised, "CPU", {"INFERENCE_NUM_THREADS": 1}).create_infer_request()
+    request = CORE.compile_model(quantised, "CPU", {"INFERENCE_NUM_THREADS": 1}).create_infer_request()
     return lambda: request.infer([values], share_inputs=True, share_outputs=True)
 
 

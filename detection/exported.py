@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -38,7 +37,7 @@ class Seen:
 
 
 class Graphs(Protocol):
-    """The parts of a network that a runtime runs."""
+    """The parts of a network that a runtime runs, for several threads at once."""
 
     def look(self, batch: Floats) -> Seen:
         """Run backbone, pyramid and RPN head on (1, 3, H, W)."""
@@ -68,7 +67,6 @@ class ExportedDetector:
     def __init__(self, card: ModelCard, export: Export, graphs: Graphs) -> None:
         self.card, self.export = card, export
         self.graphs = graphs
-        self._lock = threading.Lock()
 
     def detect(
         self,
@@ -81,20 +79,19 @@ class ExportedDetector:
         """Return every detection in image, best first; see detector.Detector.detect."""
         network, geometry = self.card.network, self.export.geometry
         batch, size_hw = preparation.prepare(image, network, geometry.size_divisible)
-        with self._lock:
-            seen = self.graphs.look(batch)
-            input_hw = (batch.shape[2], batch.shape[3])
-            proposals = selection.propose(
-                seen.objectness, seen.deltas, geometry, input_hw, size_hw, network.rpn_post_nms_top_n
-            )
-            if not len(proposals):
-                return Detections.empty()
-            grids = [(one.shape[2], one.shape[3]) for one in seen.objectness[: len(geometry.pool_strides)]]
-            index, weight = selection.points(
-                proposals, geometry, grids, network.roi_sampling_ratio, network.rpn_post_nms_top_n
-            )
-            every = self.graphs.head(seen.table, index, weight)
-            logits, deltas = (one[: len(proposals)] for one in every)  # the rest belong to no proposal
+        seen = self.graphs.look(batch)
+        input_hw = (batch.shape[2], batch.shape[3])
+        proposals = selection.propose(
+            seen.objectness, seen.deltas, geometry, input_hw, size_hw, network.rpn_post_nms_top_n
+        )
+        if not len(proposals):
+            return Detections.empty()
+        grids = [(one.shape[2], one.shape[3]) for one in seen.objectness[: len(geometry.pool_strides)]]
+        index, weight = selection.points(
+            proposals, geometry, grids, network.roi_sampling_ratio, network.rpn_post_nms_top_n
+        )
+        every = self.graphs.head(seen.table, index, weight)
+        logits, deltas = (one[: len(proposals)] for one in every)  # the rest belong to no proposal
         shares = selection.softmax(logits)
         boxes, scores, labels, proposal = selection.select(
             shares, deltas, proposals, size_hw,
@@ -120,8 +117,7 @@ class ExportedDetector:
         if not len(every):
             return found
         crops = preparation.cut_out(image, found.boxes[every[: config.most]], config)
-        with self._lock:
-            seen = evidence(self.graphs.second_look(crops))
+        seen = evidence(self.graphs.second_look(crops))
         scores = moved(found.scores, every, seen, config)
         changed = Detections(found.boxes, scores, found.labels, found.probabilities)
         return changed.take(np.argsort(-scores, kind="stable"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -68,16 +69,25 @@ class OpenVinoGraphs:
         if not has_int8:
             options["LP_TRANSFORMS_MODE"] = False  # OpenVINO's documents do not name it
         try:
-            compiled = {part: CORE.compile_model(graph, "CPU", options) for part, graph in graphs.items()}
+            self._compiled = {
+                part: CORE.compile_model(graph, "CPU", options) for part, graph in graphs.items()
+            }
         except RuntimeError as error:
             raise DetectorError(
                 f"OpenVINO {ov.__version__} cannot compile the export: {first_line(error)}"
             ) from error
-        self._requests = {part: one.create_infer_request() for part, one in compiled.items()}
+        self._own = threading.local()
+
+    def _request(self, part: str) -> ov.InferRequest:
+        """Return this thread's own request: what it answers stays until the thread asks again."""
+        requests: dict[str, ov.InferRequest] = self._own.__dict__
+        if part not in requests:
+            requests[part] = self._compiled[part].create_infer_request()
+        return requests[part]
 
     def look(self, batch: Floats) -> Seen:
         """Run backbone, pyramid and RPN head; the table stays where OpenVINO put it."""
-        request = self._requests["look"]
+        request = self._request("look")
         request.infer([batch], share_inputs=True, share_outputs=True)
         table, *levels = request.output_tensors
         values, half = [one.data for one in levels], len(levels) // 2
@@ -85,10 +95,10 @@ class OpenVinoGraphs:
 
     def head(self, table: object, index: NDArray[np.int32], weight: Floats) -> tuple[Floats, Floats]:
         """Run RoIAlign and box head."""
-        logits, deltas = self._requests["head"].infer([table, index, weight], share_inputs=True).values()
+        logits, deltas = self._request("head").infer([table, index, weight], share_inputs=True).values()
         return logits, deltas
 
     def second_look(self, crops: Floats) -> Floats:
         """Run the crop classifier."""
-        (logits,) = self._requests["second_look"].infer([crops], share_inputs=True).values()
+        (logits,) = self._request("second_look").infer([crops], share_inputs=True).values()
         return np.asarray(logits)

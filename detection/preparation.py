@@ -101,7 +101,10 @@ def cut_out(image: Image, boxes: Floats, config: SecondLookConfig) -> Floats:
     for crop, (x1, y1, x2, y2) in zip(crops, corners, strict=True):
         left, top = min(max(x1, 0), width - 1), min(max(y1, 0), height - 1)
         inside = PillowImage.fromarray(image[top : max(y2, top + 1), left : max(x2, left + 1)])
-        square = inside.crop((x1 - left, y1 - top, x2 - left, y2 - top))
+        # Across, then down, as Pillow itself does it: so the black rows above and below are only narrow ones.
+        wide = inside.crop((x1 - left, 0, x2 - left, inside.height))
+        narrow = wide.resize((config.size_px, inside.height), PillowImage.Resampling.BILINEAR)
+        square = narrow.crop((0, y1 - top, config.size_px, y2 - top))
         resized = square.resize(size, PillowImage.Resampling.BILINEAR)
         crop[:] = np.asarray(resized).transpose(2, 0, 1) / np.float32(WHITE)
     return crops

@@ -1,6 +1,7 @@
 """Exports answer as PyTorch does: alone, in batches, for pictures of any shape."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,18 @@ def test_a_picture_of_any_shape_gets_the_same_boxes(one_look, runtime, shape):
     expected = at_network_size(one_look.torch, image, one_look.torch.card.network)
     found = getattr(one_look, runtime).detect(image, **EVERY)
     assert_same(found, expected, pixels=1e-4 * max(image.shape), score=1e-3)
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnx"])
+def test_pictures_in_several_threads_do_not_mix(three, runtime):
+    detector = getattr(three, runtime)
+    images = [photo((90, 160), seed) for seed in range(8)]
+    alone = [detector.detect(image, **EVERY) for image in images]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda image: detector.detect(image, **EVERY), images * 5))
+    for found, expected in zip(together, alone * 5, strict=True):
+        np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
 
 
 def test_both_runtimes_say_the_same(three):
