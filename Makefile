@@ -47,7 +47,7 @@ screenshot: $(DEV_DONE) ## take the README's picture of the page; make demo must
 	$(BIN)/python docs/screenshot.py "http://127.0.0.1:$${WEB_PORT:-8501}" docs/screenshot.png
 
 test-slow: $(DEV_DONE) ## tests that train the real network: minutes
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow -n logical --maxprocesses 2 --dist worksteal $(ARGS)
 
 test-bare: $(DEV_DONE) ## each image's requirement list by itself does its image's job; minutes, up to 6 GB
 	$(BIN)/python -m pytest -m bare $(ARGS)
