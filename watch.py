@@ -41,6 +41,8 @@ from settings import (
     watch_command,
 )
 
+LOCK_WAIT_S = 5.0  # for a database that another holds; a camera is not looked at meanwhile
+
 
 def main() -> int:
     """Do what the command line says; return 0, or 1 if something is wrong with a camera, 2 with the rest."""
@@ -71,20 +73,21 @@ def _run(settings: WatchCommand) -> int:
     logs.set_up(settings.log_format)
     client, cameras = _client(settings), _cameras(settings)
     destinations = _destinations(settings, cameras)
-    store = None if settings.events is None and not destinations else _store(settings)
+    keeps = settings.events is not None or bool(destinations)
+    store = _store(settings, wait_s=LOCK_WAIT_S) if keeps else None
     served = Served(client)
     telling = Telling(
         tuple(each.name for each in destinations), settings.alerts_per_hour, settings.alert_unsure
     )
+    names = [camera.name for camera in cameras]  # the others' alerts are other watchers'
+    couriers = [Courier(store, each, names) for each in destinations] if store else []
     watches = [
         CameraWatch(
             camera, client, served, store=store, telling=telling, stall_s=settings.stall_seconds,
-            blur_faces=settings.blur_faces,
+            blur_faces=settings.blur_faces, couriers=couriers,
         )
         for camera in cameras
     ]  # fmt: skip
-    names = [camera.name for camera in cameras]  # the others' alerts are other watchers'
-    couriers = [Courier(store, each, names) for each in destinations] if store else []
     watcher = Watcher(watches, store, couriers)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: watcher.ask_to_stop())
@@ -231,10 +234,10 @@ def _client(settings: WatchCommand) -> Client:
     return Client(settings.api_url, api_key=key, read_timeout_s=settings.api_timeout)
 
 
-def _store(settings: WatchCommand) -> EventStore:
+def _store(settings: WatchCommand, wait_s: float = 30.0) -> EventStore:
     if settings.events is None:
         raise EventsError("no event is kept: name the database by --events FILE, or WATCH_EVENTS")
-    return EventStore(settings.events.get_secret_value(), days=settings.event_days)
+    return EventStore(settings.events.get_secret_value(), days=settings.event_days, wait_s=wait_s)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import logging
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -35,6 +36,8 @@ from detection.drawing import boxes_of, crop_boxes
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 300.0  # before a destination that failed is tried again
 LOOK_EVERY_S = 1.0
+HOUR_S = 3600.0
+ALERTS_REMEMBERED = 1000  # of those that the database could not take, for the limit of an hour
 LIVES = timedelta(hours=24)  # what is older warns of nothing
 TIMEOUT_S = (5.0, 20.0)  # of a webhook: to connect, to answer
 CROP_SIDE = 640  # longer side of the picture that goes with an alert, pixels
@@ -106,7 +109,9 @@ class Courier:
         self._store, self._destination, self._cameras, self._clock = store, destination, cameras, clock
         self._began = (clock(), time.monotonic())
         self._arrived: set[str] = set()  # and not noted yet
-        self._stop = threading.Event()
+        self._unsaved: dict[str, Alert] = {}  # by id: not in the database, and not brought yet
+        self._taken_s: deque[float] = deque(maxlen=ALERTS_REMEMBERED)  # when those came
+        self._woken, self._stop = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
@@ -130,36 +135,76 @@ class Courier:
     def stop(self) -> None:
         """Stop; what waits goes on waiting."""
         self._stop.set()
+        self._woken.set()
         if self._thread:
             self._thread.join(sum(TIMEOUT_S) + LOOK_EVERY_S)
         self._destination.close()
 
+    def wake(self) -> None:
+        """Look at once for what waits."""
+        self._woken.set()
+
+    def take(self, alerts: Sequence[Alert], per_hour: int) -> None:
+        """Bring alerts that the database cannot take; in it later, they are not brought again.
+
+        Args:
+            alerts: may be those of an earlier call again.
+            per_hour: in any hour, so many alerts at most are taken; what is above waits for the database.
+        """
+        for alert in alerts:
+            if alert.destination != self.name or alert.id in self._arrived or alert.id in self._unsaved:
+                continue
+            now = time.monotonic()
+            if per_hour and sum(now - at < HOUR_S for at in self._taken_s) >= per_hour:
+                return
+            self._taken_s.append(now)
+            self._unsaved[alert.id] = alert
+        self.wake()
+
     def deliver(self) -> bool:
         """Bring all that waits, and say whether nothing waits any more."""
         try:
-            for alert in self._store.waiting(self._destination.name, self._cameras):
-                if self._stop.is_set():
-                    return False
-                self._bring(alert)
+            for alert in list(self._unsaved.values()):
+                self._hand_over(alert)
+                del self._unsaved[alert.id]
+            self._bring_waiting()
         except (AlertError, EventsError) as error:
             if str(error) != self.problem:
                 log.warning("alerts to %s wait: %s", self._destination.name, error)
             self.problem = str(error)
+            return False
+        if self._stop.is_set():
             return False
         if self.problem is not None:
             log.info("alerts to %s arrive again", self._destination.name)
         self.problem = None
         return True
 
-    def _bring(self, alert: Alert) -> None:
-        if alert.id not in self._arrived:
-            if self._clock() - alert.created_at > LIVES and not self._clock_has_jumped():
-                log.error("alert %s to %s is given up: too old", alert.id, self._destination.name)
+    def _bring_waiting(self) -> None:
+        """Bring all that waits in the database, even where its arrival cannot be noted there."""
+        trouble: EventsError | None = None
+        for alert in self._store.waiting(self._destination.name, self._cameras):
+            if self._stop.is_set():
+                return
+            self._hand_over(alert)
+            try:
+                self._store.sent(alert.id)
+            except EventsError as error:
+                trouble = error
             else:
-                self._destination.send(alert)
-            self._arrived.add(alert.id)
-        self._store.sent(alert.id)
-        self._arrived.discard(alert.id)
+                self._arrived.discard(alert.id)
+        if trouble is not None:
+            raise trouble
+
+    def _hand_over(self, alert: Alert) -> None:
+        """Send an alert that has not arrived yet."""
+        if alert.id in self._arrived:
+            return
+        if self._clock() - alert.created_at > LIVES and not self._clock_has_jumped():
+            log.error("alert %s to %s is given up: too old", alert.id, self._destination.name)
+        else:
+            self._destination.send(alert)
+        self._arrived.add(alert.id)
 
     def _clock_has_jumped(self) -> bool:
         """Say whether the wall's clock was set since the start, so that nobody knows how old an alert is."""
@@ -171,10 +216,15 @@ class Courier:
         while not self._stop.is_set():
             if self.deliver():
                 wait_s = FIRST_WAIT_S
-                self._stop.wait(LOOK_EVERY_S)
+                self._pause(LOOK_EVERY_S)
             else:
-                self._stop.wait(wait_s)
+                self._pause(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, unless there is something new to bring."""
+        self._woken.wait(seconds)
+        self._woken.clear()
 
 
 # --- destinations -----------------------------------------------------------------------------------

@@ -36,6 +36,10 @@ class _Metrics(Collector):
                     for name, state in states.items()
                 },
             ),
+            "watch_events_kept": (
+                "1 while what the camera confirms can be written into the database of events",
+                {name: float(state.is_kept) for name, state in states.items()},
+            ),
             "watch_frames_per_second": (
                 "Frames looked at, over the last ten seconds",
                 {name: state.figures.looks_per_second for name, state in states.items()},

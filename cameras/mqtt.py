@@ -8,10 +8,12 @@ weapon-watch/status/SHARD      online or offline, retained
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import threading
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -86,11 +88,23 @@ class Mqtt:
         for timer in self._off.values():
             timer.cancel()
         if self._connected.is_set():
-            for topic in on:
-                self._client.publish(topic, "OFF", qos=1)
-            self._client.publish(self._status, "offline", qos=1, retain=True)
+            said = [self._client.publish(topic, "OFF", qos=1) for topic in on]
+            said.append(self._client.publish(self._status, "offline", qos=1, retain=True))
+            self._wait_for(said)
         self._client.disconnect()
         self._client.loop_stop()
+
+    @staticmethod
+    def _wait_for(said: Sequence[paho.MQTTMessageInfo]) -> None:
+        """Wait until the broker has all that was said, or does not want it.
+
+        Whoever hangs up before its answer comes is taken for lost: what it said last may go unheard, and is
+        followed by its last will.
+        """
+        end = time.monotonic() + ARRIVES_S
+        for info in said:
+            with contextlib.suppress(RuntimeError, ValueError):
+                info.wait_for_publish(max(0.0, end - time.monotonic()))
 
     def _publish(self, alert: Alert) -> list[paho.MQTTMessageInfo]:
         topic = _topic(alert)

@@ -64,13 +64,15 @@ class CameraState:
 
     Attributes:
         stream: how its pictures come.
-        problem: the sentence that says what hinders looking at it, if anything.
+        problem: the sentence that says what hinders looking at it, or keeping what it shows, if anything.
+        is_kept: whether what it confirms can be kept, as far as is known.
         lens: what hinders it in seeing, if anything.
         figures: what was counted of it.
     """
 
     stream: StreamState
     problem: str | None
+    is_kept: bool
     lens: LensTrouble | None
     figures: Figures
 
@@ -96,16 +98,18 @@ class CameraWatch:
         telling: whom to tell of what is confirmed; needs a store, in which alerts wait.
         stall_s: longest wait for a picture.
         blur_faces: whether what is kept and told shows no faces.
+        couriers: look at once for an alert that is kept, and bring one that the store cannot keep.
     """
 
     def __init__(
         self, camera: Camera, client: Client, served: Served, *, store: EventStore | None = None,
         telling: Telling | None = None, stall_s: float = 10.0, blur_faces: bool = True,
+        couriers: Sequence[Courier] = (),
     ) -> None:  # fmt: skip
         self.camera, self._log = camera, CameraLog(camera.name)
         self._stream = Stream(camera, stall_s=stall_s)
         self._looker = Looker(camera, client, served, blur_faces=blur_faces)
-        self._store, self._telling = store, telling
+        self._store, self._telling, self._couriers = store, telling, couriers
         self._events: dict[int, Event] = {}  # of tracks that go on
         self._unsaved: dict[str, Event] = {}
         self._untold: dict[str, list[Alert]] = {}  # by event: saved with it
@@ -122,7 +126,8 @@ class CameraWatch:
     def state(self) -> CameraState:
         """How it does now."""
         problem = self._problem or self._store_problem
-        return CameraState(self._stream.state, problem, self._lens.trouble, self._tally.now())
+        is_kept = self._store_problem is None
+        return CameraState(self._stream.state, problem, is_kept, self._lens.trouble, self._tally.now())
 
     def start(self) -> None:
         """Begin to watch, in two threads."""
@@ -166,7 +171,9 @@ class CameraWatch:
             due = max(due + every_s, time.monotonic())
             if shot is not None:
                 self._stop.wait(due - time.monotonic())
-        self._save(all_of_them=True)
+        self._save(at_once=True)
+        for kept in self._unsaved.values():
+            self._log.error("event %s is lost, it could not be written before the end", kept.id)
 
     def _looks_at(self, shot: Shot) -> bool:
         """Look at a picture, and say whether the API did."""
@@ -190,6 +197,9 @@ class CameraWatch:
             self._tally.confirmed(each.track.verdict)
             self._note(each, shot)
         self._update(shot)
+        if confirmed:
+            self._save(at_once=True)  # a person waits for it; what belongs to it can come later
+        self._add_scenes()
         return True
 
     def _see(self, image: imaging.Image, shot: Shot) -> None:
@@ -249,47 +259,75 @@ class CameraWatch:
             if followed[number].last.time_s == shot.taken_s:
                 _fill(kept, self._looker.confirmed(followed[number]), shot)
                 self._unsaved[kept.id] = kept
+
+    def _add_scenes(self) -> None:
+        """Give the events of this camera what was to be seen around their best frames."""
+        followed = {track.number: track for track in self._looker.tracks}
+        for number, kept in self._events.items():
             around = self._looker.around(followed[number])
             if [each.picture for each in around] != [scene.picture for scene in kept.scenes]:
                 kept.scenes = [Scene(place=p, apart_s=apart, picture=picture) for p, apart, picture in around]
                 self._unsaved[kept.id] = kept
 
-    def _save(self, *, all_of_them: bool = False) -> None:
+    def _save(self, *, at_once: bool = False) -> None:
         """Write what is new of events, now and then; what cannot be written waits."""
         now = time.monotonic()
-        if (
-            self._store is None
-            or not (self._unsaved or self._unsaved_troubles)
-            or (now - self._saved_s < SAVE_EVERY_S and not all_of_them)
-        ):
+        if self._store is None or not (self._unsaved or self._unsaved_troubles):
             return
-        self._saved_s = now
+        if not at_once:
+            if now - self._saved_s < SAVE_EVERY_S:
+                return
+            self._saved_s = now
         try:
+            for kept in list(self._unsaved.values()):
+                self._save_event(self._store, kept)
             for trouble in list(self._unsaved_troubles.values()):
                 self._store.save_trouble(trouble)
                 del self._unsaved_troubles[trouble.id]
-            for event_id, kept in list(self._unsaved.items()):
-                alerts = self._untold.get(event_id, [])
-                limit = self._telling.per_hour if self._telling else 0
-                held_back = self._store.save(kept, alerts, per_hour=limit)
-                del self._unsaved[event_id]
-                self._untold.pop(event_id, None)
-                if held_back:
-                    self._log.warning(
-                        "%d alerts held back, %d in an hour are enough; the event is kept", held_back, limit
-                    )
         except EventsError as error:
             if str(error) != self._store_problem:
                 self._log.error("%s; what is confirmed waits in memory", error)
-            self._store_problem = str(error)
-            for event_id in list(self._unsaved)[:-UNSAVED_MOST]:
-                self._log.error("event %s is lost, too many wait", event_id)
-                del self._unsaved[event_id]
-                self._untold.pop(event_id, None)
-            for trouble_id in list(self._unsaved_troubles)[:-UNSAVED_MOST]:
-                del self._unsaved_troubles[trouble_id]
+            self._store_problem, self._saved_s = str(error), time.monotonic()
+            self._hurry()
+            self._forget_oldest()
         else:
+            if self._store_problem:
+                self._log.info("what waited in memory is kept")
             self._store_problem = None
+
+    def _save_event(self, store: EventStore, kept: Event) -> None:
+        """Write one event and its alerts.
+
+        Raises:
+            EventsError: it could not be written.
+        """
+        alerts = self._untold.get(kept.id, [])
+        limit = self._telling.per_hour if self._telling else 0
+        held_back = store.save(kept, alerts, per_hour=limit)
+        del self._unsaved[kept.id]
+        self._untold.pop(kept.id, None)
+        if held_back:
+            self._log.warning(
+                "%d alerts held back, %d in an hour are enough; the event is kept", held_back, limit
+            )
+        if alerts:
+            for courier in self._couriers:
+                courier.wake()
+
+    def _hurry(self) -> None:
+        """Let alerts leave that the store cannot take: who is told must not wait for room on a disk."""
+        alerts = [alert for each in self._untold.values() for alert in each]
+        for courier in self._couriers:
+            courier.take(alerts, self._telling.per_hour if self._telling else 0)
+
+    def _forget_oldest(self) -> None:
+        """Let go of the oldest where too much waits for the store."""
+        for event_id in list(self._unsaved)[:-UNSAVED_MOST]:
+            self._log.error("event %s is lost, too many wait", event_id)
+            del self._unsaved[event_id]
+            self._untold.pop(event_id, None)
+        for trouble_id in list(self._unsaved_troubles)[:-UNSAVED_MOST]:
+            del self._unsaved_troubles[trouble_id]
 
 
 def _fill(kept: Event, confirmed: Confirmed, shot: Shot) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from typing import NamedTuple
 
 from conftest import free_port
@@ -25,6 +26,7 @@ class Broker:
         messages: all that was published, oldest first.
         logins: (user, password) of each connection.
         acknowledges: whether it says that it has a message.
+        slow_s: how long it takes to say so.
         password: if set, the only one that is let in.
     """
 
@@ -33,7 +35,7 @@ class Broker:
         self.messages: list[Message] = []
         self.wills: list[str] = []
         self.logins: list[tuple[str, str]] = []
-        self.acknowledges, self.password = True, ""
+        self.acknowledges, self.password, self.slow_s = True, "", 0.0
         self._connections: list[socket.socket] = []
 
     def start(self) -> None:
@@ -108,5 +110,6 @@ class Broker:
         topic, rest = body[2 : 2 + length].decode(), body[2 + length :]
         has_id = bool(head & 0x06)
         self.messages.append(Message(topic, rest[2:] if has_id else rest, bool(head & 1)))
+        time.sleep(self.slow_s)
         if has_id and self.acknowledges:
             connection.sendall(bytes((0x40, 2)) + rest[:2])

@@ -192,6 +192,58 @@ def test_an_alert_that_arrived_but_could_not_be_noted_is_not_sent_again(store, r
     assert receiver.ids() == ["a-alarm-webhook"]
 
 
+def test_all_that_waits_arrives_once_although_none_of_it_can_be_noted(store, receiver, monkeypatch):
+    put(store, an_alert("a"), an_alert("b", at=datetime.now(UTC) + timedelta(seconds=1)))
+    courier = Courier(store, Webhook(receiver.url))
+    plain = store.sent
+
+    def full(alert_id: str) -> None:
+        raise EventsError("database or disk is full")
+
+    monkeypatch.setattr(store, "sent", full)
+    assert [courier.deliver(), courier.deliver()] == [False, False]
+    assert courier.problem == "database or disk is full"
+    assert receiver.ids() == ["a-alarm-webhook", "b-alarm-webhook"]
+    monkeypatch.setattr(store, "sent", plain)
+    assert courier.deliver()
+    assert (courier.problem, store.waiting("webhook")) == (None, [])
+    assert len(receiver.got) == 2
+
+
+def test_what_the_database_cannot_take_leaves_past_it_and_not_again_once_it_can(store, receiver):
+    courier = Courier(store, Webhook(receiver.url))
+    receiver.status = 503
+    courier.take([an_alert(), an_alert(destination="mqtt")], 12)
+    assert not courier.deliver()
+    receiver.status = 200
+    courier.take([an_alert()], 12)  # it still cannot be kept
+    assert courier.deliver()
+    courier.take([an_alert()], 12)
+    put(store, an_alert())
+    assert courier.deliver()
+    assert receiver.ids() == ["a-alarm-webhook"] * 2  # of which the first was refused
+    assert store.waiting("webhook") == []
+
+
+def test_no_more_leave_past_the_database_than_a_destination_wants_in_an_hour(store, receiver):
+    courier = Courier(store, Webhook(receiver.url))
+    for name in "abc":
+        courier.take([an_alert(name)], 2)
+    assert courier.deliver()
+    assert receiver.ids() == ["a-alarm-webhook", "b-alarm-webhook"]
+
+
+def test_a_courier_that_is_woken_brings_at_once(store, receiver, monkeypatch):
+    monkeypatch.setattr(telling, "LOOK_EVERY_S", 10 * LONGEST_S)
+    courier = Courier(store, Webhook(receiver.url))
+    courier.start()
+    for name in "ab":
+        put(store, an_alert(name))
+        courier.wake()
+        wait_until(lambda name=name: f"{name}-alarm-webhook" in receiver.ids())
+    courier.stop()
+
+
 def test_an_alert_of_yesterday_is_given_up(store, receiver):
     put(store, an_alert(at=datetime.now(UTC) - timedelta(hours=25)))
     assert Courier(store, Webhook(receiver.url)).deliver()
@@ -251,6 +303,7 @@ def test_a_broker_that_is_away_for_an_hour_gets_each_alarm_once_in_order(broker,
         is_done=lambda: not store.waiting("mqtt"),
     )
     monkeypatch.setattr(courier, "_stop", hours)
+    monkeypatch.setattr(courier, "_pause", hours.wait)
     courier._run()
     courier.stop()
     events = [json.loads(one.payload)["id"] for one in broker.messages if one.topic.endswith("/event")]
@@ -417,6 +470,18 @@ def test_a_broker_that_does_not_acknowledge_is_asked_again_without_a_second_mess
     assert not courier.deliver()
     assert broker.topics().count("weapon-watch/till/event") == 1
     courier.stop()
+
+
+def test_a_broker_that_is_slow_hears_all_that_is_said_at_the_end(broker, store):
+    cameras = [camera("unused", name=name) for name in ("till", "door", "yard")]
+    courier = Courier(store, Mqtt(f"mqtt://127.0.0.1:{broker.port}", cameras))
+    put(store, *(an_alert(each.name, "mqtt", camera=each.name) for each in cameras))
+    wait_until(courier.deliver)
+    broker.slow_s = 0.3
+    courier.stop()
+    said = [(each.topic.removeprefix("weapon-watch/"), each.payload) for each in broker.messages[-4:]]
+    off = [(f"{each.name}/alarm", b"OFF") for each in cameras]
+    assert said == [*off, ("status/1-of-1", b"offline")]
 
 
 def test_a_wrong_password_for_the_broker_is_said(broker, store):

@@ -131,16 +131,16 @@ def test_a_watcher_is_found_alarms_and_is_unavailable_the_moment_it_is_killed(mo
             assert subscriber.payloads(status) == [b"online"]
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
-        wait_until(lambda: subscriber.payloads(status) == [b"online", b"offline"])
+        wait_until(lambda: subscriber.payloads(status) == [b"online", b"offline"], log=log)
         late = Subscriber(mosquitto.port)  # Home Assistant, started after all that
-        wait_until(lambda: late.payloads("homeassistant/image/weapon_watch_till_1/config"))
-        wait_until(lambda: late.payloads(status) == [b"offline"])
+        wait_until(lambda: late.payloads("homeassistant/image/weapon_watch_till_1/config"), log=log)
+        wait_until(lambda: late.payloads(status) == [b"offline"], log=log)
         api.found = []
         with running(
             command, log, ready=lambda: late.payloads(status)[-1] == b"online", cwd=ROOT, **settings
         ):
             pass
-        wait_until(lambda: late.payloads(status) == [b"offline", b"online", b"offline"])
+        wait_until(lambda: late.payloads(status) == [b"offline", b"online", b"offline"], log=log)
         subscriber.close()
         late.close()
     (sensor,) = late.payloads("homeassistant/binary_sensor/weapon_watch_till_1/config")[:1]

@@ -132,7 +132,8 @@ def test_the_log_can_be_one_json_object_a_line_and_its_port_says_how_the_camera_
         tmp_path / "log.txt", ready=lambda: answers(f"http://127.0.0.1:{port}/health"), cwd=ROOT,
         API_URL=api.url, WATCH_LOG_FORMAT="json",
     ) as process:  # fmt: skip
-        wait_until(lambda: "possible weapon" in (tmp_path / "log.txt").read_text(), process=process)
+        log = tmp_path / "log.txt"
+        wait_until(lambda: "possible weapon" in log.read_text(), process=process, log=log)
         (camera,) = requests.get(f"http://127.0.0.1:{port}/status.json", timeout=LONGEST_S).json()["cameras"]
         assert stop(process) == 0
     assert (camera["name"], camera["problem"], camera["alarms"]) == ("clip.mp4", None, 1)

@@ -16,7 +16,9 @@ from conftest import free_port, wait_until
 from PIL import Image
 from skimage import data
 
+from cameras import alerts as telling
 from cameras import watcher as watching
+from cameras.alerts import Courier
 from cameras.config import Camera
 from cameras.events import EventStore
 from cameras.looking import Looker, Served, rehearse, try_camera
@@ -48,14 +50,15 @@ def a_looker(api: FakeApi, **fields) -> Looker:
 
 @contextlib.contextmanager
 def watched(
-    api: FakeApi, *cameras: Camera, store: EventStore | None = None, telling=None
+    api: FakeApi, *cameras: Camera, store: EventStore | None = None, telling=None, couriers=()
 ) -> Iterator[Watcher]:
     client = a_client(api)
     served = Served(client)
-    watcher = Watcher(
-        [CameraWatch(each, client, served, store=store, telling=telling, stall_s=5) for each in cameras],
-        store,
-    )
+    watches = [
+        CameraWatch(each, client, served, store=store, telling=telling, stall_s=5, couriers=couriers)
+        for each in cameras
+    ]
+    watcher = Watcher(watches, store, couriers)
     thread = threading.Thread(target=watcher.run)
     thread.start()
     try:
@@ -328,8 +331,49 @@ def test_a_camera_that_is_dead_hinders_no_other(api, clip, store):
     assert [kept.camera for kept in store.events()] == ["till"]
 
 
+class Heard:
+    """A destination that gets everything."""
+
+    name = "heard"
+
+    def __init__(self) -> None:
+        self.alerts: list[str] = []
+
+    def send(self, alert) -> None:
+        self.alerts.append(alert.body["event"])
+
+    def close(self) -> None:
+        return
+
+
+def test_an_alarm_is_kept_and_told_before_anything_else_is_made_of_it(api, clip, store, monkeypatch):
+    """While the object is still there, and before what was around it is made ready: that can come later."""
+    going_on, plain = threading.Event(), Looker.around
+
+    def slowly(looker, track):
+        going_on.wait()
+        return plain(looker, track)
+
+    monkeypatch.setattr(Looker, "around", slowly)
+    monkeypatch.setattr(watching, "SAVE_EVERY_S", 0.1)
+    heard = Heard()
+    with watched(
+        api, camera(clip, rate=10), store=store, telling=Telling(("heard",)),
+        couriers=[Courier(store, heard)],
+    ):  # fmt: skip
+        (first,) = wait_until(store.events)
+        wait_until(lambda: heard.alerts == [first.id])
+        assert (first.verdict, first.frames, store.scenes(first.id)) == ("alarm", 3, [])
+        assert imaging.decode_image(store.picture(first.id)).size
+        going_on.set()
+        wait_until(lambda: store.event(first.id).ended_at > first.ended_at and store.scenes(first.id))
+    assert [kept.id for kept in store.events()] == heard.alerts == [first.id]
+
+
 def test_a_disk_that_is_full_loses_nothing_once_it_has_room(api, clip, store, monkeypatch):
     monkeypatch.setattr(watching, "SAVE_EVERY_S", 0.1)
+    monkeypatch.setattr(telling, "LOOK_EVERY_S", 0.05)
+    heard = Heard()
     pages = {"most": 12}
 
     @sqlalchemy.event.listens_for(store._engine, "checkout")
@@ -339,15 +383,21 @@ def test_a_disk_that_is_full_loses_nothing_once_it_has_room(api, clip, store, mo
     monkeypatch.setattr(imaging, "encode_image", lambda _: (clip.with_name("noise.jpg")).read_bytes())
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (300, 400, 3), np.uint8)).save(clip.with_name("noise.jpg"))
-    with watched(api, camera(clip, rate=10), store=store) as watcher:
+    with watched(
+        api, camera(clip, rate=10), store=store, telling=Telling(("heard",)),
+        couriers=[Courier(store, heard)],
+    ) as watcher:  # fmt: skip
         said = wait_until(lambda: watcher.states()["till"].problem)
         assert "database or disk is full" in said
-        assert store.events() == []
+        assert (store.events(), watcher.states()["till"].is_kept) == ([], False)
+        wait_until(lambda: heard.alerts)  # who is told does not wait for room
         looks = watcher.states()["till"].looks
         wait_until(lambda: watcher.states()["till"].looks > looks)  # it goes on looking
         pages["most"] = 10_000
         wait_until(lambda: store.events() and watcher.states()["till"].problem is None)
-    assert len(store.events()) == 1
+        assert watcher.states()["till"].is_kept
+        wait_until(lambda: not store.waiting("heard"))
+    assert [kept.id for kept in store.events()] == heard.alerts
 
 
 def test_a_dark_picture_is_said(api, tmp_path, monkeypatch):
