@@ -54,7 +54,7 @@ def main() -> None:
     key = settings.api_key.get_secret_value() if settings.api_key else None
     page = Page(header_ui(), settings, client_of(settings.api_url, key, settings.api_timeout))
     style_ui(page)
-    page.hear_of_model()
+    page.hear_of_model(can_wait=is_reviewing())
     missing_ui(page)
     notice = st.container()
     keys = tab_keys(settings)
@@ -79,6 +79,12 @@ def main() -> None:
 def tab_keys(settings: WebSettings) -> list[str]:
     """Return the tabs there are: events can be reviewed where a person has named their database."""
     return [key for key in TABS if key != "tab_review" or settings.watch_events]
+
+
+def is_reviewing() -> bool:
+    """Say whether the review tab is open: an alarm there waits for nothing that it does not need."""
+    opened = st.session_state.get("tab", st.query_params.get("tab"))
+    return opened in TEXTS["tab_review"].values()
 
 
 def tab_names(page: Page, keys: Sequence[str]) -> list[str]:

@@ -44,7 +44,7 @@ from page.session import Page
 from page.texts import markdown_safe
 from page.verdict import Band, Kind, band_ui, notice_ui, title_ui
 
-LOOK_EVERY_S = 1.5  # whether there is something new: an alarm is here within 3 s
+LOOK_EVERY_S = 1.0  # whether there is something new: an alarm is here within 3 s of its third frame
 PER_PAGE = 24
 NAME_LETTERS, WHY_LETTERS = 128, 500
 KEYS: dict[Review, str] = {"confirmed": "W", "dismissed": "N"}  # Streamlit keeps C for itself

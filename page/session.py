@@ -211,11 +211,16 @@ class Page:
             return DEFAULT_THRESHOLD
         return hundredths(alarm_threshold(self.info.card))
 
-    def hear_of_model(self) -> None:
-        """Ask which model is served, at most every MODEL_REFRESH_S, and note an outage."""
+    def hear_of_model(self, *, can_wait: bool = False) -> None:
+        """Ask which model is served, at most every MODEL_REFRESH_S, and note an outage.
+
+        Args:
+            can_wait: nothing that is open needs the model, so no API that is slow to answer is waited for.
+        """
         state = st.session_state
         self.info = state.get("info")
-        if self.info is None or time.monotonic() - state["info_at"] >= MODEL_REFRESH_S:
+        is_old = self.info is None or time.monotonic() - state["info_at"] >= MODEL_REFRESH_S
+        if is_old and not can_wait:
             try:
                 self.info = state["info"] = self.client.model()
                 state["info_at"] = time.monotonic()

@@ -39,17 +39,21 @@ def store(tmp_path: Path):
 
 
 @pytest.fixture
-def start(monkeypatch, tmp_path, store) -> Iterator[Start]:
-    with FakeApi([]) as api:
+def api() -> Iterator[FakeApi]:
+    with FakeApi([]) as up:
+        yield up
 
-        def start(language: str = "en", events: str = str(tmp_path / "events.db")) -> AppTest:
-            monkeypatch.setenv("API_URL", api.url)
-            monkeypatch.setenv("WATCH_EVENTS", events)
-            app = AppTest.from_file(WEB, default_timeout=LONGEST_S)
-            app.session_state["language"] = language
-            return tab(app.run(), "Проверка" if language == "ru" else "Review")
 
-        yield start
+@pytest.fixture
+def start(monkeypatch, tmp_path, store, api) -> Start:
+    def start(language: str = "en", events: str = str(tmp_path / "events.db")) -> AppTest:
+        monkeypatch.setenv("API_URL", api.url)
+        monkeypatch.setenv("WATCH_EVENTS", events)
+        app = AppTest.from_file(WEB, default_timeout=LONGEST_S)
+        app.session_state["language"] = language
+        return tab(app.run(), "Проверка" if language == "ru" else "Review")
+
+    return start
 
 
 def put(store: EventStore, event_id: str, *, minutes: float = 0, **fields) -> Event:
@@ -113,6 +117,16 @@ def test_what_is_unsure_is_another_band_and_says_what_it_could_be(start, store):
     kind, title, more = band(start("ru"))
     assert (kind, title) == ("unsure", "НЕТ УВЕРЕННОСТИ: посмотрите внимательно")
     assert more.startswith("Возможно, это пистолет. Камера till, ")
+
+
+def test_an_alarm_waits_for_no_api_that_is_busy_with_the_cameras(start, store, api, monkeypatch):
+    """How long that takes to say which model it serves is nothing to whoever reviews."""
+    app, asked, plain = start(), list[str](), api.info
+    monkeypatch.setattr(api, "info", lambda: asked.append("model") or plain())
+    put(store, "a")
+    for name in ("Review", "Review", "Photos"):
+        app.session_state["info_at"] = float("-inf")  # what is known of the model is old
+        assert (bands(tab(app, name)) != [], len(asked)) == (name == "Review", int(name != "Review"))
 
 
 @pytest.mark.parametrize("picture", [b"", b"no picture"])

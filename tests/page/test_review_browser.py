@@ -11,15 +11,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import answers, free_port, running
+from conftest import answers, free_port, running, wait_until
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 from cameras.events import EventStore, Scene
 from detection import imaging
-from tests.cameras.camera_parts import an_event
-from tests.fake_api import FakeApi
+from tests.cameras.camera_parts import an_event, write_clip
+from tests.fake_api import FakeApi, detection
 from tests.page.browser import Visitor
 
 pytest_plugins = ("tests.page.browser",)
@@ -101,6 +101,24 @@ def test_an_event_comes_by_itself_is_decided_by_keys_and_taken_to_the_next_train
             archive.read(name).count(b"<object>") for name in archive.namelist() if name.endswith(".xml")
         )
     assert (pictures, boxes) == ([PISTOL] * 2, 1)
+
+
+def test_an_alarm_is_on_the_open_tab_while_the_camera_still_shows_the_weapon(
+    open_browser, page_url, store, tmp_path
+):
+    """From a clip that a real watcher looks at over and over; what is known of it grows afterwards."""
+    visitor: Visitor = open_browser(f"{page_url}/?tab=Review")
+    visitor.reads("No camera has confirmed anything yet.")
+    clip, log = write_clip(tmp_path / "clip.mp4", range(20, 220, 10)), tmp_path / "watch.txt"
+    command = [sys.executable, "watch.py", "--address", str(clip), "--events", str(tmp_path / "events.db")]
+    with (
+        FakeApi([detection("pistol", 0.91, 20, 25, 60, 75)]) as api,
+        running(command, log, ready=lambda: api.requests, cwd=ROOT, API_URL=api.url) as watcher,
+    ):
+        visitor.reads("POSSIBLE WEAPON: pistol")
+        (shown,) = store.events()
+        wait_until(lambda: store.events()[0].ended_at > shown.ended_at, process=watcher, log=log)
+    assert [kept.id for kept in store.events()] == [shown.id]
 
 
 def is_drawn(visitor: Visitor) -> bool:
