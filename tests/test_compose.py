@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+import numpy as np
 import pytest
 import requests
 import yaml
@@ -27,6 +28,7 @@ from PIL import Image, ImageDraw
 from cameras.config import load_cameras, of_shard
 from commands import train_config
 from settings import WatchSettings
+from tests.cameras.camera_parts import write_video
 
 ROOT = Path(__file__).parents[1]
 TRACKER, DEMO, SCALE = "mlflow_tracker.compose.yaml", "streamlit.compose.yaml", "deploy/scale.compose.yaml"
@@ -414,13 +416,11 @@ def test_a_model_registered_from_the_host_is_served_within_seconds(stack, photo,
     assert predict(stack, photo)["model"]["version"] == "1"
 
 
-@pytest.mark.compose
-@pytest.mark.browser
-def test_a_photo_on_the_page_in_a_browser_is_answered(stack, photo):
+@contextlib.contextmanager
+def browsing(url: str) -> Iterator[tuple[Any, Any]]:
+    """Open a page in a headless Chromium; yield the browser and what waits in it."""
     from selenium import webdriver
     from selenium.common.exceptions import StaleElementReferenceException
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support import expected_conditions
     from selenium.webdriver.support.wait import WebDriverWait
 
     options = webdriver.ChromeOptions()
@@ -428,14 +428,49 @@ def test_a_photo_on_the_page_in_a_browser_is_answered(stack, photo):
         options.add_argument(argument)
     service = webdriver.ChromeService(shutil.which("chromedriver"))
     with webdriver.Chrome(options=options, service=service) as browser:
+        browser.get(url)
         # The page may replace an element between finding it and asking about it: then look again.
-        wait = WebDriverWait(browser, LONGEST_S, ignored_exceptions=(StaleElementReferenceException,))
-        browser.get(stack.web_url)
+        yield browser, WebDriverWait(browser, LONGEST_S, ignored_exceptions=(StaleElementReferenceException,))
+
+
+@pytest.mark.compose
+@pytest.mark.browser
+def test_a_photo_on_the_page_in_a_browser_is_answered(stack, photo):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support import expected_conditions
+
+    with browsing(stack.web_url) as (_, wait):
         wait.until(lambda page: page.find_element(By.CSS_SELECTOR, "input[type=file]")).send_keys(str(photo))
         wait.until(expected_conditions.text_to_be_present_in_element((By.TAG_NAME, "body"), photo.name))
         wait.until(
             lambda page: any(each.size["width"] > 200 for each in page.find_elements(By.TAG_NAME, "img"))
         )
+
+
+@pytest.mark.compose
+@pytest.mark.browser
+def test_what_a_watched_clip_shows_comes_to_the_pages_review_tab(stack, tmp_path):
+    """The starter's own alarm or doubt: which of the two is not asked here."""
+    from selenium.webdriver.common.by import By
+
+    clip, cameras, more = tmp_path / "clip.mp4", tmp_path / "cameras.toml", tmp_path / "clip.compose.yaml"
+    weapon = Image.open(ROOT / "photos" / "01-pistol-in-a-hand.jpg").convert("RGB").resize((640, 480))
+    write_video(clip, [np.asarray(weapon)] * 20, rate=10, size_wh=weapon.size)
+    cameras.write_text('[[camera]]\nname = "till"\naddress = "/clip.mp4"\n')
+    more.write_text(yaml.safe_dump({"services": {"watch": {"volumes": [f"{clip}:/clip.mp4:ro"]}}}))
+    port = free_port()
+    stack.env |= {"WATCH_EVENTS": "events.db", "WATCH_CAMERAS": str(cameras), "WATCH_PORT": str(port)}
+    files = (DEMO, str(more))
+    stack.compose("--profile", "cameras", "up", "--build", "-d", "--wait", files=files)
+    with browsing(f"{stack.web_url}/?tab=Review") as (browser, wait):
+        wait.until(lambda page: page.find_element(By.CSS_SELECTOR, "[class*=st-key-review_mat] img"))
+        assert "Camera till, " in browser.find_element(By.TAG_NAME, "body").text
+    (till,) = requests.get(f"http://127.0.0.1:{port}/status.json", timeout=LONGEST_S).json()["cameras"]
+    assert (till["name"], till["reconnects"], till["alarms"] + till["suspicions"]) == ("till", 0, 1)
+    said = stack.compose("--profile", "cameras", "logs", "watch", files=files)
+    assert "events are kept in sqlite:///events.db for 30 days" in said
+    assert "Traceback" not in said
+    stack.compose("--profile", "cameras", "rm", "--stop", "--force", "watch", files=files)
 
 
 @pytest.mark.compose
