@@ -20,10 +20,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from detection import confirmation, runtimes
-from detection.card import classes_of
+from detection.card import DetectorError, classes_of
 from detection.confirmation import Rule
 from evaluation.video import Seen, look_at, measure_video
 from photosets.clips import panned_clips, series_clips, without_series
+from photosets.layout import DatasetError
 from photosets.report import DatasetReport
 from photosets.samples import read_samples, shows_weapon
 
@@ -106,4 +107,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (DatasetError, DetectorError) as error:
+        raise SystemExit(f"error: {error}") from error
