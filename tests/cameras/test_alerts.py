@@ -202,7 +202,7 @@ def test_all_that_waits_arrives_once_although_none_of_it_can_be_noted(store, rec
 
     monkeypatch.setattr(store, "sent", full)
     assert [courier.deliver(), courier.deliver()] == [False, False]
-    assert courier.problem == "database or disk is full"
+    assert str(courier.problem) == "database or disk is full"
     assert receiver.ids() == ["a-alarm-webhook", "b-alarm-webhook"]
     monkeypatch.setattr(store, "sent", plain)
     assert courier.deliver()

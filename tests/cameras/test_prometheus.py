@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -67,7 +68,7 @@ def promtool(*words: object, given: str = "") -> str:
     return ended.stdout
 
 
-def rules() -> list[dict]:
+def rules() -> list[dict[str, Any]]:
     (group,) = yaml.safe_load(RULES.read_text())["groups"]
     return group["rules"]
 
@@ -165,7 +166,7 @@ def test_prometheus_evaluates_every_rule_and_every_panel_of_the_board(watcher_ur
     ]  # fmt: skip
     log = tmp_path / "prometheus.log"
 
-    def found(expression: str) -> list:
+    def found(expression: str) -> list[dict[str, Any]]:
         answer = requests.get(f"{url}/api/v1/query", params={"query": expression}, timeout=60).json()
         assert answer["status"] == "success", answer
         return answer["data"]["result"]
@@ -182,7 +183,7 @@ def test_prometheus_evaluates_every_rule_and_every_panel_of_the_board(watcher_ur
         names = {each["metric"]["camera"] for each in found("group by (camera) (watch_camera_up)")}
         assert names == {"till"}  # what the board's list of cameras asks for
 
-        def evaluated() -> list[dict]:
+        def evaluated() -> list[dict[str, Any]]:
             (group,) = requests.get(f"{url}/api/v1/rules", timeout=60).json()["data"]["groups"]
             return [] if any(rule["health"] == "unknown" for rule in group["rules"]) else group["rules"]
 

@@ -122,7 +122,12 @@ def test_what_is_unsure_is_another_band_and_says_what_it_could_be(start, store):
 def test_an_alarm_waits_for_no_api_that_is_busy_with_the_cameras(start, store, api, monkeypatch):
     """How long that takes to say which model it serves is nothing to whoever reviews."""
     app, asked, plain = start(), list[str](), api.info
-    monkeypatch.setattr(api, "info", lambda: asked.append("model") or plain())
+
+    def info():
+        asked.append("model")
+        return plain()
+
+    monkeypatch.setattr(api, "info", info)
     put(store, "a")
     for name in ("Review", "Review", "Photos"):
         app.session_state["info_at"] = float("-inf")  # what is known of the model is old
