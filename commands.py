@@ -466,7 +466,10 @@ class EvaluateConfig(BaseSettings):
     )
     robustness: bool = Field(False, description="also score darker, blurred, ... images: six times the work")
     latency: bool = Field(True, description="time the detector; leave it out where other work runs too")
-    against: Path | None = Field(None, description="report of another evaluation to print beside this one")
+    against: Path | None = Field(
+        None, description="another evaluation's report: its figures beside these, and where the two differ"
+    )
+    fiftyone: bool = Field(False, description="also write a data set of FiftyOne; it need not be installed")
     log: bool = Field(False, description="log figures and report to the MLflow run that made the model")
     keep: bool = Field(
         False,
@@ -477,9 +480,7 @@ class EvaluateConfig(BaseSettings):
     max_unsure: float = Field(200.0, ge=0, description=f"{MAX_UNSURE} (--keep --split val)")
     device: Device = Field("auto", description="where the network runs; auto: cuda if there, else cpu")
     threads: int = Field(0, ge=0, description="CPU threads of the network; 0 = all")
-    runtime: WantedRuntime = Field(
-        "torch", description="what runs the network; auto: as the API chooses, an export where it is faster"
-    )
+    runtime: WantedRuntime = Field("torch", description="what runs the network; auto: as the API chooses")
     mlflow_tracking_uri: str = Field(
         "http://127.0.0.1:5000", validation_alias="mlflow_tracking_uri", description="MLflow tracker"
     )

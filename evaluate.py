@@ -27,8 +27,8 @@ from detection.detections import Classes, Detections, GroundTruth, Latency
 from detection.names import printable
 from detection.runtime import AnyDetector, run_by, warm_up
 from detection.tiles import detect_in, frames_of
+from evaluation import comparison, fiftyone_format, pictures, tables, video
 from evaluation import report as reports
-from evaluation import tables, video
 from evaluation.alarms import image_alarms
 from evaluation.chosen import Chosen, choose, into_card, uncalibrated, with_reliability
 from evaluation.results import Report, SliceResult, build_report, card_tables, flat_metrics
@@ -109,16 +109,16 @@ def run(config: EvaluateConfig) -> Report:
         result = with_reliability(result, choice)
     if films:
         result = dataclasses.replace(result, video=watch(config, films, finder, detector))
-    page = reports.write_report(result, config.output, samples)
+    looked = pictures.look_at_pictures(result, samples, detections)
+    compared = comparison.Compared(None)
+    if other and config.against:
+        compared = comparison.compare(looked, other, config.against, config.output)
+        result = compared.onto(result)
+    page = reports.write_report(result, config.output, samples, looked, compared.model)
     console.print(tables.figures_table(result, other))
     if result.video:
         console.print(tables.video_table(result.video))
     notes = [*result.notes, *(result.video.notes if result.video else ())]
-    if other and other.data.get("Fingerprint") != result.data["Fingerprint"]:
-        notes.append(
-            f"{config.against} is of other images ({other.title}, {other.images} images): the two columns do "
-            "not say which model is better."
-        )
     for note in notes:
         console.print(f"note: {note}", highlight=False)
     if choice:
@@ -127,6 +127,9 @@ def run(config: EvaluateConfig) -> Report:
         keep_figures(result, folder, of_torch=config.runtime == "torch")
     if config.log:
         log_report(result, config.output, run_id, config.mlflow_tracking_uri)
+    if config.fiftyone:
+        written = fiftyone_format.write_fiftyone(looked, result.suspects, config.output)
+        console.print(fiftyone_format.how_to_open(written), highlight=False, soft_wrap=True)
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
     return result
 

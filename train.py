@@ -32,6 +32,7 @@ from detection.detector import Detector
 from detection.runtime import warm_up
 from evaluation import chosen
 from evaluation import report as reports
+from evaluation.pictures import look_at_pictures
 from evaluation.results import build_report, flat_metrics
 from photosets import layout
 from photosets import samples as photographs
@@ -403,7 +404,8 @@ def finish(
     )  # fmt: skip
     results = chosen.with_reliability(results, choice)
     results = dataclasses.replace(results, latency=measure_latency(served, samples))
-    reports.write_report(results, config.output / "report", samples=samples)
+    pictures = look_at_pictures(results, samples, choice.detections)
+    reports.write_report(results, config.output / "report", samples, pictures)
     run.log_artifacts(config.output / "report", "report")
     numbers = flat_metrics(results)
     run.log_metrics({name.replace("val/", "best/val/"): value for name, value in numbers.items()}, step)

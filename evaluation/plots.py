@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,9 +37,9 @@ def title_of(name: str) -> str:
     return "nothing" if name == BACKGROUND else class_name(name, "en")
 
 
-def draw_plots(report: Report) -> dict[str, bytes]:
-    """Return PNG files by name, relative to the report's folder."""
-    figures = {
+def draw_figures(report: Report) -> dict[str, Figure]:
+    """Return the figures of a report by name."""
+    return {
         "alarm": _alarm_figure(report),
         "precision_recall": _curves_figure(report),
         "classes": _classes_figure(report),
@@ -47,6 +47,10 @@ def draw_plots(report: Report) -> dict[str, bytes]:
         "errors": _errors_figure(report),
         "reliability": _reliability_figure(report),
     }
+
+
+def draw_plots(figures: Mapping[str, Figure]) -> dict[str, bytes]:
+    """Return PNG files by name, relative to the report's folder."""
     return {f"plots/{name}.png": _png(figure) for name, figure in figures.items()}
 
 

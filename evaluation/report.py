@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-import jinja2
 import numpy as np
 from PIL import Image as PillowImage
 from pydantic import TypeAdapter, ValidationError
 
 from detection import drawing, imaging
+from evaluation import looking
 from evaluation.mistakes import LookalikeCell
-from evaluation.plots import RELIABILITY_LABELS, draw_plots, drawn, figure, percent, title_of
+from evaluation.pictures import PICTURES_FILE, Pictures, write_pictures
+from evaluation.plots import RELIABILITY_LABELS, draw_figures, draw_plots, drawn, title_of
 from evaluation.results import ImageResult, Report
+from evaluation.spots import Spot, curve_spots
+from evaluation.suspects import suspects_csv
 from evaluation.video import VideoResult, table_rows
 
 EXAMPLE_PX = 480  # longer side of an example picture, before captions are drawn
+MOST_SUSPECTS = 100  # shown in the page; the CSV holds all
+COMPARE_FILE = "compare.html"
+SUSPECTS_FILE = "suspected_labels.csv"
+LOOK_KINDS = (
+    ("mistakes", "every mistake"), ("missed", "missed"), ("class", "wrong class"),
+    ("localisation", "badly placed"), ("duplicate", "second box"), ("background", "nothing there"),
+    ("silent", "weapon images without an alarm"), ("false", "false alarms"),
+    ("alarms", "both"), ("cell", "confusions"), ("alarmed", "look-alikes taken for a weapon"),
+    ("hidden", "weapons taken for a look-alike"), ("correct", "right"), ("all", "everything"),
+)  # fmt: skip
 log = logging.getLogger(__name__)
-TEMPLATE = Path(__file__).with_name("report_template.html")
 _ADAPTER = TypeAdapter(Report)
 _VIDEO = TypeAdapter(VideoResult)
 
@@ -39,13 +51,20 @@ class Picture(Protocol):
         """The picture's file."""
 
 
-def write_report(report: Report, folder: Path, samples: Sequence[Picture] = ()) -> Path:
+def write_report(
+    report: Report, folder: Path, samples: Sequence[Picture] = (), pictures: Pictures | None = None,
+    compared_with: str = "",
+) -> Path:  # fmt: skip
     """Write report.json, plots/*.png, examples/*.jpg and report.html, which holds all of them.
+
+    With pictures, the page lets a person look into the errors too, and pictures.json keeps what it shows.
 
     Args:
         report: of metrics.build_report.
         folder: made if absent; files of an earlier report in it are overwritten.
         samples: the images of the report in its order, for the examples; without them there are none.
+        pictures: what was said about each image.
+        compared_with: the model of compare.html, if there is one in the folder.
 
     Returns:
         The path of report.html.
@@ -53,20 +72,44 @@ def write_report(report: Report, folder: Path, samples: Sequence[Picture] = ()) 
     Raises:
         ReportError: the folder cannot be written.
     """
-    plots = draw_plots(report)
+    figures = draw_figures(report)
+    plots = draw_plots(figures)
     examples = draw_examples(report, samples)
-    page = render_page(report, plots, examples)
-    try:
-        for name, content in (plots | examples).items():
+    page = render_page(
+        report, plots, examples, pictures, curve_spots(report, figures) if pictures else {}, compared_with
+    )
+    paths = [one.path for one in pictures.pictures] if pictures else []
+    files = {
+        **plots, **examples,
+        "report.json": _ADAPTER.dump_json(report, indent=1),
+        SUSPECTS_FILE: suspects_csv(report.suspects, paths).encode(),
+        "report.html": page.encode(),
+    }  # fmt: skip
+    with writing(folder):
+        for name, content in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
-        (folder / "report.json").write_bytes(_ADAPTER.dump_json(report, indent=1))
-        (folder / "report.html").write_text(page, encoding="utf-8")
+        if pictures:
+            write_pictures(pictures, folder)
+        for name, is_there in ((PICTURES_FILE, pictures), (COMPARE_FILE, compared_with)):
+            if not is_there:  # of an earlier report
+                (folder / name).unlink(missing_ok=True)
+    return folder / "report.html"
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say in a sentence why the folder cannot be written.
+
+    Raises:
+        ReportError: it cannot.
+    """
+    try:
+        yield
     except OSError as error:
         raise ReportError(
             f"cannot write the report into {folder}: {error.strerror}. Choose another folder."
         ) from error
-    return folder / "report.html"
 
 
 def write_video(result: VideoResult, folder: Path) -> Path:
@@ -76,13 +119,9 @@ def write_video(result: VideoResult, folder: Path) -> Path:
         ReportError: the folder cannot be written.
     """
     path = folder / "video.json"
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         path.write_bytes(_VIDEO.dump_json(result, indent=1))
-    except OSError as error:
-        raise ReportError(
-            f"cannot write the report into {folder}: {error.strerror}. Choose another folder."
-        ) from error
     return path
 
 
@@ -92,14 +131,10 @@ def check_writable(folder: Path) -> None:
     Raises:
         ReportError: the folder cannot be made or written.
     """
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        raise ReportError(
-            f"cannot write the report into {folder}: {error.strerror}. Choose another folder."
-        ) from error
 
 
 def read_report(path: Path) -> Report:
@@ -181,25 +216,26 @@ COCO_ROWS = (
 )
 
 
-def render_page(report: Report, plots: dict[str, bytes], examples: dict[str, bytes]) -> str:
+def render_page(
+    report: Report, plots: Mapping[str, bytes], examples: Mapping[str, bytes],
+    pictures: Pictures | None = None, spots: Mapping[str, Sequence[Spot]] | None = None,
+    compared_with: str = "",
+) -> str:  # fmt: skip
     """Return report.html: one page that needs no other file and no network.
 
     Args:
         report: what it shows.
         plots: of draw_plots.
         examples: of draw_examples; empty for none.
+        pictures: what its numbers and curves lead to; None for nothing.
+        spots: of curve_spots, with pictures.
+        compared_with: the model of compare.html, if there is one beside the page.
     """
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "percent": percent,
-        "figure": figure,
-        "english": title_of,
-        "in_english": in_english,
-        "drawn": drawn,
-    }
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    environment = looking.page_environment()
+    environment.filters |= {"in_english": in_english, "drawn": drawn}
+    return environment.get_template("report_template.html").render(
         report=report,
-        plots={Path(name).stem: _data_url(content, "png") for name, content in plots.items()},
+        plots={Path(name).stem: looking.data_url(content, "png") for name, content in plots.items()},
         worst=_shown("worst", report.worst, examples),
         best=_shown("best", report.best, examples),
         rows=[row for row in COCO_ROWS if row[0] in report.coco],
@@ -207,20 +243,31 @@ def render_page(report: Report, plots: dict[str, bytes], examples: dict[str, byt
         reliability_labels=RELIABILITY_LABELS,
         video_rows=table_rows(report.video.figures) if report.video else [],
         weapons=report.weapons,
+        spots=spots or {},
+        look_kinds=LOOK_KINDS,
+        look_lowest=pictures.lowest_score if pictures else 0,
+        most_suspects=MOST_SUSPECTS,
+        compare_page=COMPARE_FILE if compared_with else "",
+        other_model=compared_with,
+        **(_look(report, pictures) if pictures else {}),
     )
 
 
-def _data_url(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+def _look(report: Report, pictures: Pictures) -> dict[str, Any]:
+    order = looking.worst_first(pictures)
+    suspected = list(dict.fromkeys(one.index for one in report.suspects[:MOST_SUSPECTS]))
+    keep = looking.worth_keeping(pictures, order, suspected)
+    small = looking.small_pictures(pictures.pictures, keep)
+    return looking.look_context(looking.look_data([pictures], [pictures.model], order, small))
 
 
 def _shown(
-    group: str, results: Sequence[ImageResult], examples: dict[str, bytes]
+    group: str, results: Sequence[ImageResult], examples: Mapping[str, bytes]
 ) -> list[tuple[ImageResult, str]]:
     """Return each example with the address of its picture, empty without one."""
     names = [example_name(group, result) for result in results]
     return [
-        (result, _data_url(examples[name], "jpeg") if name in examples else "")
+        (result, looking.data_url(examples[name], "jpeg") if name in examples else "")
         for result, name in zip(results, names, strict=True)
     ]
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +27,13 @@ from evaluation.mistakes import (
     lookalike_table,
 )
 from evaluation.points import choose_operating_point
+from evaluation.suspects import Suspect, find_suspects
 from evaluation.video import VideoResult
 from metrics import ORIGINAL_PUBLISHED, check_pairs, coco_summary, original_protocol
 from schemas import AlarmPoint, Band, ClassThreshold, MeasuredTables, OperatingPoint
 
 CURVE_POINTS = 150
+Corners: TypeAlias = tuple[float, float, float, float]
 CARD_CURVE_STEP = 4  # of those, every fourth goes into model.json: enough to draw
 
 
@@ -78,7 +81,7 @@ class ExampleBox:
     """
 
     label: str
-    box: tuple[float, float, float, float]
+    box: Corners
     score: float | None = None
     kind: ErrorKind | None = None
 
@@ -145,6 +148,7 @@ class Report:
         lookalikes: weapon x look-alike.
         errors: by class of the detection, missed by class of the truth.
         worst: images that went worst, worst first; best: best first.
+        suspects: labels that are probably wrong, the most certain first.
         latency: None if not measured.
         robustness: changed images, the unchanged first; empty if not measured.
         video: what the cameras' rule makes of clips; None if not measured.
@@ -174,6 +178,7 @@ class Report:
     errors: tuple[ErrorCounts, ...]
     worst: tuple[ImageResult, ...]
     best: tuple[ImageResult, ...]
+    suspects: tuple[Suspect, ...] = ()
     weapons: tuple[str, ...] = WEAPONS
     unsure_point: OperatingPoint | None = None
     unsure_measured: OperatingPoint | None = None
@@ -283,14 +288,15 @@ def build_report(
         errors=error_counts(truths, diagnoses, found, class_names),
         worst=tuple(one for one in ranked if one.problems)[:examples],
         best=tuple(one for one in reversed(ranked) if len(truths[one.index].labels))[: examples // 2],
+        suspects=find_suspects(stems, truths, found, diagnoses, classes),
         data=dict(data or {}),
         notes=tuple(
             _notes(
                 coco,
                 point,
                 measured,
-                chosen_here=operating_point is None or point.split == split,
                 groups=groups,
+                chosen_here=operating_point is None or point.split == split,
             )
         ),
     )
@@ -388,17 +394,18 @@ def _image_result(
         quality=float(one.iou[right].sum() / total) if total else 1.0,
         problems=tuple(_problems(truth, found, one, class_names)),
         truth=tuple(
-            ExampleBox(class_names[label], _corners(box), kind="correct" if right else None)
+            ExampleBox(class_names[label], corners(box), kind="correct" if right else None)
             for box, label, right in zip(truth.boxes, truth.labels, one.found, strict=True)
         ),
         found=tuple(
-            ExampleBox(label, _corners(box), float(score), kind)
+            ExampleBox(label, corners(box), float(score), kind)
             for label, box, score, kind in zip(called, found.boxes, found.scores, one.kinds, strict=True)
         ),
     )
 
 
-def _corners(box: NDArray[np.float32]) -> tuple[float, float, float, float]:
+def corners(box: NDArray[np.float32]) -> Corners:
+    """Return a box as report.json holds it: xyxy pixels, to a tenth."""
     x1, y1, x2, y2 = (round(float(value), 1) for value in box)
     return x1, y1, x2, y2
 

@@ -53,12 +53,14 @@ def folder(result, tmp_path_factory):
 
 def page_of(some_report):
     """The page without plots."""
-    plots = ("alarm", "precision_recall", "classes", "confusion", "errors", "reliability")
+    plots = ("alarm", "precision_recall", "classes", "reliability")
     return reports.render_page(some_report, {f"plots/{name}.png": b"" for name in plots}, {})
 
 
 def test_report_is_json_plots_examples_and_one_page(result, folder):
-    assert {path.name for path in folder.iterdir()} == {"report.html", "report.json", "plots", "examples"}
+    assert {path.name for path in folder.iterdir()} == {
+        "report.html", "report.json", "plots", "examples", "suspected_labels.csv",
+    }  # fmt: skip
     assert {path.stem for path in (folder / "plots").iterdir()} == {
         "alarm", "precision_recall", "classes", "confusion", "errors", "reliability",
     }  # fmt: skip
@@ -76,7 +78,7 @@ def test_json_is_strict_and_reads_back_as_the_same_report(result, folder):
 def test_page_needs_no_other_file_and_runs_nothing(result, folder):
     page = (folder / "report.html").read_text(encoding="utf-8")
     sources = re.findall(r"""(?:src|href)=["']([^"']*)""", page)
-    assert len(sources) == 6 + len(result.worst) + len(result.best)
+    assert len(sources) == 4 + len(result.worst) + len(result.best)
     assert all(source.startswith("data:image/") for source in sources)
     assert "<script" not in page
     assert "phone &lt;script&gt;" in page

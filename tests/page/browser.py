@@ -82,7 +82,13 @@ def open_browser(tmp_path) -> Iterator[Callable[..., Visitor]]:
         pytest.fail("the browser tests need Chromium: apt-get install chromium chromium-driver")
     drivers: list[webdriver.Chrome] = []
 
-    def open_browser(url: str, language: str = "en-US", width: int = 1280, height: int = 900) -> Visitor:
+    def open_browser(
+        url: str,
+        language: str = "en-US",
+        width: int = 1280,
+        height: int = 900,
+        until: str = "input[type=file]",
+    ) -> Visitor:
         options = webdriver.ChromeOptions()
         options.binary_location = chromium
         profile = tmp_path / f"profile-{len(drivers)}"
@@ -108,7 +114,7 @@ def open_browser(tmp_path) -> Iterator[Callable[..., Visitor]]:
             )
         browser.get(url)
         visitor = Visitor(browser, downloads)
-        visitor.find("input[type=file]")
+        visitor.find(until)
         return visitor
 
     yield open_browser
