@@ -37,9 +37,11 @@ def write_fiftyone(pictures: Pictures, suspects: Sequence[Suspect], folder: Path
     samples = [_sample(one, pictures, said[index]) for index, one in enumerate(pictures.pictures)]
     metadata = {
         "media_type": "image",
-        "info": {"model": pictures.model, "data": pictures.title, "alarm_from": pictures.score_threshold},
-        "default_classes": list(pictures.class_names[1:]),
-    }
+        "info": {
+            "model": pictures.model, "data": pictures.title, "alarm_from": pictures.score_threshold,
+            "classes": list(pictures.class_names[1:]),
+        },
+    }  # fmt: skip
     target = folder / FOLDER
     with writing(folder):
         target.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
-from markupsafe import Markup
 
 from detection import imaging
 from evaluation.pictures import FoundBox, Pictures, SeenPicture, script_json
@@ -161,4 +160,4 @@ def look_context(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the templates need beside their own figures: data, script, and the script's hash."""
     script = (HERE / "pictures.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return {"look_data": Markup(script_json(data)), "script": Markup(script), "script_hash": digest}
+    return {"look_data": script_json(data), "script": script, "script_hash": digest}

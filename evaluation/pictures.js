@@ -99,7 +99,9 @@
 
   function box(svg, [x1, y1, x2, y2], caption, style, size) {
     svg.append(element("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1, class: style }));
-    const y = y1 > size * 1.2 ? y1 - size * 0.3 : Math.min(y2 + size, svg.viewBox.baseVal.height - size * 0.2);
+    const above = y1 - size * 0.3;
+    const below = Math.min(y2 + size, svg.viewBox.baseVal.height - size * 0.2);
+    const y = style !== "truth" && y1 > size * 1.2 ? above : below; // else two captions lie on one another
     svg.append(element("text", { x: Math.max(x1, 0), y, "font-size": size, class: style }, caption));
   }
 
@@ -107,7 +109,7 @@
     const [width, height] = picture.size;
     const holder = element("div", { class: "picture" });
     const svg = element("svg", { viewBox: `0 0 ${width} ${height}` });
-    const size = Math.max(width, height) / 24;
+    const size = width / 21;
     const from = data.sides.length > 1 ? data.sides[index].from : Number(form.elements.from.value);
     const seen = picture.sides[index].filter((one) => one.score >= from);
     picture.truth.forEach((one, at) => {

@@ -171,6 +171,11 @@ def test_settings_named_exist(name):
         set(example())
         | {"TILL_USER", "TILL_PASSWORD"}  # of cameras.example.toml
         | {"PIP_ARGS", "PYTHON", "FORWARDED_ALLOW_IPS"}  # of make, and uvicorn's own
+        | {
+            "LOCAL_FILES_SERVING_ENABLED",
+            "LOCAL_FILES_DOCUMENT_ROOT",
+            "USE_DEFAULT_BANNED_SUBNETS",
+        }  # Label Studio's
         | {f"TRAIN_{n.upper()}" for n in TrainConfig.model_fields}
     )
     assert sorted(named - known) == []

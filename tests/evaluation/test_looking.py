@@ -294,7 +294,7 @@ def test_fiftyone_gets_truth_detections_and_what_is_wrong_with_them(tmp_path):
     assert target == tmp_path / "out" / "fiftyone"
     metadata = json.loads((target / "metadata.json").read_text())
     assert "version" not in metadata, "with one, FiftyOne expects ids of its database"
-    assert metadata["default_classes"] == list(CLASS_NAMES[1:])
+    assert metadata["info"]["classes"] == list(CLASS_NAMES[1:])
     sample = json.loads((target / "samples.json").read_text())["samples"][3]
     assert sample["filepath"] == str(samples[3].image_path)
     assert sample["metadata"] == {"_cls": "ImageMetadata", "width": 120, "height": 90}

@@ -182,6 +182,8 @@ def test_the_key_comes_as_a_password(studio):
             headers = {"Authorization": f"Basic {basic}"}
             assert client.post("/label-studio/predict", json=body, headers=headers).status_code == status
         assert client.post("/label-studio/predict", json=body).status_code == 401
+        # Label Studio tells what happens in a project without any key, and nothing is done about it.
+        assert client.post("/label-studio/webhook", json={"action": "TASKS_CREATED"}).status_code == 200
 
 
 def test_what_the_client_pre_labels_comes_back_as_data(tmp_path):
