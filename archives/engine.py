@@ -84,7 +84,8 @@ def connect(cluster: str | None) -> None:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ArchiveError(
             f"no Ray cluster answers at {cluster or 'this machine'} ({first_line(error)}): start one with "
-            "`ray start --head` and give its address, or leave out --cluster"
+            "`ray start --head` and give its address, or leave out --cluster; one that runs may want its "
+            "token: set RAY_AUTH_MODE=token here, where ~/.ray/auth_token is the same"
         ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -53,7 +54,8 @@ def connect(address: str) -> None:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise SweepError(
             f"no Ray cluster answers at {address} ({str(error).splitlines()[0]}): start one with "
-            "`ray start --head` and give its address, or --ray local for this machine's cores"
+            "`ray start --head` and give its address, or --ray local for this machine's cores; one that runs "
+            "may want its token: set RAY_AUTH_MODE=token here, where ~/.ray/auth_token is the same"
         ) from error
 
 
@@ -94,7 +96,9 @@ def go(
     )  # fmt: skip
     tell(f"{missing} trials to go, {len(waiting)} of them taken up again")
     try:
-        tuner.fit()
+        with warnings.catch_warnings():  # Tune tells the study a trial's last result twice
+            warnings.filterwarnings("ignore", "The reported value is ignored", UserWarning)
+            tuner.fit()
     finally:
         _take_up_what_is_left(study)
     if len(finished(study)) < plan.trials:

@@ -359,6 +359,15 @@ def test_bad_input_is_a_sentence(words, said, tmp_path, monkeypatch, capsys):
     assert said in str(ended.value)
 
 
+def test_a_cluster_that_does_not_answer_may_want_its_token(monkeypatch):
+    def refuse(*_, **__):
+        raise ConnectionError("Failed to connect to Ray cluster")
+
+    monkeypatch.setattr(engine.ray, "init", refuse)
+    with pytest.raises(ArchiveError, match=r"at 10\.0\.0\.1:6379 .*ray start --head.*RAY_AUTH_MODE=token"):
+        engine.connect("10.0.0.1:6379")
+
+
 def _refuse_addresses(cluster):
     if cluster is not None:
         raise ArchiveError("no Ray cluster answers")

@@ -336,6 +336,17 @@ def test_a_storage_that_is_none_is_refused_without_its_password(plan, storage):
     assert "s3cret" not in str(refused.value)
 
 
+def test_a_cluster_that_does_not_answer_may_want_its_token(monkeypatch):
+    from sweeping import cluster
+
+    def refuse(*_, **__):
+        raise ConnectionError("Failed to connect to Ray cluster")
+
+    monkeypatch.setattr(cluster.ray, "init", refuse)
+    with pytest.raises(SweepError, match=r"at 10\.0\.0\.1:6379 .*--ray local.*RAY_AUTH_MODE=token"):
+        cluster.connect("10.0.0.1:6379")
+
+
 def test_tables_and_plots_are_written_as_far_as_the_trials_allow(plan, storage, tmp_path):
     study = studies.open_study(plan, storage, "s")
     studies.write_tables(study, tmp_path / "none")
