@@ -206,7 +206,7 @@ def difference_rows(
     found: Mapping[int, Sequence[Finding]], class_names: Sequence[str]
 ) -> list[tuple[str, str, tuple[int, int]]]:
     """Return (kind, class name, how many of each model alone); alarms have no class, and stand first."""
-    counts = Counter(
+    counts = Counter[tuple[str, str, int]](
         (one.kind, "" if "alarm" in one.kind else one.called, one.side)
         for each in found.values()
         for one in each

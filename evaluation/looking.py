@@ -21,7 +21,7 @@ from evaluation.plots import figure, percent, title_of
 
 HERE = Path(__file__).parent
 PICTURE_PX = 360  # longer side of a kept picture
-MOST_PICTURES = 400  # kept in one page: about 5 MB
+MOST_PICTURES = 500  # kept in one page: about 6 MB
 QUALITY = 55  # of WebP
 log = logging.getLogger(__name__)
 

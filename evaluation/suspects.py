@@ -84,8 +84,8 @@ def find_suspects(
     confident = confident_scores(detections, diagnoses, len(classes.names))
     suspects: list[Suspect] = []
     for index, (truth, found, one) in enumerate(zip(truths, detections, diagnoses, strict=True)):
-        sure = found.scores >= confident[found.labels]
-        suspects += _doubted(names[index], index, (truth, found, one), np.flatnonzero(sure), classes.names)
+        sure = np.flatnonzero(found.scores >= confident[found.labels]).tolist()
+        suspects += _doubted(names[index], index, (truth, found, one), sure, classes.names)
         suspects += _in_one_place(names[index], index, truth, classes.names)
     return tuple(sorted(suspects, key=lambda one: (-(one.score or one.iou), one.index)))
 

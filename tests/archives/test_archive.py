@@ -363,7 +363,7 @@ def test_a_cluster_that_does_not_answer_may_want_its_token(monkeypatch):
     def refuse(*_, **__):
         raise ConnectionError("Failed to connect to Ray cluster")
 
-    monkeypatch.setattr(engine.ray, "init", refuse)
+    monkeypatch.setattr("ray.init", refuse)
     with pytest.raises(ArchiveError, match=r"at 10\.0\.0\.1:6379 .*ray start --head.*RAY_AUTH_MODE=token"):
         engine.connect("10.0.0.1:6379")
 

@@ -52,7 +52,7 @@ def random_images(count: int, seed: int = 0) -> tuple[list[GroundTruth], list[De
 
     truths, detections = [], []
     for _ in range(count):
-        some, many = random.integers(0, 4), random.integers(0, 7)
+        some, many = int(random.integers(0, 4)), int(random.integers(0, 7))
         truths.append(GroundTruth(boxes(some), random.integers(1, len(CLASS_NAMES), some)))
         near = truths[-1].boxes[random.integers(0, max(some, 1), many)] if some else boxes(many)
         shaken = (near + random.normal(0, 4, near.shape)).astype(np.float32)

@@ -342,7 +342,7 @@ def test_a_cluster_that_does_not_answer_may_want_its_token(monkeypatch):
     def refuse(*_, **__):
         raise ConnectionError("Failed to connect to Ray cluster")
 
-    monkeypatch.setattr(cluster.ray, "init", refuse)
+    monkeypatch.setattr("ray.init", refuse)
     with pytest.raises(SweepError, match=r"at 10\.0\.0\.1:6379 .*--ray local.*RAY_AUTH_MODE=token"):
         cluster.connect("10.0.0.1:6379")
 
