@@ -171,6 +171,7 @@ def test_settings_named_exist(name):
         set(example())
         | {"TILL_USER", "TILL_PASSWORD"}  # of cameras.example.toml
         | {"PIP_ARGS", "PYTHON", "FORWARDED_ALLOW_IPS"}  # of make, and uvicorn's own
+        | {"RAY_AUTH_MODE"}  # Ray's own
         | {
             "LOCAL_FILES_SERVING_ENABLED",
             "LOCAL_FILES_DOCUMENT_ROOT",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -25,7 +26,7 @@ from detection.card import read_card, write_card
 from detection.confirmation import Rule
 from detection.detections import CLASS_NAMES, Detections
 from detection.overlaps import box_iou
-from evaluation import calibration, results, robustness, tables
+from evaluation import calibration, pictures, results, robustness, tables
 from evaluation import report as reports
 from evaluation.video import Look, Seen, measure_video
 from photosets import layout, synthetic
@@ -281,6 +282,21 @@ def test_a_report_of_other_images_is_not_taken_for_a_rival(root, model, tmp_path
         assert evaluate.main([*arguments, "--output", str(tmp_path / "out")]) == 0
         said = " ".join(capsys.readouterr().out.split())
         assert ("is of other images (local test, 99 images)" in said) == warned
+
+
+def test_the_program_compares_two_models_and_writes_a_data_set_of_fiftyone(root, model, tmp_path, capsys):
+    arguments = ["--data", str(root), "--model", str(model), "--limit", "4", "--output"]
+    assert evaluate.main([*arguments, str(tmp_path / "first")]) == 0
+    assert not (tmp_path / "first" / "compare.html").exists()
+    more = [str(tmp_path / "second"), "--against", str(tmp_path / "first"), "--fiftyone"]
+    assert evaluate.main([*arguments, *more]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "0 on which they differ" in (tmp_path / "second" / "compare.html").read_text()
+    assert "fo.Dataset.from_dir(" in said
+    samples = json.loads((tmp_path / "second" / "fiftyone" / "samples.json").read_text())["samples"]
+    assert len(samples) == 4
+    assert all(Path(sample["filepath"]).is_file() for sample in samples)
+    assert len(pictures.read_pictures(tmp_path / "second").pictures) == 4
 
 
 def test_program_logs_to_the_run_that_made_the_model(root, model, tmp_path):
