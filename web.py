@@ -2,7 +2,7 @@
 
     python web.py --server.port 8600        # or: streamlit run web.py; http://localhost:8600, API at API_URL
 
-The API is asked once per photo, at its lowest threshold; slider and filter act on that answer. Nothing of a
+The API is asked once per photo, for all that the model says; the slider acts on that answer. Nothing of a
 photo is written to disk, not even on its way in, and nothing is shared between two people's sessions, unless
 feedback is turned on and a person sends some. page/memory.py bounds what memory holds, and for how long.
 """

@@ -14,7 +14,7 @@ from detection.names import class_name
 from page.downloads import csv_of, drawn_file, json_of, stem_of
 from page.feedback import feedback_ui
 from page.pictures import cutout, marked, scaled, zoom_frame
-from page.session import Page, Photo, hundredths
+from page.session import LEAST_SCORE, Page, Photo, hundredths
 from page.texts import markdown_safe
 from page.verdict import band_of, is_alarm, notice_ui, shown_at_first
 from schemas import AlarmFigures, AlarmPoint, Band, Detection, ImageResult, ModelCard, OperatingPoint
@@ -122,11 +122,21 @@ def object_words(page: Page, number: int, detection: Detection) -> str:
         steps = "".join(
             f"<i class='{'on' if step <= STEPS.index(band.name) else ''}'></i>" for step in range(3)
         )
-        lines.append(f"<p><span class='steps' aria-hidden='true'>{steps}</span> <strong>{word}</strong></p>")
-        if band.right is not None:
+        steps = f"<span class='steps' aria-hidden='true'>{steps}</span>"
+        lines.append(f"<p class='object-sure'>{steps} <strong>{word}</strong></p>")
+        if band.right is not None and is_of_signs(page, band):
             right = page.text("sure_right", right=in_hundred(band.right))
             lines.append(f"<p class='object-hint'>{right}</p>")
     return "".join(lines)
+
+
+def is_of_signs(page: Page, band: Band) -> bool:
+    """Say whether all that was counted in a band is shown as a sign.
+
+    Of the many boxes below the unsure point hardly any is right: a share that counts them is not that of
+    the mark which a person sees, and would talk down an alarm.
+    """
+    return page.info is not None and band.score_from >= unsure_threshold(page.info.card)
 
 
 def sureness(page: Page, detection: Detection) -> Band | None:
@@ -175,11 +185,10 @@ def sensitivity_ui(page: Page) -> Choice:
         if page.info is None:
             return Choice(lookalikes=lookalikes)
         card = page.info.card
-        lowest, most = round(page.lowest_threshold, 2), hundredths(unsure_threshold(card))
-        weaker = most
-        if lowest < most:
+        weaker = most = hundredths(unsure_threshold(card))
+        if card.operating_point and most > LEAST_SCORE:
             weaker = st.slider(
-                page.text("weaker"), lowest, most, most, 0.01, key=f"weaker_{most:.2f}",
+                page.text("weaker"), LEAST_SCORE, most, most, 0.01, key=f"weaker_{most:.2f}",
                 help=page.text("weaker_help"),
             )  # fmt: skip
         rows = costs(page, card, weaker)

@@ -31,7 +31,6 @@ from client import (
     UnexpectedAnswer,
 )
 from detection import imaging
-from detection.alarm import alarm_threshold
 from detection.names import class_name, percent, printable, score_text
 from page import memory
 from page.texts import example_name, markdown_safe, text
@@ -44,7 +43,7 @@ ANSWERS_KEPT = 500
 THUMBNAILS_KEPT = 2000  # of all visitors; some 10 kB each
 PICTURES_KEPT = 24  # of all visitors; decoded, at most SHOWN_SIDE pixels: some 5 MB each
 SHOWN_SIDE = 1600
-DEFAULT_THRESHOLD = 0.5  # only for a model without a measured operating point
+LEAST_SCORE = 0.0  # the API is asked once, for all: a calibrated score may be small and yet a sign
 OUTAGES = (ServiceUnreachable, ServiceNotReady)
 
 # The API's problem types (their last part) and the sentence that says each to a person.
@@ -196,21 +195,6 @@ class Page:
         """Return a gallery picture in words in this person's language."""
         return example_name(stem, self.language)
 
-    @property
-    def lowest_threshold(self) -> float:
-        """Return the score below which the model says nothing: what the API is asked for, once."""
-        return self.info.card.network.box_score_thresh if self.info else 0.05
-
-    @property
-    def default_threshold(self) -> float:
-        """Return the operating point's threshold in whole hundredths, as a slider has them.
-
-        Rounded down: what raised the alarm must be on the picture.
-        """
-        if self.info is None:
-            return DEFAULT_THRESHOLD
-        return hundredths(alarm_threshold(self.info.card))
-
     def hear_of_model(self, *, can_wait: bool = False) -> None:
         """Ask which model is served, at most every MODEL_REFRESH_S, and note an outage.
 
@@ -258,9 +242,7 @@ class Page:
     def ask(self, photo: Photo) -> ImageResult | ServiceError:
         """Ask the API about photo; may be called from any thread."""
         try:
-            response = self.client.predict(
-                [(photo.name, photo.content)], score_threshold=self.lowest_threshold
-            )
+            response = self.client.predict([(photo.name, photo.content)], score_threshold=LEAST_SCORE)
         except ServiceError as error:
             return error
         result = response.results[0]

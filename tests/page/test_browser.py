@@ -65,7 +65,7 @@ def test_the_slider_answers_to_the_keyboard_without_a_new_request(api, open_page
     visitor.find(".st-key-sensitivity summary").click()
     visitor.find("input[type=range]").send_keys(Keys.HOME)
     visitor.reads("3 knife")
-    visitor.reads("this setting, 0.05")
+    visitor.reads("this setting, 0.00")
     visitor.find("input[type=range]").send_keys(Keys.END)
     visitor.wait(lambda: "3 knife" not in visitor.words())
     assert "POSSIBLE WEAPON: pistol" in visitor.words()

@@ -292,9 +292,21 @@ def test_no_answer_is_green_or_has_a_tick(api, start):
     assert red < green < blue  # grey-blue
 
 
-def test_the_photo_is_asked_about_once_at_the_lowest_threshold(api, start):
+def test_the_photo_is_asked_about_once_and_for_everything(api, start):
     upload(start(), ("shop.jpg", picture()))
-    assert [query for _, query, _ in api.requests] == [{"score_threshold": ["0.05"]}]
+    assert [query for _, query, _ in api.requests] == [{"score_threshold": ["0.0"]}]
+
+
+def test_a_sign_with_a_small_calibrated_score_is_named_and_shown(api, start):
+    """Calibrated, a sign of a weapon may score less than what the network by itself reports at all."""
+    point = CARD.unsure_point.model_copy(update={"score_threshold": 0.025}) if CARD.unsure_point else None
+    api.card, api.found = (
+        CARD.model_copy(update={"unsure_point": point}),
+        [detection("knife", 0.03, 5, 60, 30, 95)],
+    )
+    app = upload(start(), ("shop.jpg", picture()))
+    assert band(app)[::2] == ("unsure", "Could be a knife.")
+    assert [row["Object"] for row in rows(app, "Score")] == ["knife"]
 
 
 # --- how sure, and what is shown ----------------------------------------------------------------------
@@ -307,6 +319,14 @@ def test_each_weapon_says_how_sure_in_a_word_from_measured_bands(api, start):
     assert re.search(r"2 knife\s+likely\s+72 of 100", words)
     assert re.search(r"3 smartphone\s+look-alike", words)
     assert "%" not in words
+
+
+def test_a_share_that_counts_boxes_below_every_sign_is_not_said_of_one(api, start):
+    """The weak band reaches down to a score of 0; of what is shown from 0.40 on, more are right."""
+    api.found = [detection("pistol", 0.45, 10, 20, 50, 80)]
+    words = said(upload(start(), ("shop.jpg", picture())))
+    assert re.search(r"1 pistol\s+weak sign", words)
+    assert "such marks were right" not in words
 
 
 def test_a_model_without_bands_says_no_word_for_how_sure(api, start):
