@@ -69,14 +69,16 @@ def input_ui(page: Page) -> Photo | None:
     number = state.setdefault("video_round", 0)
     upload_key = f"video_{number}"
     has_some = bool(state.get(upload_key) or state.get("video_example"))
-    with st.container(key="video_drop"):
-        upload = st.file_uploader(page.text("video_upload"), key=upload_key, type=list(SUFFIXES))
     rate, seconds = settings.video_frames_per_second, settings.video_max_seconds
-    if has_some:
-        st.button(
-            page.text("start_over"), key="video_over", icon=":material/restart_alt:", on_click=start_over
-        )
-    else:
+    with st.container(key="video_drop"), st.container(key=f"video_inputs_{'small' if has_some else 'large'}"):
+        upload = st.file_uploader(page.text("video_upload"), key=upload_key, type=list(SUFFIXES))
+        if has_some:
+            with st.container():
+                st.button(
+                    page.text("start_over"), key="video_over", icon=":material/restart_alt:",
+                    on_click=start_over,
+                )  # fmt: skip
+    if not has_some:
         st.caption(page.text("video_formats", seconds=f"{seconds:g}", rate=f"{rate:g}"))
         st.button(
             page.text("video_example"), key="video_try", icon=":material/movie:",
@@ -166,8 +168,8 @@ def result_ui(page: Page, photo: Photo, watched: Watched) -> None:
         with left:
             strip_ui(page, photo, looks, moments)
             player_ui(page, photo, looks, moments)
-    needed = rule.for_frames(len(looks)).needed
-    st.caption(page.text("video_rule", needed=needed, window=rule.window))
+    needed, window = rule.for_frames(len(looks)).needed, min(rule.window, len(looks))
+    st.caption(page.text("video_rule", needed=needed, window=window))
 
 
 def video_answer(page: Page, watched: Watched, moments: Sequence[Moment]) -> Band:
@@ -290,6 +292,7 @@ CLOCK = "floor(datum.value / 60) + ':' + format(floor(datum.value % 60), '02')"
 def player_ui(page: Page, photo: Photo, looks: Sequence[Look], moments: Sequence[Moment]) -> None:
     """Draw the film with its boxes from the chosen time on; a picture of that time until it is drawn."""
     clips: Recent[str, bytes] = st.session_state.setdefault("clips", Recent(1))
+    film = st.container()
     no_faces = st.toggle(page.text("blur_film"), value=True, key="blur_film")
     key = f"{photo.digest} {page.model_key} {page.language} {len(looks)} {no_faces}"
     maker: Checks[bytes] = st.session_state.setdefault("clip_maker", Checks())
@@ -314,7 +317,8 @@ def player_ui(page: Page, photo: Photo, looks: Sequence[Look], moments: Sequence
             maker.start(key, lambda: make_clip(page, photo, looks, no_faces=no_faces))
             st.html(f"<p class='progress' role='status'>{page.text('video_clip_making')}</p>")
 
-    st.fragment(part, run_every=None if key in clips else LOOK_EVERY_S)()
+    with film:
+        st.fragment(part, run_every=None if key in clips else LOOK_EVERY_S)()
 
 
 def first_time(looks: Sequence[Look], moments: Sequence[Moment]) -> float:

@@ -912,12 +912,13 @@ def test_a_press_on_a_time_shows_the_frame_of_that_time(api, start):
     assert app.get("video")[0].proto.start_time == 5
 
 
-@pytest.mark.parametrize(("seconds", "kind"), [(0.5, "alarm"), (3, "unsure")])
-def test_a_weapon_for_a_moment_is_never_nothing(api, start, seconds, kind):
+@pytest.mark.parametrize(("seconds", "kind", "needed"), [(0.5, "alarm", "1 of 1"), (3, "unsure", "3 of 5")])
+def test_a_weapon_for_a_moment_is_never_nothing(api, start, seconds, kind, needed):
     """A film of one frame can raise the alarm; in a longer one a single frame is not sure."""
     seen_at(api, {0.0: [PISTOL]})
     app = upload(start(), ("film.mp4", clip(seconds)), key="video")
     assert band(app)[0] == kind
+    assert f"the same object in {needed} frames" in said(app)
 
 
 def test_a_film_in_the_dark_is_not_called_empty(api, start):
