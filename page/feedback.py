@@ -15,7 +15,6 @@ from page.box_drawing import Percent, box_drawing_ui
 from page.corrections import Correction, forget_old, keep, prepared
 from page.gallery import is_example
 from page.session import PICTURES, Page, Photo
-from page.texts import markdown_safe
 from page.verdict import notice_ui
 from schemas import Detection, ImageResult
 
@@ -47,18 +46,23 @@ def correction_ui(
     """Draw the questions, the picture that would be kept, and the button."""
     labels = page.info.card.class_names[1:] if page.info else ()
     st.markdown(page.text("feedback_intro"))
-    corrections = boxes_ui(page, photo, found, labels)
+    left, right = st.columns(2, gap="medium")
     try:
-        is_missed, missed = missed_ui(page, photo, result, labels)
-        corrections += [missed] if missed else []
-        faces = preview_ui(page, photo, result, corrections)
+        with left:
+            corrections = boxes_ui(page, photo, found, labels)
+            is_missed, missed = missed_ui(page, photo, result, labels)
+            corrections += [missed] if missed else []
+        with right:
+            faces = preview_ui(page, photo, result, corrections)
     except imaging.ImageError:
         notice_ui(page.text("error_no_preview"))
         return
-    consent = st.checkbox(page.text("feedback_consent"), key=f"consent_{photo.digest}")
-    is_ready = consent and not (is_missed and missed is None)
-    if st.button(page.text("feedback_send"), key=f"send_{photo.digest}", disabled=not is_ready) and is_ready:
-        keep_ui(page, folder, photo, corrections, faces)
+    with right:
+        consent = st.checkbox(page.text("feedback_consent"), key=f"consent_{photo.digest}")
+        is_ready = consent and not (is_missed and missed is None)
+        is_sent = st.button(page.text("feedback_send"), key=f"send_{photo.digest}", disabled=not is_ready)
+        if is_sent and is_ready:
+            keep_ui(page, folder, photo, corrections, faces)
 
 
 def boxes_ui(page: Page, photo: Photo, found: Sequence[Detection], labels: Sequence[str]) -> list[Correction]:
@@ -147,7 +151,7 @@ def keep_ui(page: Page, folder: Path, photo: Photo, corrections: Sequence[Correc
         keep(folder, imaging.decode_image(photo.content), corrections)
         forget_old(folder, page.settings.feedback_days)
     except OSError as error:
-        st.error(page.text("feedback_failed", detail=markdown_safe(error.strerror or str(error))))
+        notice_ui(page.text("feedback_failed", detail=error.strerror or str(error)), "warning")
     else:
         days = f"{page.settings.feedback_days:g}"
-        st.success(page.text("feedback_thanks", faces=faces, days=days))
+        notice_ui(page.text("feedback_thanks", faces=faces, days=days))

@@ -44,6 +44,7 @@ def photo_ui(page: Page, photo: Photo, result: ImageResult) -> None:
     """Draw everything below the answer's band."""
     with st.container(key="photo"):
         left, right = st.columns([7, 3], gap="medium")
+        wrong = st.container()
         choice = sensitivity_ui(page)
         shown = choice.of(page, result)
         with left, st.container(key="mat"):
@@ -53,6 +54,7 @@ def photo_ui(page: Page, photo: Photo, result: ImageResult) -> None:
             with st.container(horizontal=True, key="tools"):
                 downloads_ui(page, photo, result, choice)
             details_ui(page, result, shown)
+        with wrong:
             feedback_ui(page, photo, result, choice._replace(lookalikes=True).of(page, result))
 
 
