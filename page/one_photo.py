@@ -22,6 +22,7 @@ from schemas import AlarmFigures, AlarmPoint, Band, Detection, ImageResult, Mode
 STEPS = ("weak", "likely", "strong")
 CROP_WIDTH = 96
 KEYS = 9  # objects with a key of their own
+File = tuple[str, str, str, Callable[[], bytes]]  # text that names it, file name, kind, what makes it
 
 
 class Choice(NamedTuple):
@@ -242,14 +243,16 @@ def downloads_ui(page: Page, photo: Photo, result: ImageResult, choice: Choice) 
         return lambda: drawn_file(page, photo, result, shown, image_format, no_faces=no_faces)
 
     with st.popover(page.text("download"), icon=":material/download:"):
-        no_faces = st.toggle(page.text("blur_files"), value=True, key="blur_files")
-        files: tuple[tuple[str, str, str, Callable[[], bytes]], ...] = (
+        no_faces = bool(shown) and st.toggle(page.text("blur_files"), value=True, key="blur_files")
+        pictures: tuple[File, ...] = (
             ("download_jpeg", f"{stem}-boxes.jpg", "image/jpeg", picture("JPEG")),
             ("download_png", f"{stem}-boxes.png", "image/png", picture("PNG")),
+        )
+        tables: tuple[File, ...] = (
             ("download_json", f"{stem}.json", "application/json", lambda: json_of(page, [result], kept)),
             ("download_csv", f"{stem}.csv", "text/csv", lambda: csv_of(page, [result], kept)),
         )
-        for key, file_name, mime, make in files:
+        for key, file_name, mime, make in (*pictures, *tables) if shown else tables:
             st.download_button(
                 page.text(key), data=make, file_name=file_name, mime=mime, key=key, on_click="ignore",
                 type="tertiary",

@@ -105,7 +105,10 @@ def input_ui(page: Page) -> list[Photo]:
         st.html(f"<h2 class='examples-title'>{page.text('gallery')}</h2>")
         gallery_ui(page)
     photos += [Photo(path.name, path.read_bytes()) for path in chosen_examples()]
-    return list({photo.digest: photo for photo in photos}.values())
+    once = list({photo.digest: photo for photo in photos}.values())
+    if len(once) < len(photos):
+        st.caption(page.text("photos_twice", count=len(photos) - len(once)))
+    return once
 
 
 def photo_of(upload: UploadedFile) -> Photo:

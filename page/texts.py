@@ -107,6 +107,10 @@ TEXTS = {
         "предложит снять фото при выборе файла.",
     },
     "camera_file": {"en": "camera photo.jpg", "ru": "снимок камеры.jpg"},
+    "photos_twice": {
+        "en": "The same photo put in twice is checked once. Left out: {count}.",
+        "ru": "Одно и то же фото проверяется один раз. Пропущено повторов: {count}.",
+    },
     "gallery": {"en": "No photo at hand? Try one of these", "ru": "Нет фото под рукой? Попробуйте эти"},
     # --- the answer ---
     "band_alarm": {"en": "POSSIBLE WEAPON: {found}", "ru": "ВОЗМОЖНО, ОРУЖИЕ: {found}"},

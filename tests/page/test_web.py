@@ -553,6 +553,8 @@ def test_one_of_many_opens_large_and_the_next_follows(api, start):
 def test_the_same_photo_twice_is_one(api, start):
     app = upload(start(), ("a.jpg", picture()), ("copy of a.jpg", picture()))
     assert len(bands(app)) == len(api.requests) == 1
+    assert "checked once. Left out: 1." in said(app)
+    assert "checked once" not in said(upload(app, ("a.jpg", picture())))
 
 
 def test_two_people_share_nothing(api, start):
@@ -680,6 +682,14 @@ def test_a_stranger_at_the_address_is_named(api, start, monkeypatch):
 
 
 # --- downloads --------------------------------------------------------------------------------------
+
+
+def test_a_photo_without_a_mark_is_no_picture_with_boxes(api, start):
+    api.found = []
+    app = upload(start(), ("shop.jpg", picture()))
+    assert {key for key in keys(app, "download_button") if key.startswith("download_")} == {
+        "download_json", "download_csv",
+    }  # fmt: skip
 
 
 @pytest.fixture
