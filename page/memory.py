@@ -202,14 +202,9 @@ def looking_after(
             for session_id in visitors.look_after(runtime.get_instance(), time.monotonic()):
                 forget(session_id)
 
-    async def tidy() -> None:
-        while True:
-            await asyncio.to_thread(every_hour)
-            await asyncio.sleep(HOUR_S)
-
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(look()), asyncio.create_task(tidy())]
+        tasks = [asyncio.create_task(look()), asyncio.create_task(hourly(every_hour))]
         try:
             yield
         finally:
@@ -217,3 +212,15 @@ def looking_after(
                 task.cancel()
 
     return lifespan
+
+
+async def hourly(do: Callable[[], object], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+    """Call do at once and then every hour, in a thread of its own, until cancelled.
+
+    Args:
+        do: may take long.
+        sleep: waits so many seconds.
+    """
+    while True:
+        await asyncio.to_thread(do)
+        await sleep(HOUR_S)

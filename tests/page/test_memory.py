@@ -7,6 +7,7 @@ import io
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 from websocket import create_connection
 
 from page import memory
-from page.memory import BoundedUploads, Visitors, held_bytes
+from page.corrections import DAY_S, forget_old, keep
+from page.memory import BoundedUploads, Visitors, held_bytes, hourly
 from page.session import PICTURES, THUMBNAILS, Photo, Pictures, decoded, forget_pictures
 from settings import WebSettings
 from tests.fake_api import FakeApi
@@ -126,6 +128,28 @@ def test_files_of_an_idle_page_are_let_go_of_and_the_person_is_told(server, monk
     assert held_bytes(server.uploaded_file_mgr) == 0
     assert server.closed == []
     assert visitors.welcome("anna") == "uploads_forgotten"
+
+
+# --- corrections, of which nobody may think any more ------------------------------------------------
+
+
+def test_corrections_go_within_the_hour_after_their_time_though_nobody_visits_the_page(tmp_path):
+    keep(tmp_path, np.full((20, 30, 3), 90, np.uint8), [])
+    (photo,) = (tmp_path / "images").iterdir()
+    there = []
+
+    async def sleep(seconds: float) -> None:
+        """Let so much time pass at once: the photo is that much older."""
+        there.append(photo.exists())
+        if not photo.exists():
+            raise asyncio.CancelledError
+        kept_at = photo.stat().st_mtime - seconds
+        os.utime(photo, (kept_at, kept_at))
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(hourly(lambda: forget_old(tmp_path, days=2.5 / 24), sleep))
+    assert there == [True, True, True, False]  # as the page starts, after one hour, two and three
+    assert not list(tmp_path.rglob("feedback-*"))
 
 
 # --- the room for uploads ---------------------------------------------------------------------------
@@ -261,13 +285,17 @@ def test_whatever_was_drawn_or_decoded_is_forgotten_with_its_visitor():
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory) -> Iterator[tuple[str, int, Path]]:
-    """The page's address, its process and the folder of its temporary files; 40 MB of room for uploads."""
-    port, log, temporary = (
-        free_port(),
-        tmp_path_factory.mktemp("page") / "log.txt",
-        tmp_path_factory.mktemp("tmp"),
-    )
+def page(tmp_path_factory) -> Iterator[tuple[str, int, Path, Path]]:
+    """The page's address and process, the folders of its temporary files and of corrections.
+
+    It has 40 MB of room for uploads, and finds two corrections, of which one is too old.
+    """
+    port, folder, temporary = free_port(), tmp_path_factory.mktemp("page"), tmp_path_factory.mktemp("tmp")
+    log, kept = folder / "log.txt", folder / "kept"
+    for shade in (10, 200):
+        keep(kept, np.full((20, 30, 3), shade, np.uint8), [])
+    old = time.time() - 8 * DAY_S
+    os.utime(next((kept / "images").iterdir()), (old, old))
     command = [
         sys.executable, "-c", PROGRAM, "--server.port", str(port), "--server.fileWatcherType", "none",
         "--server.enableXsrfProtection", "false",
@@ -277,10 +305,11 @@ def page(tmp_path_factory) -> Iterator[tuple[str, int, Path]]:
         FakeApi() as api,
         running(
             command, log, ready=lambda: answers(f"{url}/_stcore/health"), cwd=ROOT,
-            API_URL=api.url, WEB_UPLOADS_MB="40", TMPDIR=str(temporary),
+            API_URL=api.url, WEB_UPLOADS_MB="40", TMPDIR=str(temporary), FEEDBACK_DIR=str(kept),
+            FEEDBACK_DAYS="7",
         ) as process,
     ):  # fmt: skip
-        yield url, process.pid, temporary
+        yield url, process.pid, temporary, kept
     assert "Traceback" not in log.read_text()
 
 
@@ -330,7 +359,7 @@ def written_bytes(pid: int) -> int:
 
 
 def test_what_a_visitor_put_in_is_gone_from_memory_once_the_last_one_has_left(page):
-    url, _, _ = page
+    url, *_ = page
     with Tab(url) as tab:
         content = np.random.default_rng().bytes(10 * MB)
         assert [tab.put(content), tab.put(content)] == [204, 204]
@@ -339,7 +368,7 @@ def test_what_a_visitor_put_in_is_gone_from_memory_once_the_last_one_has_left(pa
 
 
 def test_a_page_that_is_full_refuses_and_says_so(page):
-    url, _, _ = page
+    url, *_ = page
     with Tab(url) as tab, Tab(url) as other:
         content = bytes(15 * MB)
         assert tab.put(content) == 204
@@ -351,8 +380,13 @@ def test_a_page_that_is_full_refuses_and_says_so(page):
     wait_until(lambda: held(url) == 0)
 
 
+def test_a_page_that_starts_looks_through_the_corrections(page):
+    *_, kept = page
+    wait_until(lambda: len(list((kept / "images").iterdir())) == 1)
+
+
 def test_no_byte_of_an_upload_is_written_to_disk(page):
-    url, pid, temporary = page
+    url, pid, temporary, _ = page
     with Tab(url) as tab:
         before = written_bytes(pid)
         assert tab.put(bytes(15 * MB)) == 204
