@@ -102,7 +102,11 @@ def chart(
                                "range": list(MARKS.values())}},
         },
     }  # fmt: skip
-    return {"height": 420, "layer": [lines, hovered, marks], "config": numbers(page)}
+    below = {
+        "bottom": {"direction": "vertical", "anchor": "start"}
+    }  # beside each other, a phone cuts one off
+    config = {**numbers(page), "legend": {"layout": below}}
+    return {"height": 420, "layer": [lines, hovered, marks], "config": config}
 
 
 def lowest(points: Sequence[dict[str, Any]]) -> float:

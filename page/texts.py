@@ -666,12 +666,13 @@ TEXTS = {
     "difference_worse": {"en": "worse", "ru": "хуже"},
     "difference_unknown": {"en": "no interval", "ru": "нет интервала"},
     "metric_lookalikes": {
-        "en": "Look-alikes taken for a weapon: {rate}",
-        "ru": "Похожие предметы, принятые за оружие: {rate}",
+        "en": "Look-alikes with any box on them that says weapon: {rate} (the table counts the best box only)",
+        "ru": "Похожие предметы, на которых хоть одна рамка говорит «оружие»: {rate} (в таблице считается только "
+        "лучшая)",
     },
     "metric_as_lookalikes": {
-        "en": "Weapons taken for a look-alike: {rate}",
-        "ru": "Оружие, принятое за похожий предмет: {rate}",
+        "en": "Weapons called a look-alike, and a weapon by no box: {rate}",
+        "ru": "Оружие, названное похожим предметом и ни одной рамкой оружием: {rate}",
     },
     "model_interval": {"en": "95% interval {low} to {high}", "ru": "95%-й интервал от {low} до {high}"},
     "model_intervals": {
