@@ -16,6 +16,7 @@ from pathlib import Path
 
 import streamlit as st
 from starlette.middleware import Middleware
+from streamlit.delta_generator import DeltaGenerator
 from streamlit.web import cli
 
 from client import Client, ServiceError
@@ -52,9 +53,13 @@ def main() -> None:
     st.set_page_config(page_title=TEXTS["title"]["en"], page_icon=ICON, layout="wide")
     settings = WebSettings()  # found right before the server began to listen
     key = settings.api_key.get_secret_value() if settings.api_key else None
-    page = Page(header_ui(), settings, client_of(settings.api_url, key, settings.api_timeout))
+    language, place = header_ui()
+    page = Page(language, settings, client_of(settings.api_url, key, settings.api_timeout))
     style_ui(page)
     page.hear_of_model(can_wait=is_reviewing())
+    if not is_reviewing():  # where the detector was not asked
+        with place:
+            status_ui(page)
     missing_ui(page)
     notice = st.container()
     keys = tab_keys(settings)
@@ -102,12 +107,12 @@ def client_of(api_url: str, api_key: str | None, timeout_s: float) -> Client:
     return Client(api_url, api_key=api_key, read_timeout_s=timeout_s, retries=3)
 
 
-def header_ui() -> str:
-    """Draw title and language switch, and return the language."""
+def header_ui() -> tuple[str, DeltaGenerator]:
+    """Draw title and language switch; return the language, and the place beside it."""
     with st.container(
         horizontal=True, vertical_alignment="center", horizontal_alignment="distribute", key="bar"
     ):
-        place = st.container(width="stretch")
+        title, place = st.container(width="stretch"), st.container(width="content", key="status")
         language = st.segmented_control(
             "Language / Язык",
             list(LANGUAGES),
@@ -118,8 +123,14 @@ def header_ui() -> str:
             bind="query-params",
             label_visibility="collapsed",
         )
-    place.title(TEXTS["title"][language], anchor=False)
-    return language
+    title.title(TEXTS["title"][language], anchor=False)
+    return language, place
+
+
+def status_ui(page: Page) -> None:
+    """Say whether the detector answers; in no colour of an answer."""
+    kind, words = ("ready", "status_ready") if page.outage is None else ("gone", "status_gone")
+    st.html(f"<p class='status status-{kind}'><i></i>{page.text(words)}</p>")
 
 
 def style_ui(page: Page) -> None:

@@ -233,7 +233,10 @@ def in_hundred(fraction: float) -> int:
 
 
 def downloads_ui(page: Page, photo: Photo, result: ImageResult, choice: Choice) -> None:
-    """Draw the menu of files; each is made when it is asked for, and holds every sign of a weapon."""
+    """Draw the menu of files; each is made when it is asked for, and holds every sign of a weapon.
+
+    Where nothing is marked there is no picture with boxes: it would be the person's own photo.
+    """
     stem, shown = stem_of(photo.name), choice.of(page, result)
 
     def kept(each: ImageResult) -> list[Detection]:

@@ -33,6 +33,31 @@ new MutationObserver(() => {
   next.focus({preventScroll: true});
 }).observe(document.documentElement, {childList: true, subtree: true});
 """
+# What the style sheet writes on the uploader's button instead of Streamlit's word, for screen readers too.
+NAMES = """
+new MutationObserver(() => {
+  for (const each of document.querySelectorAll('[data-testid="stFileUploaderDropzone"] > span button')) {
+    const words = getComputedStyle(each).getPropertyValue('--word-choose').replaceAll("'", '').trim();
+    if (words && each.ariaLabel !== words) each.ariaLabel = words;
+  }
+}).observe(document.documentElement, {childList: true, subtree: true});
+"""
+# What a visitor sees until Streamlit has drawn something: the same title and a place for photos, at once.
+FIRST_LOOK = """
+<noscript><style>#first-look {{ display: none; }}</style></noscript>
+<div id="first-look" aria-hidden="true"><div>
+<p class="first-title">{title}</p><p class="subtitle">{subtitle}</p><div class="first-drop"></div>
+</div></div>
+<script>
+if (new URLSearchParams(location.search).has('tab'))  // which is another one
+  for (const each of document.querySelectorAll('#first-look .subtitle, .first-drop')) each.remove();
+new MutationObserver((_, observer) => {{
+  if (!document.querySelector('[data-testid="stFileUploader"], [role="dialog"]')) return;
+  document.getElementById('first-look').remove();
+  observer.disconnect();
+}}).observe(document.getElementById('root'), {{childList: true, subtree: true}});
+</script>
+"""
 SCRIPTS = re.compile(r"/static/(js|css)/[^/]+\.(js|css)$")
 
 Scope = MutableMapping[str, Any]
@@ -121,12 +146,13 @@ def language_of(query: bytes, accepted: bytes) -> str:
 
 
 def ours(body: bytes, language: str) -> bytes:
-    """Return Streamlit's first page in that language, with the page's title and style.
+    """Return Streamlit's first page in that language, with the page's title, first look and style.
 
-    The style stands last: Streamlit puts its own into the head, and of two rules as strong the last holds.
+    The style stands after Streamlit's own, which is in the head: of two rules as strong the last holds.
     """
     html = body.decode()
     html = html.replace('<html lang="en">', f'<html lang="{language}">', 1)
     html = html.replace("<title>Streamlit</title>", f"<title>{TEXTS['title'][language]}</title>", 1)
-    more = f"<script>{FOCUS}</script><style>{STYLE.read_text(encoding='utf-8')}</style>"
-    return html.replace("</body>", f"{more}</body>", 1).encode()
+    words = {key: TEXTS[key][language] for key in ("title", "subtitle")}
+    more = f"<style>{STYLE.read_text(encoding='utf-8')}</style>{FIRST_LOOK.format(**words)}"
+    return html.replace("</body>", f"{more}<script>{FOCUS}{NAMES}</script></body>", 1).encode()

@@ -42,6 +42,8 @@ TEXTS = {
         "ru": "Есть ли на фото оружие? Пистолеты и ножи будут отмечены и отделены от смартфонов, кошельков, "
         "банкнот и банковских карт.",
     },
+    "status_ready": {"en": "Detector ready", "ru": "Детектор готов"},
+    "status_gone": {"en": "No detector", "ru": "Нет детектора"},
     "privacy": {
         "en": "Nothing is stored: photos stay in memory while this page is open and a few minutes longer, and only "
         "you see them.",
@@ -91,7 +93,7 @@ TEXTS = {
         "en": "JPEG, PNG, WebP, HEIC, AVIF, BMP, TIFF or GIF, up to {limit} MB each",
         "ru": "JPEG, PNG, WebP, HEIC, AVIF, BMP, TIFF или GIF, до {limit} МБ каждое",
     },
-    "upload_button": {"en": "Choose files", "ru": "Выбрать файлы"},
+    "upload_button": {"en": "Choose photos", "ru": "Выбрать фото"},
     "upload_take": {"en": "Take or choose a photo", "ru": "Снять или выбрать фото"},
     "camera": {"en": "Take a photo with the camera", "ru": "Снять камерой"},
     "camera_label": {

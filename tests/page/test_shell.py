@@ -8,6 +8,7 @@ from collections import defaultdict
 from typing import Any, cast
 
 import pytest
+from selenium.webdriver.common.by import By
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -66,7 +67,8 @@ def test_the_first_page_is_ours_and_in_the_persons_language(shelled, query, acce
     title = {"en": "Weapon detector", "ru": "Поиск оружия на фото"}[language]
     assert f'<html lang="{language}">' in page.text
     assert f"<title>{title}</title>" in page.text
-    assert page.text.rstrip().endswith(f"{STYLE.read_text()}</style></body></html>")
+    assert f"<style>{STYLE.read_text()}</style>" in page.text.partition("<body>")[2]
+    assert f'<p class="first-title">{title}</p>' in page.text  # before any script
     assert language_of(query[1:].encode(), accepted.encode()) == language
 
 
@@ -124,6 +126,7 @@ def test_a_first_visit_is_light_steady_and_stays_on_this_machine(open_page, page
         visitor.reads("No photo at hand?")
         visitor.find(".st-key-gallery img")
         visitor.find("[data-testid=stFileUploaderDropzone] button")
+        assert not visitor.browser.find_elements(By.ID, "first-look")
         assert layout_shift(visitor) <= 0.1
         visitor.upload(photo)
         visitor.reads("POSSIBLE WEAPON: pistol")

@@ -663,9 +663,11 @@ def test_a_page_opened_while_the_api_is_down_says_so(api, start):
         app = upload(start(), ("a.jpg", picture()))
         assert ["cannot be reached" in words for words in notices(app)] == [True]  # said once
         assert "Not checked yet" in band(app)[2]
+        assert "No detector" in said(app)
     finally:
         api.start()
     assert band(settled(app.run()))[0] == "alarm"
+    assert "Detector ready" in said(app)
 
 
 def test_a_loading_model_is_waited_for(api, start):
