@@ -36,10 +36,16 @@ FOUND = [
 ]
 
 
-@pytest.fixture(scope="module")
-def api() -> Iterator[FakeApi]:
+@pytest.fixture(scope="session")
+def served_api() -> Iterator[FakeApi]:
     with FakeApi(FOUND) as running:
         yield running
+
+
+@pytest.fixture
+def api(served_api) -> FakeApi:
+    served_api.found = list(FOUND)
+    return served_api
 
 
 @contextmanager
@@ -57,9 +63,16 @@ def page_server(api_url: str, folder: Path, **environment: str) -> Iterator[str]
     assert "Traceback" not in log.read_text()
 
 
-@pytest.fixture(scope="module")
-def page_url(api, tmp_path_factory) -> Iterator[str]:
-    with page_server(api.url, tmp_path_factory.mktemp("page")) as url:
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory) -> Path:
+    """Return the folder in which the page keeps corrections."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="session")
+def page_url(served_api, kept, tmp_path_factory) -> Iterator[str]:
+    """The address of one page for all tests that need no other: its visitors share nothing."""
+    with page_server(served_api.url, tmp_path_factory.mktemp("page"), FEEDBACK_DIR=str(kept)) as url:
         yield url
 
 
@@ -71,16 +84,39 @@ def photo(tmp_path) -> Path:
 
 
 @pytest.fixture
-def open_page(page_url, open_browser) -> Callable[..., Visitor]:
+def open_page(api, page_url, open_browser) -> Callable[..., Visitor]:
     return partial(open_browser, page_url)
 
 
-@pytest.fixture
-def open_browser(tmp_path) -> Iterator[Callable[..., Visitor]]:
+def start_chromium(profile: Path) -> webdriver.Chrome:
+    """Start a headless Chromium that keeps what it has to keep in profile."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and driver):
         pytest.fail("the browser tests need Chromium: apt-get install chromium chromium-driver")
-    drivers: list[webdriver.Chrome] = []
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*CHROMIUM_FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    return webdriver.Chrome(options=options, service=Service(driver))
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory) -> Iterator[webdriver.Chrome]:
+    """One browser for all tests: its start, and the page's scripts, cost seconds."""
+    browser = start_chromium(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def open_browser(chromium, tmp_path) -> Iterator[Callable[..., Visitor]]:
+    """Return a function that opens an address: for one person in a tab, for others with a browser each."""
+    downloads, others = tmp_path / "downloads", list[webdriver.Chrome]()
+    downloads.mkdir()
+    first = chromium.current_window_handle
+    for log in ("browser", "performance"):
+        cast(Any, chromium).get_log(log)  # of earlier tests
 
     def open_browser(
         url: str,
@@ -89,37 +125,36 @@ def open_browser(tmp_path) -> Iterator[Callable[..., Visitor]]:
         height: int = 900,
         until: str = "input[type=file]",
     ) -> Visitor:
-        options = webdriver.ChromeOptions()
-        options.binary_location = chromium
-        profile = tmp_path / f"profile-{len(drivers)}"
-        for flag in (
-            *CHROMIUM_FLAGS,
-            f"--user-data-dir={profile}",
-            f"--window-size={width},{height}",
-            f"--lang={language}",
+        if len(chromium.window_handles) == 1:
+            browser = chromium
+            browser.switch_to.new_window("tab")
+        else:
+            browser = start_chromium(tmp_path / f"profile-{len(others)}")
+            others.append(browser)
+        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        agent = {
+            "userAgent": browser.execute_script("return navigator.userAgent"),
+            "acceptLanguage": language,
+        }
+        for command, values in (
+            ("Emulation.setDeviceMetricsOverride", screen),
+            ("Emulation.setUserAgentOverride", agent),
+            ("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)}),
         ):
-            options.add_argument(flag)
-        downloads = tmp_path / "downloads"
-        downloads.mkdir(exist_ok=True)
-        options.add_experimental_option(
-            "prefs", {"intl.accept_languages": language, "download.default_directory": str(downloads)}
-        )
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        browser = webdriver.Chrome(options=options, service=Service(driver))
-        drivers.append(browser)
-        if width < 500:
-            browser.execute_cdp_cmd(
-                "Emulation.setDeviceMetricsOverride",
-                {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": True},
-            )
+            browser.execute_cdp_cmd(command, cast(dict[str, Any], values))
         browser.get(url)
         visitor = Visitor(browser, downloads)
         visitor.find(until)
         return visitor
 
     yield open_browser
-    for browser in drivers:
+    for browser in others:
         browser.quit()
+    for tab in chromium.window_handles:
+        if tab != first:
+            chromium.switch_to.window(tab)
+            chromium.close()
+    chromium.switch_to.window(first)
 
 
 class Visitor:
@@ -161,6 +196,8 @@ class Visitor:
         return str(self.browser.execute_script(script))
 
     def upload(self, *paths: Path) -> None:
+        """Put files in, once the page stands: what comes while it changes is lost."""
+        self.find("[data-test-script-state=notRunning]")
         self.find("input[type=file]").send_keys("\n".join(map(str, paths)))
 
     def downloaded(self, pattern: str) -> Path:

@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 from conftest import free_port, running
 from PIL import Image
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -99,6 +101,9 @@ def test_where_there_is_little_room_the_answer_comes_first(open_page, photo, wid
     assert band["y"] + band["height"] < height
     visitor.wait(lambda: visitor.find(".st-key-mat").rect["y"] > band["y"])
     assert visitor.find(".st-key-inputs").rect["y"] > visitor.find(".st-key-photo").rect["y"]
+    again = visitor.find(".st-key-start_over button")  # under the thumb, wherever the page stands
+    visitor.wait(lambda: height - 20 < again.rect["y"] + again.rect["height"] <= height)
+    assert again.rect["width"] > 0.9 * width
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
@@ -170,6 +175,13 @@ def test_the_browser_chooses_the_language_and_the_switch_changes_it(open_page, p
     visitor.find("button", "EN").click()
     visitor.reads("POSSIBLE WEAPON: pistol")
     assert "оружие" not in visitor.words().lower()
+    visitor.find("[role=tab]", "Model").click()
+    visitor.reads("How often is it right?")
+    axis = "[data-testid=stVegaLiteChart] svg text"
+    visitor.find(axis)
+    assert visitor.style(axis, "fill") == visitor.style(".stApp", "color")  # as dark as other words
+    visitor.browser.refresh()  # which keeps language and tab: they stand in the address
+    visitor.reads("How often is it right?")
 
 
 def test_downloads_are_what_their_names_say(open_page, photo):
@@ -281,6 +293,7 @@ def test_pictures_buttons_and_fields_have_names_for_a_screen_reader(open_page, p
     examples = pictures_described(visitor)
     assert len(examples) >= 8
     assert all(re.search("[а-я]", words) for words in examples)
+    assert visitor.find("[data-testid=stFileUploaderDropzone] button").accessible_name == "Выбрать фото"
     visitor.upload(photo)
     visitor.reads("ВОЗМОЖНО, ОРУЖИЕ: пистолет")
     assert any("shop.jpg" in words for words in pictures_described(visitor))
@@ -290,6 +303,69 @@ def test_pictures_buttons_and_fields_have_names_for_a_screen_reader(open_page, p
         if element.is_displayed() and not element.accessible_name
     ]
     assert nameless == []
+
+
+# --- corrections ----------------------------------------------------------------------------------------
+
+
+def test_the_box_that_is_kept_is_the_one_that_was_drawn_with_the_mouse(open_page, photo, kept):
+    visitor = open_page(height=1400)
+    visitor.upload(photo)
+    visitor.reads("POSSIBLE WEAPON: pistol")
+    visitor.find(".st-key-feedback summary").click()
+    consent = visitor.find("[class*=st-key-consent_] p")
+    visitor.wait(lambda: consent.rect["height"] > 0)
+    assert consent.rect["height"] > 30  # what is agreed to is read whole, on several lines
+    switch(visitor, "[class*=st-key-missed_] input")
+    visitor.reads("There is no box yet")
+    draw(visitor, (25, 25), (75, 50))
+    visitor.wait(lambda: "There is no box yet" not in visitor.words())
+    assert thumbs(visitor) == [25, 75, 25, 50]  # the sliders for the keyboard follow
+    draw(visitor, (60, 90), (40, 70))  # from the lower right, and in place of the first
+    visitor.wait(lambda: thumbs(visitor) == [40, 60, 70, 90])
+    switch(visitor, "[class*=st-key-consent_] input")
+    visitor.wait(lambda: visitor.find("[class*=st-key-send_] button").is_enabled())
+    visitor.find("[class*=st-key-send_] button").click()
+    visitor.reads("Kept for 365 days")
+    (annotation,) = (kept / "annotations" / "xmls").iterdir()
+    *_, drawn = ET.parse(annotation).getroot().findall("object")
+    corners = [int(drawn.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")]
+    assert corners == [256, 336, 384, 432]  # of 640 x 480
+
+
+def switch(visitor: Visitor, selector: str) -> None:
+    """Press what Streamlit draws as a picture over an input of its own."""
+    visitor.browser.execute_script("arguments[0].click()", visitor.find(selector))
+
+
+def draw(visitor: Visitor, start: tuple[int, int], end: tuple[int, int]) -> None:
+    """Draw a box on the picture with the mouse, from one corner to another, in percent of its sides."""
+    script = (
+        "return [...document.querySelectorAll('[class*=st-key-box_] *')].find(each => each.shadowRoot)"
+        ".shadowRoot.querySelector('.sheet')"
+    )
+    sheet = visitor.wait(lambda: visitor.browser.execute_script(script))
+    visitor.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", sheet)
+    visitor.wait(lambda: sheet.rect["height"] > 100)
+    size = sheet.rect
+    places = [
+        (
+            round(x / 100 * size["width"] - size["width"] / 2),
+            round(y / 100 * size["height"] - size["height"] / 2),
+        )
+        for x, y in (start, end)
+    ]
+    mouse = ActionChains(visitor.browser)
+    mouse.move_to_element_with_offset(sheet, *places[0]).click_and_hold()
+    mouse.move_to_element_with_offset(sheet, *places[1]).release().perform()
+
+
+def thumbs(visitor: Visitor) -> list[int]:
+    """Return where the sliders for a box stand: left, right, top and bottom, in percent."""
+    found = visitor.browser.find_elements(
+        By.CSS_SELECTOR, "[class*=st-key-across_] input, [class*=st-key-down_] input"
+    )
+    return [int(float(str(each.get_attribute("value")))) for each in found]
 
 
 def test_nothing_of_the_photo_is_left_on_disk(open_page, page_url, photo, tmp_path):
