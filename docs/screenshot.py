@@ -82,9 +82,10 @@ def choose(browser: webdriver.Chrome, example: str) -> None:
 def write_page(browser: webdriver.Chrome, width: int, output: Path) -> None:
     """Write the whole page, however long, as a PNG file."""
     parts = "document.querySelectorAll('[data-testid=stMain], body')"
-    height = browser.execute_script(f"return Math.max(...[...{parts}].map(e => e.scrollHeight))")
-    resize(browser, width, int(height))
-    time.sleep(1)
+    for _ in range(3):  # a higher window makes the page higher in its turn, up to a limit
+        height = browser.execute_script(f"return Math.max(...[...{parts}].map(e => e.scrollHeight))")
+        resize(browser, width, int(height))
+        time.sleep(1)
     output.parent.mkdir(parents=True, exist_ok=True)
     browser.save_screenshot(str(output))
 
