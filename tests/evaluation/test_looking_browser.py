@@ -67,7 +67,7 @@ def test_a_score_a_class_and_a_name_filter_the_pictures(reported, open_browser):
     suspect.click()
     visitor.wait(lambda: len(visitor.browser.find_elements(By.CSS_SELECTOR, "#looked figure")) == 1)
     assert name in visitor.find("#looked figcaption").text
-    visitor.find("#look button").click()
+    visitor.click("#look button")
     visitor.wait(lambda: len(visitor.browser.find_elements(By.CSS_SELECTOR, "#looked figure")) > 1)
     visitor.find("#look input[type=search]").send_keys("shot_03")
     visitor.wait(

@@ -175,6 +175,15 @@ class Visitor:
 
         return cast(WebElement, self.wait(hits)[0])
 
+    def click(self, selector: str, words: str = "") -> None:
+        """Press an element as soon as it can be pressed: while the page grows it may have no size yet."""
+
+        def clicked() -> bool:
+            self.find(selector, words).click()
+            return True
+
+        self.wait(clicked)
+
     def reads(self, words: str) -> None:
         """Wait until the page says words."""
         self.wait(lambda: words in self.words())

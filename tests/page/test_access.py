@@ -124,16 +124,16 @@ class States:
         self.api.found = list(FOUND)
         upload_and_wait(visitor, words["many"], *self.paths[len(SINGLE) :])
         yield "many"
-        visitor.find("[class*=st-key-thumb_alarm] [data-testid=stButton] button").click()
+        visitor.click("[class*=st-key-thumb_alarm] [data-testid=stButton] button")
         visitor.find("[role=dialog] .st-key-mat img")
         yield "dialog"
         visitor.find("[role=dialog]").send_keys(Keys.ESCAPE)
         visitor.wait(lambda: not visitor.browser.find_elements(By.CSS_SELECTOR, "[role=dialog]"))
-        visitor.find("[role=tab]", words["video tab"]).click()
-        visitor.find(".st-key-video_try button").click()
+        visitor.click("[role=tab]", words["video tab"])
+        visitor.click(".st-key-video_try button")
         visitor.find(".st-key-mat_film video")
         yield "video"
-        visitor.find("[role=tab]", words["model tab"]).click()
+        visitor.click("[role=tab]", words["model tab"])
         visitor.find(".table")
         visitor.find("[data-testid=stVegaLiteChart] svg, [data-testid=stVegaLiteChart] canvas")
         for summary in visitor.browser.find_elements(By.CSS_SELECTOR, "[role=tabpanel] summary"):
@@ -153,7 +153,7 @@ class States:
         yield "feedback"
 
     def start_over(self) -> None:
-        self.visitor.find(".st-key-start_over button").click()
+        self.visitor.click(".st-key-start_over button")
         self.visitor.reads(self.words["empty"])
 
 

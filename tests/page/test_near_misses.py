@@ -123,7 +123,7 @@ def test_no_missed_weapon_is_shown_in_green_or_with_a_tick(api, page, missed, op
         visitor.upload(path)
         visitor.wait(lambda: visitor.browser.find_elements(By.CSS_SELECTOR, ".verdict[role=alert]"))
         check_band(visitor, ".verdict")
-        visitor.find("button", "Start over").click()
+        visitor.click("button", "Start over")
         visitor.find(".st-key-gallery img")
     visitor.upload(*missed)
     visitor.wait(lambda: visitor.browser.find_elements(By.CSS_SELECTOR, ".st-key-zip"))

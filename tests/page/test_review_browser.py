@@ -89,12 +89,12 @@ def test_an_event_comes_by_itself_is_decided_by_keys_and_taken_to_the_next_train
     visitor.reads("Kept: a weapon, camera till, ")
     visitor.reads("NOT SURE: look closely")
     assert (store.event("first").review, store.event("first").reviewed_by) == ("confirmed", "Nina W.")
-    visitor.find(".st-key-review_dismiss button").click()
+    visitor.click(".st-key-review_dismiss button")
     visitor.reads("Nothing is waiting for you")
     assert store.event("second").review == "dismissed"
-    visitor.find(".st-key-review_export summary").click()
+    visitor.click(".st-key-review_export summary")
     visitor.reads("1 pictures with a weapon and 1 without would be written")
-    visitor.find(".st-key-export_zip button").click()
+    visitor.click(".st-key-export_zip button")
     with zipfile.ZipFile(io.BytesIO(visitor.downloaded("reviewed.zip").read_bytes())) as archive:
         pictures = [archive.read(name) for name in archive.namelist() if name.endswith(".jpg")]
         boxes = sum(
