@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from detection import imaging
 
 SEARCH_SIDE = 960  # faces are looked for at this size; the detector is made for no larger one
 SURE = 40  # of 100: below, hands and banknotes are taken for faces as often as faces are
+LARGE = 0.5  # of the picture's shorter side: hands, mugs and wallets from close by are taken for such faces
+SURE_OF_LARGE = 60  # they reach 57; of 30 large faces in 1,500 photographs none was below 61
 SMALLEST_FACE = 36  # pixels at that size; of the cascade alone
 FACE_MARGIN = 0.15  # of the face's sides, around it
 _LOCK = threading.Lock()  # the detector keeps its intermediate results in one place
@@ -42,7 +45,7 @@ def find_faces(image: imaging.Image) -> NDArray[np.int64]:
         height, width = small.shape[:2]
         with _LOCK:
             faces = detectRGB(width, height, np.ascontiguousarray(small).tobytes())
-        found = [tuple(face[:4]) for face in faces if face[4] >= SURE]
+        found = [tuple(face[:4]) for face in faces if face[4] >= _enough(face, min(height, width))]
     factor = image.shape[1] / small.shape[1]
     height, width = image.shape[:2]
     boxes = []
@@ -50,6 +53,11 @@ def find_faces(image: imaging.Image) -> NDArray[np.int64]:
         box = (x - FACE_MARGIN * w, y - FACE_MARGIN * h, x + (1 + FACE_MARGIN) * w, y + (1 + FACE_MARGIN) * h)
         boxes.append(np.clip(box, 0, (width, height, width, height)))
     return np.array(boxes).reshape(-1, 4).round().astype(np.int64)
+
+
+def _enough(face: Sequence[int], shorter_side: int) -> int:
+    """Return how sure the detector has to be of (left, top, width, height, ...)."""
+    return SURE_OF_LARGE if max(face[2:4]) > LARGE * shorter_side else SURE
 
 
 def _by_cascade(small: imaging.Image) -> list[tuple[float, ...]]:
