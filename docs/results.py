@@ -28,7 +28,7 @@ KEPT = ROOT / "docs/results.json"
 START, END = "<!-- results -->\n", "<!-- end results -->\n"
 CARD = "MODEL_CARD.md"
 KEPT_FIELDS = (
-    "title", "split", "model", "created_at", "images", "negatives", "recordings", "class_names", "coco",
+    "title", "split", "created_at", "images", "negatives", "recordings", "class_names", "coco",
     "original", "intervals", "classes", "operating_point", "measured", "unsure_point", "unsure_measured",
     "lookalikes", "latency", "robustness", "data",
 )  # fmt: skip
