@@ -160,11 +160,16 @@ def test_keys_have_names_and_old_ones_without_still_open():
 def log_of_predict(client, caplog, **options):
     config = mlapi.logging_config("info")
     formatter = logging.config.DictConfigurator(config).configure_formatter(config["formatters"]["json"])
+
+    def lines():
+        records = [record for record in caplog.records if record.name.startswith("mlapi")]
+        return [line for line in map(formatter.format, records) if '"/predict"' in line]
+
     with caplog.at_level(logging.INFO, "mlapi"):
         answer = client.post("/predict", files={"file": ("a.png", png())}, **options)
-    lines = [formatter.format(record) for record in caplog.records if record.name.startswith("mlapi")]
-    [line] = [json.loads(line) for line in lines if '"/predict"' in line]
-    return answer, line
+        wait_until(lines)  # a line is written once its answer has left
+    [line] = lines()
+    return answer, json.loads(line)
 
 
 def test_the_log_says_who_asked_what_was_seen_and_which_weights_answered_at_which_point(caplog):

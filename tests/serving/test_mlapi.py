@@ -544,6 +544,7 @@ def test_the_log_has_one_json_line_per_request_and_nothing_of_the_file(client, c
     formatter = logging.config.DictConfigurator(config).configure_formatter(config["formatters"]["json"])
     with caplog.at_level(logging.INFO, "mlapi"):
         client.post("/predict", files={"file": ("Ivan-Petrov-passport.png", content)})
+        wait_until(lambda: any(getattr(record, "route", "") == "/predict" for record in caplog.records))
     lines = [formatter.format(record) for record in caplog.records if record.name.startswith("mlapi")]
     [line] = [json.loads(line) for line in lines if '"/predict"' in line]
     assert line["status"] == 200
