@@ -320,7 +320,7 @@ def test_the_box_that_is_kept_is_the_one_that_was_drawn_with_the_mouse(open_page
     switch(visitor, "[class*=st-key-missed_] input")
     visitor.reads("There is no box yet")
     draw(visitor, (25, 25), (75, 50))
-    assert "There is no box yet" not in visitor.words()
+    visitor.wait(lambda: "There is no box yet" not in visitor.words())
     draw(visitor, (60, 90), (40, 70))  # from the lower right, and in place of the first
     switch(visitor, "[class*=st-key-consent_] input")
     visitor.wait(lambda: visitor.find("[class*=st-key-send_] button").is_enabled())
