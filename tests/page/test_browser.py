@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -352,6 +353,8 @@ def draw(visitor: Visitor, start: tuple[int, int], end: tuple[int, int]) -> None
         sheet = visitor.browser.execute_script(script)
         visitor.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", sheet)
         size = sheet.rect
+        time.sleep(0.3)
+        assert size == sheet.rect  # the page stands still
         assert size["height"] > 100
         places = [
             (round((x / 100 - 0.5) * size["width"]), round((y / 100 - 0.5) * size["height"]))
@@ -360,7 +363,7 @@ def draw(visitor: Visitor, start: tuple[int, int], end: tuple[int, int]) -> None
         mouse = ActionChains(visitor.browser)
         mouse.move_to_element_with_offset(sheet, *places[0]).click_and_hold()
         mouse.move_to_element_with_offset(sheet, *places[1]).release().perform()
-        quickly = WebDriverWait(visitor.browser, 30)
+        quickly = WebDriverWait(visitor.browser, 10)
         return bool(quickly.until(lambda _: thumbs(visitor) == [left, right, top, bottom]))
 
     visitor.wait(follows)
