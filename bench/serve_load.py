@@ -62,7 +62,6 @@ class Tally:
 def bare(model: Path, device: str, content: bytes, seconds: float) -> None:
     """Print the row of the detector that the API serves, without the API."""
     detector = runtimes.load(model, device=device)
-    tally = Tally()
     for measured in (2.0, seconds):  # the first is for warming up
         tally, began = Tally(), time.perf_counter()
         while (start := time.perf_counter()) - began < measured:

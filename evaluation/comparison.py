@@ -12,9 +12,10 @@ import numpy as np
 from detection.overlaps import box_iou
 from evaluation import looking
 from evaluation.looking import Finding
+from evaluation.matching import Corners
 from evaluation.pictures import FoundBox, Pictures, PicturesError, SeenPicture, read_pictures
 from evaluation.report import COMPARE_FILE, writing
-from evaluation.results import Corners, Report
+from evaluation.results import Report
 from evaluation.suspects import Suspect
 from metrics import IOU
 

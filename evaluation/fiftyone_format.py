@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluation.matching import Corners
 from evaluation.pictures import FoundBox, Pictures, SeenPicture
 from evaluation.report import writing
-from evaluation.results import Corners
 from evaluation.suspects import Suspect
 
 FOLDER = "fiftyone"

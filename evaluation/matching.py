@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from detection.detections import CLASS_NAMES, Classes, Detections, GroundTruth
 from detection.overlaps import box_iou
 from metrics import IOU, MAX_DETECTIONS, Bools, Floats, Ints, check_pairs
 from schemas import ClassThreshold
+
+Corners: TypeAlias = tuple[float, float, float, float]  # xyxy pixels
 
 
 def match_boxes(iou: Floats, iou_thresholds: Floats) -> Ints:
@@ -158,3 +161,9 @@ def best_f1_threshold(
             if len(curve.f1) and curve.f1.max() > 0:
                 return _fraction(curve.scores[curve.f1.argmax()]), f"best F1 over {of_what} boxes"
     return 1.0, "1, because nothing was found at any score"
+
+
+def corners(box: Floats) -> Corners:
+    """Return a box as report.json holds it: xyxy pixels, to a tenth."""
+    x1, y1, x2, y2 = (round(float(value), 1) for value in box)
+    return x1, y1, x2, y2

@@ -14,21 +14,25 @@ from pydantic import TypeAdapter, ValidationError
 from detection.detections import Detections, GroundTruth
 from detection.names import printable
 from detection.overlaps import box_iou
-from evaluation.matching import match_boxes
+from evaluation.matching import Corners, corners, match_boxes
 from evaluation.mistakes import ErrorKind, diagnose
-from evaluation.results import Corners, Report, corners
+from evaluation.results import Report
 from metrics import IOU
 
 PICTURES_FILE = "pictures.json"
 LOWEST_SCORE = 0.05  # detections below it are not kept, unless a point of the model lies lower still
 
 
-class Pictured(Protocol):
-    """What is needed of a photosets.samples.Sample."""
+class Picture(Protocol):
+    """What an example needs of a photosets.samples.Sample."""
 
     @property
     def image_path(self) -> Path:
         """The picture's file."""
+
+
+class Pictured(Picture, Protocol):
+    """What is needed of one beside that."""
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from detection import drawing, imaging
 from evaluation import looking
 from evaluation.mistakes import LookalikeCell
-from evaluation.pictures import PICTURES_FILE, Pictures, write_pictures
+from evaluation.pictures import PICTURES_FILE, Picture, Pictures, write_pictures
 from evaluation.plots import RELIABILITY_LABELS, draw_figures, draw_plots, drawn, title_of
 from evaluation.results import ImageResult, Report
 from evaluation.spots import Spot, curve_spots
@@ -41,14 +41,6 @@ _VIDEO = TypeAdapter(VideoResult)
 
 class ReportError(ValueError):
     """The report cannot be written or read; the message says why."""
-
-
-class Picture(Protocol):
-    """What an example needs of a photosets.samples.Sample."""
-
-    @property
-    def image_path(self) -> Path:
-        """The picture's file."""
 
 
 def write_report(

@@ -6,16 +6,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detection.detections import SIX, WEAPONS, Classes, Detections, GroundTruth, Latency
 from evaluation.alarms import alarm_curve, measure_operating_point
 from evaluation.calibration import Reliability, measure_bands, measure_reliability
 from evaluation.intervals import Interval, bootstrap_intervals
-from evaluation.matching import class_thresholds, match_class, score_curve
+from evaluation.matching import Corners, class_thresholds, corners, match_class, score_curve
 from evaluation.mistakes import (
     Diagnosis,
     ErrorCounts,
@@ -33,7 +31,6 @@ from metrics import ORIGINAL_PUBLISHED, check_pairs, coco_summary, original_prot
 from schemas import AlarmPoint, Band, ClassThreshold, MeasuredTables, OperatingPoint
 
 CURVE_POINTS = 150
-Corners: TypeAlias = tuple[float, float, float, float]
 CARD_CURVE_STEP = 4  # of those, every fourth goes into model.json: enough to draw
 
 
@@ -402,12 +399,6 @@ def _image_result(
             for label, box, score, kind in zip(called, found.boxes, found.scores, one.kinds, strict=True)
         ),
     )
-
-
-def corners(box: NDArray[np.float32]) -> Corners:
-    """Return a box as report.json holds it: xyxy pixels, to a tenth."""
-    x1, y1, x2, y2 = (round(float(value), 1) for value in box)
-    return x1, y1, x2, y2
 
 
 def _problems(

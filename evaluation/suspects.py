@@ -13,6 +13,7 @@ from defusedcsv import csv
 from detection.detections import Classes, Detections, GroundTruth
 from detection.names import class_name
 from detection.overlaps import box_iou
+from evaluation.matching import Corners, corners
 from evaluation.mistakes import TOUCHING_IOU, Diagnosis
 from metrics import IOU, Floats
 
@@ -43,7 +44,7 @@ class Suspect:
     called: str
     score: float
     iou: float
-    box: tuple[float, float, float, float]
+    box: Corners
     agreed: bool | None = None
 
     @property
@@ -126,20 +127,15 @@ def _doubted(
             continue
         places.append(d)
         called, score = class_names[found.labels[d]], float(found.scores[d])
-        yield Suspect(name, index, doubt, label, called, score, iou, _rounded(box))
+        yield Suspect(name, index, doubt, label, called, score, iou, corners(box))
 
 
 def _in_one_place(name: str, index: int, truth: GroundTruth, class_names: Sequence[str]) -> Iterator[Suspect]:
     iou = np.triu(box_iou(truth.boxes, truth.boxes), k=1)
     for a, b in np.argwhere(iou >= SAME_PLACE_IOU):
         first, second = class_names[truth.labels[a]], class_names[truth.labels[b]]
-        box = _rounded(truth.boxes[a])
+        box = corners(truth.boxes[a])
         yield Suspect(name, index, "two boxes", first, second, 0.0, float(iou[a, b]), box)
-
-
-def _rounded(box: Floats) -> tuple[float, float, float, float]:
-    x1, y1, x2, y2 = (round(float(value), 1) for value in box)
-    return x1, y1, x2, y2
 
 
 def suspects_csv(suspects: Sequence[Suspect], paths: Sequence[str] = ()) -> str:
